@@ -1,0 +1,246 @@
+"""Coalescing: undoes segmentation, agrees with its plain twin about every change of every field, keeps the order."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import struct
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from overlay.packet import virtio
+from overlay.packet.coalesce import Run, find_runs, join
+from overlay.packet.segment import segment
+from overlay.packet.transport import layout_of
+from tests.support import packets
+from tests.support.packets import Packet, decode, may_follow, segment_plainly
+
+NOISE = os.urandom(65535)
+TIMESTAMPS = b"\x01\x01\x08\x0a" + bytes(range(8))
+SIZE = 200
+
+
+def runs_of(datagrams: list[bytes], *, udp: bool = True) -> list[Run]:
+    size = len(datagrams[0])
+    assert all(len(each) == size for each in datagrams[:-1])
+    padded = b"".join(datagrams).ljust(size * len(datagrams), b"\0")
+    rows = np.frombuffer(bytearray(padded), np.uint8).reshape(len(datagrams), size)
+    runs = find_runs(rows, len(datagrams[-1]), udp=udp)
+    assert [run.start for run in runs] == [0, *(run.stop for run in runs[:-1])]
+    assert runs[-1].stop == len(datagrams)
+    return runs
+
+
+def joined(datagrams: list[bytes], run: Run) -> tuple[bytes, bytes]:
+    """Virtio header and packet that stand for a run."""
+    assert run.layout is not None
+    header = run.layout.header
+    members = datagrams[run.start : run.stop]
+    payload = b"".join(each[header:] for each in members)
+    flags = members[-1][run.layout.network + 13] if run.layout.is_tcp else 0
+    head = join(bytearray(members[0][:header]), run.layout, len(members[0]), header + len(payload), flags)
+    return head[:10], head[10:] + payload
+
+
+def undone(datagrams: list[bytes], run: Run) -> list[bytes]:
+    """What the kernel makes of a joined packet when it cuts it again."""
+    head, packet = joined(datagrams, run)
+    flags, gso_type, header_length, gso_size, csum_start, csum_offset = virtio.CODEC.unpack(head)
+    layout = layout_of(packet, len(packet))
+    assert layout is not None
+    assert (flags, header_length, csum_start) == (virtio.NEEDS_CSUM, layout.header, layout.network)
+    assert csum_offset == (16 if layout.is_tcp else 6)
+    assert gso_type & 0x7F == (virtio.GSO_TCPV4 if layout.is_tcp else virtio.GSO_UDP_L4)
+    whole = decode(packet)
+    partial = packet[csum_start:]
+    pseudo = packet[12:20] + struct.pack("!BBH", 0, packet[9], len(partial))
+    assert (
+        int.from_bytes(partial[csum_offset : csum_offset + 2], "big") % 0xFFFF
+        == sum(struct.unpack("!6H", pseudo)) % 0xFFFF
+    ), "the field holds the pseudo-header's sum"
+    return segment_plainly(whole, gso_size)
+
+
+@given(
+    protocol=st.sampled_from((packets.TCP, packets.UDP)),
+    length=st.integers(2, 12000),
+    gso_size=st.integers(1, 3000),
+    identification=st.sampled_from((0, 0xFFFE, 0xFFFF)),
+    sequence=st.sampled_from((0, 2**32 - 1, 2**32 - 5000)),
+    flags=st.sampled_from((0x10, 0x18, 0x11, 0x19, 0x50, 0x90, 0xD9)),
+    dont_fragment=st.booleans(),
+    traffic_class=st.integers(0, 255),
+    ip_options=st.sampled_from((b"", b"\x94\x04\0\0")),
+    tcp_options=st.sampled_from((b"", TIMESTAMPS, b"\x01" * 40)),
+)
+@settings(max_examples=200, deadline=None)
+def test_undoes_segmentation(protocol: int, length: int, gso_size: int, **fields: int | bool | bytes) -> None:
+    gso_size = max(gso_size, length // 64 + 1)
+    packet = Packet(protocol=protocol, payload=NOISE[:length], **fields)  # type: ignore[arg-type]
+    segments = segment_plainly(packet, gso_size)
+    runs = runs_of(segments)
+    if len(segments) == 1:
+        assert runs == [Run(0, 1, None)]
+        return
+    assert len(runs) == 1
+    assert runs[0].layout is not None
+    assert undone(segments, runs[0]) == segments
+    head, _ = joined(segments, runs[0])
+    assert bool(head[1] & virtio.GSO_ECN) == (protocol == packets.TCP and bool(int(fields["flags"]) & packets.CWR))
+
+
+def train(protocol: int, count: int = 6) -> list[Packet]:
+    segments = segment_plainly(
+        Packet(protocol=protocol, payload=NOISE[: SIZE * count], dont_fragment=False, tcp_options=TIMESTAMPS), SIZE
+    )
+    return [decode(each) for each in segments]
+
+
+CHANGES: dict[str, dict[str, object]] = {
+    "source": {"source": bytes((10, 0, 2, 10))},
+    "destination": {"destination": bytes((10, 0, 1, 8))},
+    "source port": {"source_port": 40001},
+    "destination port": {"destination_port": 5202},
+    "ttl": {"ttl": 62},
+    "traffic class": {"traffic_class": 3},
+    "don't fragment": {"dont_fragment": True},
+    "identification": {"identification": 999},
+    "sequence": {"sequence": 5},
+    "acknowledgement": {"acknowledgement": 78},
+    "window": {"window": 513},
+    "urgent pointer": {"urgent": 1},
+    "option": {"tcp_options": TIMESTAMPS[:-1] + b"\xee"},
+    **{f"flag {1 << bit:#x}": {"flags": 0x10 ^ (1 << bit)} for bit in range(8)},
+}
+
+
+@pytest.mark.parametrize("protocol", [packets.TCP, packets.UDP])
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("at", range(6))
+def test_every_field_agrees_with_the_twin(protocol: int, change: str, at: int) -> None:
+    members = train(protocol)
+    members[at] = replace(members[at], **CHANGES[change])  # type: ignore[arg-type]
+    check_against_twin([each.encode() for each in members])
+
+
+@pytest.mark.parametrize("protocol", [packets.TCP, packets.UDP])
+def test_every_damaged_byte_agrees_with_the_twin(protocol: int) -> None:
+    datagrams = [each.encode() for each in train(protocol, 3)]
+    for at in range(len(datagrams[1])):
+        damaged = bytearray(datagrams[1])
+        damaged[at] ^= 0x11
+        runs = runs_of([datagrams[0], bytes(damaged), datagrams[2]])
+        assert all(run.layout is None for run in runs), f"byte {at} is damaged, so nothing may join there"
+
+
+def check_against_twin(datagrams: list[bytes]) -> None:
+    """What is joined must be allowed to; what the twin would join must be joined, apart from the first row's layout."""
+    together = {
+        (number, number + 1) for run in runs_of(datagrams) if run.layout for number in range(run.start, run.stop - 1)
+    }
+    allowed = {(number, number + 1) for number, pair in enumerate(itertools.pairwise(datagrams)) if may_follow(*pair)}
+    assert together == allowed
+
+
+def test_flows_one_after_the_other() -> None:
+    one = segment_plainly(Packet(payload=NOISE[: 5 * SIZE]), SIZE)
+    two = segment_plainly(Packet(payload=NOISE[: 3 * SIZE], source_port=1), SIZE)
+    runs = runs_of([*one, *two])
+    assert [(run.start, run.stop, run.layout is not None) for run in runs] == [(0, 5, True), (5, 8, True)]
+
+
+def test_interleaved_flows_stay_as_they_are() -> None:
+    one = segment_plainly(Packet(payload=NOISE[: 5 * SIZE]), SIZE)
+    two = segment_plainly(Packet(payload=NOISE[: 5 * SIZE], source_port=1), SIZE)
+    datagrams = [each for pair in zip(one, two, strict=True) for each in pair]
+    assert all(run.layout is None for run in runs_of(datagrams))
+
+
+@given(st.lists(st.integers(0, 11), min_size=1, max_size=64), st.integers(0, 2**32))
+@settings(max_examples=200, deadline=None)
+def test_loss_duplication_and_reordering(order: list[int], seed: int) -> None:
+    segments = segment_plainly(Packet(payload=NOISE[: 12 * SIZE], sequence=seed), SIZE)
+    datagrams = [segments[number] for number in order]
+    runs = runs_of(datagrams)
+    out = [each for run in runs for each in (undone(datagrams, run) if run.layout else datagrams[run.start : run.stop])]
+    assert out == datagrams, "the same packets in the same order"
+
+
+def test_no_more_datagrams_than_the_kernel_joins() -> None:
+    datagrams = [
+        Packet(protocol=packets.UDP, payload=NOISE[:8], identification=number).encode() for number in range(150)
+    ]
+    runs = runs_of(datagrams)
+    assert [(run.start, run.stop) for run in runs] == [(0, 64), (64, 128), (128, 150)]
+    assert [each for run in runs for each in undone(datagrams, run)] == datagrams
+
+
+def test_not_without_permission_for_udp() -> None:
+    datagrams = segment_plainly(Packet(protocol=packets.UDP, payload=NOISE[: 5 * SIZE]), SIZE)
+    assert runs_of(datagrams, udp=False) == [Run(0, 5, None)]
+    assert runs_of(datagrams)[0].layout is not None
+
+
+def test_udp_without_checksum_stays() -> None:
+    datagrams = segment_plainly(Packet(protocol=packets.UDP, payload=NOISE[: 3 * SIZE]), SIZE)
+    bare = [each[:26] + b"\0\0" + each[28:] for each in datagrams]
+    assert all(run.layout is None for run in runs_of(bare))
+
+
+def test_fragments_stay() -> None:
+    for field in (0x2000, 0x0001, 0x3FFF, 0x8000):
+        datagrams = [
+            each[:6] + struct.pack("!H", field) + each[8:]
+            for each in segment_plainly(Packet(payload=NOISE[:600]), SIZE)
+        ]
+        mended = [each[:10] + b"\0\0" + each[12:] for each in datagrams]
+        assert all(run.layout is None for run in runs_of(mended))
+
+
+def test_a_run_is_no_longer_than_a_packet_can_be() -> None:
+    payload = 1420
+    one = segment_plainly(Packet(payload=NOISE[: payload * 40]), payload)
+    two = segment_plainly(
+        Packet(payload=NOISE[: payload * 40], sequence=1000 + payload * 40, identification=41), payload
+    )
+    runs = runs_of([*one, *two])
+    assert [(run.start, run.stop) for run in runs] == [(0, 46), (46, 80)]
+    for run in runs:
+        assert undone([*one, *two], run) == [*one, *two][run.start : run.stop]
+
+
+@given(st.lists(st.binary(min_size=60, max_size=60), min_size=1, max_size=20), st.integers(1, 60))
+@settings(max_examples=300, deadline=None)
+def test_random_bytes_are_never_joined(datagrams: list[bytes], last: int) -> None:
+    datagrams[-1] = datagrams[-1][:last]
+    if len(datagrams) > 1:
+        assert all(run.layout is None for run in runs_of(datagrams))
+
+
+def test_almost_valid_bytes_agree_with_the_twin() -> None:
+    """Random changes of whole fields, the checksums right again, so that the header rules alone decide."""
+    chance = random.Random(7)
+    names = list(CHANGES)
+    for _ in range(500):
+        protocol = chance.choice((packets.TCP, packets.UDP))
+        members = train(protocol, 8)
+        for _ in range(chance.randrange(4)):
+            at = chance.randrange(1, 8)
+            members[at] = replace(members[at], **CHANGES[chance.choice(names)])  # type: ignore[arg-type]
+        check_against_twin([each.encode() for each in members])
+
+
+def test_array_segmentation_is_undone_too() -> None:
+    packet = Packet(payload=NOISE[:60000], tcp_options=TIMESTAMPS, flags=0x18).encode()
+    layout = layout_of(packet, len(packet))
+    assert layout is not None
+    out = np.zeros(80000, np.uint8)
+    total = segment(np.frombuffer(packet, np.uint8), layout, 1420, out)
+    datagrams = [out[at : min(at + 1472, total)].tobytes() for at in range(0, total, 1472)]
+    (run,) = runs_of(datagrams)
+    assert undone(datagrams, run) == datagrams
