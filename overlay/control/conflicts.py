@@ -1,0 +1,46 @@
+"""Which other leases quarrel with ours: of our public address, of our node id, or reserved for us and not held.
+
+Nothing is done about them; people are told, on both nodes, as only they can put it right.
+"""
+
+from __future__ import annotations
+
+from overlay.control.allocator import Claimant, Identity, Memory, claimant, fits
+from overlay.control.problem import Problem
+from overlay.control.schema import LeaseRecord
+from overlay.control.view import LeaseView
+from overlay.model import NetworkConfig
+
+MAX_CONFLICTS = 8
+"""Leases that are named to people at most."""
+
+
+def conflicts(
+    view: LeaseView, config: NetworkConfig, identity: Identity, memory: Memory, own_key: str | None
+) -> list[Problem]:
+    """One problem a lease; ``own_key`` is where the lease is that we hold, if we hold one."""
+    texts: dict[str, str] = {}
+    for record in view.of_public_ip(identity.public_ip):
+        if record.key != own_key and record.lease.node_id != identity.node_id:
+            texts[record.key] = _of_our_address(record, config)
+    for record in view.of_node(identity.node_id):
+        if record.key != own_key and claimant(record, identity, memory) is not Claimant.OURS:
+            lease = record.lease
+            texts[record.key] = (
+                f"node id {lease.node_id} is also used by {lease.public_ip} for {lease.subnet}; set --node-id"
+            )
+    return [Problem(f"conflict {key}", text) for key, text in list(texts.items())[:MAX_CONFLICTS]]
+
+
+def _of_our_address(record: LeaseRecord, config: NetworkConfig) -> str:
+    lease = record.lease
+    if lease.node_id is not None:
+        return (
+            f"public IP {lease.public_ip} is also advertised by node {lease.node_id} for {lease.subnet}; "
+            "give each node its own address with --public-ip"
+        )
+    if not record.reserved:
+        return f"public IP {lease.public_ip} is also advertised by a lease without node id for {lease.subnet}"
+    if not fits(lease, config):
+        return f"reservation {lease.subnet} for this node does not fit the network's config; it is left alone"
+    return f"{lease.subnet} is reserved for this node; it is taken when the agent starts again"

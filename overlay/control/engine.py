@@ -1,0 +1,220 @@
+"""The control plane without its tasks: followers, view, config, keeper and membership, joined and sans I/O.
+
+plane.py drives it against a store; the simulation drives many of them against a faulty one. Whoever drives calls
+``settle`` after every input, asks ``next_step`` of each follower and ``next_action`` of the keeper, and reports back.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from random import Random
+
+from overlay.control.allocator import Identity, Memory
+from overlay.control.configuration import Check, Configuration
+from overlay.control.follower import Follower, Read, Watch
+from overlay.control.keeper import KEEPER_PROBLEM, Action, Held, Keeper, Phase, ReadAgain
+from overlay.control.membership import Membership
+from overlay.control.problem import Problem
+from overlay.control.schema import LeaseRecord, config_key, parse_lease, subnets_prefix
+from overlay.control.session import DEFAULT_MARGIN, DEFAULT_TTL
+from overlay.control.store import Committed, Events, KeyRange, KeyValue, Snapshot
+from overlay.control.view import LeaseView
+from overlay.errors import StoreError
+from overlay.model import EMPTY_PEERS, Lease, NetworkConfig, PeerTable
+
+log = logging.getLogger(__name__)
+
+
+def accept_any(config: NetworkConfig) -> None:
+    """The check of an agent that can run every valid config."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControlSettings:
+    """What does not change while the agent runs.
+
+    Attributes:
+        prefix: of all keys, ``/coreos.com/network``.
+        ttl: of our etcd lease, seconds.
+        margin: seconds before its end by which it must have been refreshed.
+        check_config: refuses, by raising ConfigError, a valid config that this agent cannot run.
+    """
+
+    prefix: str = "/coreos.com/network"
+    ttl: int = DEFAULT_TTL
+    margin: float = DEFAULT_MARGIN
+    check_config: Check = accept_any
+
+
+@dataclass(frozen=True, slots=True)
+class ControlState:
+    """What the control plane knows at one moment.
+
+    Attributes:
+        version: grows with every change.
+        phase: the keeper's.
+        config: to run on; None before the first good one.
+        held: our lease; None before the first one and between losing one to another node and having the next.
+        memory: to be kept beyond the life of this process, and of this boot.
+        peers: everyone else. As they were last known while the store is away.
+        problems: one line each, for people; empty when all is well.
+        skipped: keys among the leases that are malformed or unusable.
+        store_connected: whether every change in the store is being heard of.
+        last_contact: when the store last answered, by the plane's clock; None: never.
+    """
+
+    version: int = 0
+    phase: Phase = Phase.WAITING
+    config: NetworkConfig | None = None
+    held: Held | None = None
+    memory: Memory = field(default_factory=Memory)
+    peers: PeerTable = EMPTY_PEERS
+    problems: tuple[str, ...] = ()
+    skipped: int = 0
+    store_connected: bool = False
+    last_contact: float | None = None
+
+
+class Span(Enum):
+    """The two ranges that are followed."""
+
+    CONFIG = "config"
+    LEASES = "leases"
+
+
+class Engine:
+    """One node's control plane, to be driven.
+
+    Attributes:
+        keys: what each range is in the store.
+        state: the newest, as of the last :meth:`settle`.
+        problems: what ``state.problems`` tells, with kinds.
+    """
+
+    def __init__(
+        self,
+        settings: ControlSettings,
+        identity: Identity,
+        memory: Memory | None,
+        rng: Random,
+        parse: Callable[[KeyValue], LeaseRecord] = parse_lease,
+    ) -> None:
+        config = config_key(settings.prefix)
+        self.view = LeaseView(subnets_prefix(settings.prefix), parse)
+        self.keeper = Keeper(self.view, identity, rng, memory=memory, ttl=settings.ttl, margin=settings.margin)
+        self.keys = {Span.CONFIG: KeyRange(config, prefix=False), Span.LEASES: KeyRange(self.view.directory)}
+        self.state = ControlState(memory=self.keeper.memory)
+        self.problems: list[Problem] = []
+        self._followers = {span: Follower(rng) for span in Span}
+        self._configuration = Configuration(config, settings.check_config)
+        self._membership = Membership(self.view)
+
+    # --- following ---
+
+    def next_step(self, span: Span, now: float) -> Read | Watch | float:
+        """What the follower of ``span`` wants: see :meth:`Follower.next`."""
+        return self._followers[span].next(now)
+
+    def loaded(self, span: Span, snapshot: Snapshot, now: float) -> None:
+        """The follower's read was answered."""
+        follower = self._followers[span]
+        follower.loaded(snapshot, now)
+        if span is Span.CONFIG:
+            self._configuration.see(snapshot.items[0].value if snapshot.items else None, self._held_lease())
+        else:
+            self._membership.update(self.view.load(snapshot, follower.asked_at))
+            self.keeper.observe()
+            self.keeper.reconnected()
+
+    def heard(self, span: Span, batch: Events, now: float) -> bool:
+        """The follower's watch brought a batch. False: end the watch and ask :meth:`next_step`."""
+        if not self._followers[span].heard(batch, now):
+            return False
+        if span is Span.LEASES:
+            self._membership.update(self.view.apply(batch))
+            self.keeper.observe()
+        elif batch.events:
+            newest = batch.events[-1]
+            self._configuration.see(None if newest.deleted else newest.kv.value, self._held_lease())
+        return True
+
+    def lost(self, span: Span, error: StoreError, now: float) -> None:
+        """The follower's read failed or its watch ended."""
+        self._followers[span].failed(error, now)
+
+    def last_contact(self) -> float | None:
+        """When the store last answered a follower."""
+        contacts = [f.last_contact for f in self._followers.values() if f.last_contact is not None]
+        return max(contacts, default=None)
+
+    # --- keeping ---
+
+    def next_action(self, now: float) -> Action | float:
+        """What the keeper wants: see :meth:`Keeper.next_action`. At a ReadAgain, end the watch of the leases."""
+        action = self.keeper.next_action(now)
+        if isinstance(action, ReadAgain):
+            self._followers[Span.LEASES].read_again(now)
+        return action
+
+    def completed(self, result: Committed | int | None, now: float) -> None:
+        """The keeper's action was carried out."""
+        self.keeper.completed(result, now)
+
+    def failed(self, error: StoreError, now: float) -> None:
+        """The keeper's action failed, or nobody knows whether it did."""
+        self.keeper.failed(error, now)
+
+    # --- agreeing ---
+
+    def settle(self) -> bool:
+        """Brings the parts into agreement after any input, and ``state`` up to date.
+
+        Returns:
+            Whether the keeper got another config, and so may have something to do.
+        """
+        for level, text in self.keeper.take_notes():
+            log.log(level, "%s", text)
+        held = self.keeper.held
+        self._configuration.reconsider(self._held_lease())
+        config = self._configuration.current
+        reconfigured = config is not None and config != self.keeper.config
+        if config is not None and reconfigured:
+            self.keeper.configure(config)
+        self._membership.reconsider(config, self.keeper.identity, None if held is None else held.subnet)
+        self._update(held)
+        return reconfigured
+
+    def _held_lease(self) -> Lease | None:
+        held = self.keeper.held
+        return None if held is None else held.lease
+
+    def _update(self, held: Held | None) -> None:
+        old = self.state
+        self.problems = self._all_problems()
+        new = replace(
+            old,
+            phase=self.keeper.phase,
+            config=self._configuration.current,
+            held=held,
+            memory=self.keeper.memory,
+            problems=tuple(problem.text for problem in self.problems),
+            skipped=self._membership.skipped,
+            store_connected=all(follower.connected for follower in self._followers.values()),
+        )
+        table = self._membership.table  # the same object as long as nothing changed, so no need to compare 5,000 peers
+        if new != old or table is not old.peers:
+            self.state = replace(new, peers=table, version=old.version + 1)
+
+    def _all_problems(self) -> list[Problem]:
+        found: list[Problem] = []
+        error = next((f.error for f in self._followers.values() if f.error is not None), None)
+        if error is not None:
+            found.append(Problem("store", f"{error}; trying again, traffic goes on as it is"))
+        if (problem := self._configuration.problem()) is not None:
+            found.append(problem)
+        found.extend(p for p in self.keeper.problems() if error is None or p.kind != KEEPER_PROBLEM)
+        found.extend(self._membership.problems())
+        return found

@@ -1,0 +1,133 @@
+"""The store on a real etcd (v3 API): keeps :class:`overlay.control.store.Store`'s contract.
+
+The parts, from the outside in: :mod:`etcd_settings` (where and who), this module (facts to requests and back),
+:mod:`etcd_watch` (one watch), :mod:`etcd_cluster` (members, failover, tokens), :mod:`etcd_errors` (what went wrong, in
+plain words), :mod:`etcd_rpc` (the only importer of etcd3 and gRPC).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from typing import Any
+
+from overlay.control.etcd_cluster import Call, Cluster
+from overlay.control.etcd_errors import LeaseExistsError
+from overlay.control.etcd_rpc import END_OF_STREAM, key_bytes, key_value, pb, range_end
+from overlay.control.etcd_settings import EtcdSettings
+from overlay.control.etcd_watch import History, watch
+from overlay.control.store import Committed, Compare, Delete, Events, KeyRange, Put, Snapshot
+from overlay.errors import LeaseNotFoundError
+
+__all__ = ["EtcdSettings", "EtcdStore"]
+
+
+class EtcdStore:
+    """etcd v3 as a :class:`~overlay.control.store.Store`.
+
+    Connects when first used, so it can be made while etcd is away. To be used within one event loop. Keys are UTF-8.
+
+    Raises:
+        UsageError: the settings' TLS files cannot be used.
+    """
+
+    def __init__(self, settings: EtcdSettings) -> None:
+        self._cluster = Cluster(settings)
+        self._history = History()
+
+    @property
+    def endpoint(self) -> str:
+        """URL of the member that answered last, or that is tried next."""
+        return self._cluster.endpoint.url
+
+    async def read(self, span: KeyRange) -> Snapshot:
+        """See :meth:`overlay.control.store.Store.read`."""
+        answer = await self._cluster.call(lambda call: call.unary(call.stubs.kv.Range, _range_request(span)))
+        return Snapshot(answer.header.revision, tuple(key_value(kv) for kv in answer.kvs))
+
+    async def commit(self, compares: Sequence[Compare], operations: Sequence[Put | Delete]) -> Committed:
+        """See :meth:`overlay.control.store.Store.commit`.
+
+        Not repeated at another member once it may have reached one: its comparisons would then fail against its own
+        first writing, and a success would be told as a failure.
+        """
+        request = pb.TxnRequest(
+            compare=[each for compare in compares for each in _compare(compare)],
+            success=[_operation(operation) for operation in operations],
+            failure=[_get(key) for key in dict.fromkeys(compare.key for compare in compares)],
+        )
+        answer = await self._cluster.call(lambda call: call.unary(call.stubs.kv.Txn, request), repeatable=False)
+        if answer.succeeded:
+            return Committed(True, answer.header.revision)
+        current = tuple(key_value(kv) for response in answer.responses for kv in response.response_range.kvs)
+        return Committed(False, answer.header.revision, current)
+
+    async def grant(self, lease_id: int, ttl: int) -> None:
+        """See :meth:`overlay.control.store.Store.grant`. etcd raises a TTL below 1.5 election timeouts to that."""
+        request = pb.LeaseGrantRequest(ID=lease_id, TTL=ttl)
+        try:
+            await self._cluster.call(lambda call: call.unary(call.stubs.lease.LeaseGrant, request))
+        except LeaseExistsError:
+            return
+
+    async def refresh(self, lease_id: int) -> int:
+        """See :meth:`overlay.control.store.Store.refresh`."""
+        answer = await self._cluster.call(lambda call: _keep_alive_once(call, lease_id))
+        return max(int(answer.TTL), 0)
+
+    async def time_to_live(self, lease_id: int) -> int:
+        """See :meth:`overlay.control.store.Store.time_to_live`."""
+        request = pb.LeaseTimeToLiveRequest(ID=lease_id)
+        answer = await self._cluster.call(lambda call: call.unary(call.stubs.lease.LeaseTimeToLive, request))
+        return 0 if answer.TTL < 0 else max(int(answer.TTL), 1)  # below 0: none; 0: its last second
+
+    async def revoke(self, lease_id: int) -> None:
+        """See :meth:`overlay.control.store.Store.revoke`."""
+        request = pb.LeaseRevokeRequest(ID=lease_id)
+        try:
+            await self._cluster.call(lambda call: call.unary(call.stubs.lease.LeaseRevoke, request))
+        except LeaseNotFoundError:
+            return
+
+    def watch(self, span: KeyRange, after: int) -> AsyncGenerator[Events, None]:
+        """See :meth:`overlay.control.store.Store.watch`. Closing the generator ends the watch at the server."""
+        return watch(self._cluster, self._history, span, after)
+
+    async def close(self) -> None:
+        """See :meth:`overlay.control.store.Store.close`."""
+        await self._cluster.close()
+
+
+def _range_request(span: KeyRange) -> Any:
+    return pb.RangeRequest(key=key_bytes(span.key) or b"\0", range_end=range_end(span))
+
+
+def _compare(compare: Compare) -> Iterator[Any]:
+    key = key_bytes(compare.key)
+    yield pb.Compare(key=key, target=pb.Compare.MOD, result=pb.Compare.EQUAL, mod_revision=compare.mod_revision)
+    if compare.value is not None:
+        yield pb.Compare(key=key, target=pb.Compare.VALUE, result=pb.Compare.EQUAL, value=compare.value)
+
+
+def _operation(operation: Put | Delete) -> Any:
+    match operation:
+        case Put(key, value, lease_id):
+            return pb.RequestOp(request_put=pb.PutRequest(key=key_bytes(key), value=value, lease=lease_id))
+        case Delete(key):
+            return pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=key_bytes(key)))
+
+
+def _get(key: str) -> Any:
+    return pb.RequestOp(request_range=pb.RangeRequest(key=key_bytes(key)))
+
+
+async def _keep_alive_once(call: Call, lease_id: int) -> Any:
+    """One refresh over etcd's stream of them."""
+    stream = call.stubs.lease.LeaseKeepAlive(timeout=call.timeout, metadata=call.metadata)
+    try:
+        await stream.write(pb.LeaseKeepAliveRequest(ID=lease_id))
+        answer = await stream.read()
+        if answer is END_OF_STREAM:
+            raise EOFError
+        return answer
+    finally:
+        stream.cancel()

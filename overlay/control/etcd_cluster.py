@@ -1,0 +1,243 @@
+"""A way to whichever member of an etcd cluster answers: one channel an endpoint, failover, and the user's token.
+
+The members are tried in an order of this process's own, so that the clients of a member that dies spread over the
+others; the one that answered last is asked first. A failed call is repeated at the next member only where that cannot
+do a thing twice. Retrying later is the caller's business: nothing here sleeps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from overlay.control.etcd_errors import CALL_FAILURES, WatchRefusedError, explain, is_answer, never_sent, token_refused
+from overlay.control.etcd_rpc import RpcError, Stubs, channel_to, pb
+from overlay.control.etcd_settings import Endpoint, EtcdSettings, TlsFiles
+from overlay.errors import StoreDeniedError, StoreError, StoreUnavailableError, UsageError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Metadata = tuple[tuple[str, str], ...]
+
+REQUIRE_LEADER: Metadata = (("hasleader", "true"),)
+"""Makes a member without quorum refuse at once instead of waiting in silence (etcd: rpctypes/metadatafields.go)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What an attempt needs to talk to one member."""
+
+    endpoint: Endpoint
+    stubs: Stubs
+    metadata: Metadata
+    timeout: float
+
+    async def unary(self, method: Any, request: Any) -> Any:
+        """One request, one response; ``method`` is one of ``stubs``' own."""
+        return await method(request, timeout=self.timeout, metadata=self.metadata)
+
+
+@dataclass(slots=True)
+class _Member:
+    """One endpoint and the channel to it, opened when first used and again when the TLS files have changed."""
+
+    endpoint: Endpoint
+    tls: TlsFiles | None
+    channel: Any = None
+    _stubs: Stubs | None = field(default=None, repr=False)
+
+    def stubs(self) -> Stubs:
+        if self._stubs is None:
+            self.channel = channel_to(self.endpoint, self.tls)
+            self._stubs = Stubs(self.channel)
+        return self._stubs
+
+    async def close(self) -> None:
+        channel, self.channel, self._stubs = self.channel, None, None
+        if channel is not None:
+            await channel.close()
+
+
+class Cluster:
+    """The members of one etcd cluster as one thing to call.
+
+    Raises:
+        UsageError: the TLS files cannot be used. No member needs to be reachable.
+    """
+
+    def __init__(self, settings: EtcdSettings) -> None:
+        self._settings = settings
+        members = settings.members()
+        tls = TlsFiles.read(settings) if any(endpoint.tls for endpoint in members) else None
+        self._members = [_Member(endpoint, tls) for endpoint in random.sample(members, len(members))]
+        self._tls_stamp = TlsFiles.stamp(settings)
+        self._first = 0
+        self._token: str | None = None  # None: not logged in; empty: etcd does not ask for it
+        self._logging_in = asyncio.Lock()
+        self._last_good: Endpoint | None = None
+        self._lost_since: float | None = None
+        self._closed = False
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The member that is asked first: the one that answered last, or the next to try."""
+        return self._members[self._first].endpoint
+
+    async def call(self, attempt: Callable[[Call], Awaitable[T]], *, repeatable: bool = True) -> T:
+        """Carries out ``attempt`` at the first member that answers.
+
+        Args:
+            attempt: makes its requests through the :class:`Call` that it is given; may be called several times.
+            repeatable: whether an attempt with unknown outcome may be made again at another member.
+
+        Raises:
+            StoreUnavailableError: no member answered, or (not ``repeatable``) the outcome is unknown.
+            StoreDeniedError, StoreError: what the cluster answered.
+        """
+        failures: list[StoreError] = []
+        for member in self._members[self._first :] + self._members[: self._first]:
+            if self._closed:
+                raise _closed()
+            sent = False
+            try:
+                if self._settings.username and self._token is None:
+                    await self._log_in(member, None)
+                sent = True
+                result = await self._with_token(member, attempt)
+            except CALL_FAILURES as error:
+                failure = explain(error, member.endpoint, self._settings.timeout)
+                if is_answer(error):
+                    self._answered(member)
+                    raise failure from None
+                failures.append(failure)
+                await self._pass_over(member)
+                if sent and not repeatable and not never_sent(error):
+                    break
+            except asyncio.CancelledError:
+                self.raise_if_closed()
+                raise
+            else:
+                self._answered(member)
+                return result
+        failure = _all_failed(self._settings, failures)
+        if len(failures) == len(self._members):
+            self._lost(failure)
+        raise failure
+
+    async def gone(self, error: Exception, endpoint: Endpoint, timeout: float) -> StoreError:
+        """What the end of a stream from ``endpoint`` means; another member is asked first from now on.
+
+        Args:
+            error: how the stream ended, one of CALL_FAILURES.
+            timeout: seconds that the member had to answer.
+        """
+        member = next(member for member in self._members if member.endpoint == endpoint)
+        if not is_answer(error):
+            await self._pass_over(member)
+        return explain(error, endpoint, timeout)
+
+    def raise_if_closed(self) -> None:
+        """Tells gRPC's cancellation of its own calls, when a channel is closed under them, from that of our task.
+
+        Raises:
+            StoreUnavailableError: it was the channel.
+        """
+        task = asyncio.current_task()
+        if task is not None and task.cancelling() == 0:
+            raise _closed() from None
+
+    async def close(self) -> None:
+        """Closes all channels; calls under way end with StoreUnavailableError."""
+        self._closed = True
+        for member in self._members:
+            await member.close()
+
+    async def _with_token(self, member: _Member, attempt: Callable[[Call], Awaitable[T]]) -> T:
+        used = self._token
+        try:
+            return await attempt(self._call(member))
+        except (RpcError, WatchRefusedError) as error:
+            if not (self._settings.username and token_refused(error)):
+                raise
+        await self._log_in(member, used)
+        return await attempt(self._call(member))
+
+    def _call(self, member: _Member) -> Call:
+        if self._closed:
+            raise _closed()
+        token: Metadata = (("token", self._token),) if self._token else ()
+        return Call(member.endpoint, member.stubs(), REQUIRE_LEADER + token, self._settings.timeout)
+
+    async def _log_in(self, member: _Member, refused: str | None) -> None:
+        """Gets a token, unless another call has got one since ``refused`` was in use; etcd hashes slowly on purpose."""
+        async with self._logging_in:
+            if self._token != refused:
+                return
+            request = pb.AuthenticateRequest(name=self._settings.username, password=self._settings.password)
+            try:
+                answer = await member.stubs().auth.Authenticate(request, timeout=self._settings.timeout)
+            except RpcError as error:
+                if "authentication is not enabled" not in (error.details() or ""):
+                    raise
+                log.warning("etcd does not ask for a user: --etcd-username is not used until it does")
+                self._token = ""
+            else:
+                self._token = answer.token
+
+    def _answered(self, member: _Member) -> None:
+        self._first = self._members.index(member)
+        if self._lost_since is not None:
+            gone = time.monotonic() - self._lost_since
+            log.info("etcd answers again at %s after %.1f s", member.endpoint.url, gone)
+            self._lost_since = None
+        elif self._last_good not in (None, member.endpoint):
+            log.info("etcd is now used at %s", member.endpoint.url)
+        self._last_good = member.endpoint
+
+    def _lost(self, failure: StoreError) -> None:
+        if self._lost_since is None:
+            self._lost_since = time.monotonic()
+            log.warning("%s", failure)
+
+    async def _pass_over(self, member: _Member) -> None:
+        """Another member comes first from now on; certificates renewed on disk meanwhile are used from now on."""
+        if self._members[self._first] is member:
+            self._first = (self._first + 1) % len(self._members)
+        if member.endpoint.tls and (stamp := TlsFiles.stamp(self._settings)) != self._tls_stamp:
+            with contextlib.suppress(UsageError):  # half written just now; the next failure reads them again
+                files = TlsFiles.read(self._settings)
+                self._tls_stamp = stamp
+                log.info("the TLS files for etcd have changed and are used from now on")
+                for each in self._members:
+                    each.tls = files
+                    await each.close()
+
+
+def _closed() -> StoreUnavailableError:
+    return StoreUnavailableError("the connection was closed", about="etcd")
+
+
+def _all_failed(settings: EtcdSettings, failures: list[StoreError]) -> StoreError:
+    """One error for those of several members: denied only if all of them refuse us."""
+    if len(failures) == 1:
+        return failures[0]
+    kind = (
+        StoreDeniedError
+        if all(isinstance(failure, StoreDeniedError) for failure in failures)
+        else StoreUnavailableError
+    )
+    remedy = next((failure.remedy for failure in failures if failure.remedy), "")
+    causes = {failure.cause for failure in failures}
+    if len(causes) == 1:
+        urls = ", ".join(endpoint.url for endpoint in settings.members())
+        return kind(causes.pop(), about=f"etcd at {urls}", remedy=remedy)
+    told = ", ".join(f"{failure.about.removeprefix('etcd at ')}: {failure.cause}" for failure in failures)
+    return kind(told, about="etcd", remedy=remedy)

@@ -1,0 +1,167 @@
+"""What the errors of etcd and gRPC mean: in plain words for people, in this package's classes for the callers."""
+
+from __future__ import annotations
+
+import re
+
+from overlay.control.etcd_rpc import RpcError, StatusCode
+from overlay.control.etcd_settings import Endpoint
+from overlay.errors import (
+    LeaseNotFoundError,
+    StoreDeniedError,
+    StoreError,
+    StoreUnavailableError,
+)
+
+
+class LeaseExistsError(StoreError):
+    """A grant named an etcd lease that is there already."""
+
+
+class WatchRefusedError(Exception):
+    """The server cancelled a watch while it was made; etcd 3.4 says so for a wrong role and for an expired token."""
+
+
+_ANSWERS = frozenset(
+    (
+        StatusCode.NOT_FOUND,
+        StatusCode.ALREADY_EXISTS,
+        StatusCode.FAILED_PRECONDITION,
+        StatusCode.INVALID_ARGUMENT,
+        StatusCode.PERMISSION_DENIED,
+        StatusCode.UNAUTHENTICATED,
+        StatusCode.OUT_OF_RANGE,
+        StatusCode.RESOURCE_EXHAUSTED,
+    )
+)
+"""Codes with which etcd answers a request; another member would answer the same. (etcd: api/v3rpc/rpctypes/error.go)"""
+
+CALL_FAILURES = (RpcError, TimeoutError, EOFError, WatchRefusedError)
+"""How a call or a stream may fail, in the terms of gRPC and of the streams here; :func:`explain` puts it in ours."""
+
+
+def is_answer(error: Exception) -> bool:
+    """Whether the cluster has decided, so that asking another member is of no use."""
+    return isinstance(error, WatchRefusedError) or (isinstance(error, RpcError) and error.code() in _ANSWERS)
+
+
+def never_sent(error: Exception) -> bool:
+    """Whether a request surely did not reach the cluster's log: no connection, or a member that refused it unread.
+
+    Told by gRPC's and etcd's texts; one that is not known counts as sent, which costs a retry and never correctness.
+    """
+    return isinstance(error, RpcError) and bool(_NEVER_SENT.match(error.details() or ""))
+
+
+_NEVER_SENT = re.compile(r"failed to connect to all addresses|errors? resolving|DNS resolution|etcdserver: no leader")
+
+
+def token_refused(error: Exception) -> bool:
+    """Whether logging in (again) may help: the token expired, its member was restarted, users were changed."""
+    if isinstance(error, WatchRefusedError):
+        return True
+    if not isinstance(error, RpcError):
+        return False
+    details = error.details() or ""
+    return error.code() is StatusCode.UNAUTHENTICATED or any(text in details for text in _LOG_IN_AGAIN)
+
+
+_LOG_IN_AGAIN = ("revision of auth store is old", "user name is empty")
+
+
+def explain(error: Exception, endpoint: Endpoint, timeout: float) -> StoreError:
+    """The error of ours that says what ``error`` means, for people and for the callers of the store.
+
+    Args:
+        error: one of CALL_FAILURES.
+        endpoint: whom was asked.
+        timeout: seconds that it had.
+    """
+    about = f"etcd at {endpoint.url}"
+    if isinstance(error, TimeoutError):
+        return StoreUnavailableError(_no_answer(timeout), about=about)
+    if isinstance(error, EOFError):
+        return StoreUnavailableError("it closed the connection", about=about)
+    if isinstance(error, WatchRefusedError):
+        said = str(error).removeprefix("etcdserver: ")
+        denied = "permission" in said or "token" in said or "auth" in said
+        return _denied(said, about) if denied else StoreUnavailableError(said or "it cancelled the watch", about=about)
+    assert isinstance(error, RpcError)
+    code, details = error.code(), error.details() or ""
+    said = details.removeprefix("etcdserver: ").removeprefix("mvcc: ")
+    match code:
+        case StatusCode.DEADLINE_EXCEEDED:
+            return StoreUnavailableError(_no_answer(timeout), about=about)
+        case StatusCode.PERMISSION_DENIED | StatusCode.UNAUTHENTICATED:
+            return _denied(said, about)
+        case StatusCode.NOT_FOUND if "lease not found" in details:
+            return LeaseNotFoundError("the etcd lease does not exist (any more)", about=about)
+        case StatusCode.FAILED_PRECONDITION if "lease already exists" in details:
+            return LeaseExistsError(said, about=about)
+        case StatusCode.INVALID_ARGUMENT if "authentication failed" in details or "user name is empty" in details:
+            return _denied(said, about)
+        case StatusCode.RESOURCE_EXHAUSTED if "space exceeded" in details:
+            remedy = "compact and defragment it, or raise --quota-backend-bytes, then run 'etcdctl alarm disarm'"
+            return StoreUnavailableError("its database is full", about=about, remedy=remedy)
+        case StatusCode.RESOURCE_EXHAUSTED if "larger than max" not in details:
+            return StoreUnavailableError(said or "it is overloaded", about=about)
+        case _ if code in _ANSWERS:
+            return StoreError(said or code.name, about=about)
+    return _unreachable(details, code.name, about)
+
+
+def _no_answer(timeout: float) -> str:
+    return f"no answer within {timeout:g} s"
+
+
+def _denied(said: str, about: str) -> StoreDeniedError:
+    cause, remedy = said, "check --etcd-username and --etcd-password"
+    if "user name is empty" in said:
+        cause, remedy = "it asks for a user and a password", "give --etcd-username and --etcd-password"
+    elif "authentication failed" in said:
+        cause = "wrong user or password"
+    elif "permission denied" in said:
+        cause = "permission denied"
+        remedy = "check --etcd-username and --etcd-password, and grant the user's role readwrite on the prefix"
+    return StoreDeniedError(cause, about=about, remedy=remedy)
+
+
+_PLAIN_WORDS: tuple[tuple[str, str, str], ...] = (
+    ("Connection refused", "connection refused", ""),
+    ("No route to host", "no route to host", ""),
+    ("Network is unreachable", "network is unreachable", ""),
+    (
+        "Hostname Verification",
+        "its certificate is for another name or address",
+        "use a name in the certificate, or add this one to it",
+    ),
+    ("CERTIFICATE_VERIFY_FAILED", "its certificate is not signed by a trusted CA", "check --etcd-cafile"),
+    ("WRONG_VERSION_NUMBER", "it does not speak TLS", "use http://"),
+    ("Handshake read failed", "it broke off the TLS handshake", "use http:// if it does not speak TLS"),
+    ("Socket closed", "it closed the connection", ""),
+    ("Connection reset", "it closed the connection", ""),
+    ("GOAWAY", "it closed the connection", ""),
+    ("ping timeout", "it has stopped answering", ""),
+    ("keepalive", "it has stopped answering", ""),
+    ("Domain name not found", "its name cannot be resolved", "check the name, or use an address"),
+    ("resolv", "its name cannot be resolved", "check the name, or use an address"),
+    ("Failed parsing HTTP/2", "it is not an etcd v3 server", "check --etcd-endpoints"),
+    ("http2 header with status", "it is not an etcd v3 server", "check --etcd-endpoints"),
+    ("no leader", "it has no leader", ""),
+    ("Deadline Exceeded", "connecting took too long", ""),
+    ("FD Shutdown", "connecting took too long", ""),
+    ("connection attempt timed out", "connecting took too long", ""),
+)
+"""What gRPC's details contain, what it means, and what helps; the first that fits counts."""
+
+
+def _unreachable(details: str, code: str, about: str) -> StoreError:
+    if "TSI_DATA_CORRUPTED" in details or "ALERT" in details:
+        # With TLS 1.3 a server rejects a client certificate after the handshake, which gRPC calls corrupted data.
+        remedy = "check --etcd-certfile and --etcd-keyfile"
+        return StoreDeniedError("it refuses our client certificate, or asks for one", about=about, remedy=remedy)
+    for sign, cause, remedy in _PLAIN_WORDS:
+        if sign in details:
+            return StoreUnavailableError(cause, about=about, remedy=remedy)
+    said = details.removeprefix("etcdserver: ").rsplit("last error: ", 1)[-1]
+    return StoreUnavailableError(said or code.lower().replace("_", " "), about=about)

@@ -1,0 +1,571 @@
+"""Keeps one subnet leased: what to do next, given what the store shows and what came of the last action.
+
+Sans I/O. It decides from the :class:`LeaseView` that the follower keeps, takes ``now`` (seconds of a clock that also
+counts suspended time), has at most one action under way, and says until when there is nothing to do.
+
+Why a subnet has one owner:
+
+* A key is made only where there is none, and changed or deleted only at the modification revision that was judged.
+* After a write whose outcome is unknown, nothing is decided before a snapshot that was asked for later. The write may
+  still happen after that: its comparison fails then, or it makes a second lease of ours, which is swept.
+* Leases of different lengths have different keys, so the comparison alone cannot keep them apart. A new lease counts
+  only once the view has reached the revision that wrote it and shows nothing that overlaps. Of two that overlap, at
+  least the later one sees the other there.
+* ``valid_until`` counts from when a request was sent.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, replace
+from enum import Enum
+from ipaddress import IPv4Address, IPv4Network
+from random import Random
+
+from overlay.control.allocator import (
+    Claim,
+    Claimant,
+    Identity,
+    Memory,
+    Source,
+    allocate,
+    fits,
+    is_contested,
+    lease_of,
+    own_leases,
+)
+from overlay.control.conflicts import conflicts
+from overlay.control.follower import Backoff
+from overlay.control.problem import Problem
+from overlay.control.schema import LeaseRecord, format_lease_value
+from overlay.control.session import DEFAULT_MARGIN, DEFAULT_TTL, Grant, Refresh, Session
+from overlay.control.store import ABSENT, NO_LEASE, Committed, Compare, Delete, Put
+from overlay.control.view import LeaseView
+from overlay.errors import LeaseNotFoundError, OutOfSubnetsError, StoreError
+from overlay.model import Lease, NetworkConfig
+
+FIRST_RETRY = 1.0
+"""Seconds before the first new attempt after a failed action."""
+
+MAX_RETRY = 30.0
+"""Longest wait in seconds between two attempts; a store that is back is noticed by the follower before."""
+
+READ_AGAIN_AFTER = 1.0
+"""Seconds that the watch gets to show what an answer spoke of, before the range is read again."""
+
+MAX_ADDRESSES = 8
+"""Own public addresses that are remembered while the agent runs, to know a late write of ours."""
+
+
+class Phase(Enum):
+    """Where the keeper is."""
+
+    WAITING = "has no config or no snapshot yet"
+    SEEKING = "has no subnet and chooses one"
+    EXHAUSTED = "out of subnets, until one becomes free"
+    CLAIMING = "has asked the store for a subnet"
+    CONFIRMING = "has written its lease, until the view shows that nothing overlaps it"
+    HELD = "has its subnet"
+    RECLAIMING = "its key or etcd lease is gone; the same subnet is taken again"
+    RELEASING = "gives its subnet back"
+    RELEASED = "has given it back"
+
+
+TRANSITIONS = {
+    Phase.WAITING: {Phase.SEEKING, Phase.RELEASING},
+    Phase.SEEKING: {Phase.EXHAUSTED, Phase.CLAIMING, Phase.HELD, Phase.RELEASING},
+    Phase.EXHAUSTED: {Phase.SEEKING, Phase.RELEASING},
+    Phase.CLAIMING: {Phase.CONFIRMING, Phase.SEEKING, Phase.RECLAIMING, Phase.RELEASING},
+    Phase.CONFIRMING: {Phase.HELD, Phase.SEEKING, Phase.RECLAIMING, Phase.RELEASING},
+    Phase.HELD: {Phase.RECLAIMING, Phase.SEEKING, Phase.RELEASING},
+    Phase.RECLAIMING: {Phase.CLAIMING, Phase.HELD, Phase.SEEKING, Phase.RELEASING},
+    Phase.RELEASING: {Phase.RELEASED},
+    Phase.RELEASED: set[Phase](),
+}
+
+
+class Purpose(Enum):
+    """What a transaction is for."""
+
+    CLAIM = "take a subnet"
+    REPAIR = "put our own lease right"
+    SWEEP = "delete a stray lease of ours"
+    RELEASE = "give our subnet back"
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Carry out one guarded transaction."""
+
+    purpose: Purpose
+    compares: tuple[Compare, ...]
+    operations: tuple[Put | Delete, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Revoke:
+    """End our etcd lease."""
+
+    lease_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAgain:
+    """Have the follower take a new snapshot. Needs no answer: the view shows it."""
+
+
+Action = Grant | Refresh | Commit | Revoke | ReadAgain
+NEVER = math.inf
+
+KEEPER_PROBLEM = "keeper"
+"""Kind of the problem that an action of the keeper fails; the store's own trouble makes it superfluous."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Our lease, as far as we know.
+
+    Attributes:
+        valid_until: no other node can have leased the subnet before this moment of the keeper's clock; infinite for a
+            reservation. In the past while the store is away for longer than the TTL or the lease is being taken
+            again; the subnet is still used then.
+    """
+
+    lease: Lease
+    key: str
+    mod_revision: int
+    etcd_lease_id: int
+    valid_until: float
+
+    @property
+    def subnet(self) -> IPv4Network:
+        """The subnet that is ours."""
+        return self.lease.subnet
+
+    @property
+    def reserved(self) -> bool:
+        """Whether it is permanent."""
+        return self.etcd_lease_id == NO_LEASE
+
+
+@dataclass(slots=True)
+class _Awaited:
+    """What the view has to show before the next decision: a revision, and why comparisons failed, or a new snapshot."""
+
+    epoch: int
+    since: float
+    read_at: float
+    revision: int | None = None
+    failed: tuple[Compare, ...] = ()
+
+    def is_shown(self, view: LeaseView) -> bool:
+        if view.epoch != self.epoch or (view.loaded_at is not None and view.loaded_at > self.since):
+            return True
+        if self.revision is None:
+            return False
+        if self.failed:
+            return all(view.mod_revision(c.key) != c.mod_revision for c in self.failed)
+        return view.revision >= self.revision
+
+
+class Keeper:
+    """The lease state machine of one node.
+
+    Attributes:
+        phase: see Phase; TRANSITIONS says what may follow what.
+        memory: what is worth remembering beyond this process's life.
+        error: why the last action failed; None after one that did not.
+    """
+
+    def __init__(
+        self,
+        view: LeaseView,
+        identity: Identity,
+        rng: Random,
+        *,
+        memory: Memory | None = None,
+        ttl: int = DEFAULT_TTL,
+        margin: float = DEFAULT_MARGIN,
+    ) -> None:
+        self.phase = Phase.WAITING
+        self.memory = memory or Memory()
+        self.error: StoreError | None = None
+        self.identity = identity
+        self._view = view
+        self._rng = rng
+        self.config: NetworkConfig | None = None
+        self._session = Session(ttl, margin, rng, self.memory.etcd_lease_id)
+        self._backoff = Backoff(FIRST_RETRY, MAX_RETRY, rng)
+        self._addresses: tuple[IPv4Address, ...] = (identity.public_ip,)
+        self._held: Held | None = None
+        self._held_epoch = 0
+        self._claim: Claim | None = None
+        self._busy: Action | None = None
+        self._awaited: _Awaited | None = None
+        self._retry_at = 0.0
+        self._exhausted: tuple[OutOfSubnetsError, int, int, NetworkConfig] | None = None
+        self._release_wanted = False
+        self._notes: list[tuple[int, str]] = []
+
+    # --- what it tells ---
+
+    @property
+    def held(self) -> Held | None:
+        """Our lease; None before the first one, and from when the subnet went to another until there is a new one."""
+        held = self._held
+        if held is None:
+            return None
+        if self.phase is not Phase.HELD or held.etcd_lease_id not in (NO_LEASE, self._session.lease_id):
+            valid_until = 0.0
+        else:
+            valid_until = math.inf if held.reserved else self._session.valid_until
+        if valid_until != held.valid_until:
+            held = self._held = replace(held, valid_until=valid_until)
+        return held
+
+    def take_notes(self) -> list[tuple[int, str]]:
+        """What happened since the last call, as (logging level, line)."""
+        notes, self._notes = self._notes, []
+        return notes
+
+    def problems(self) -> list[Problem]:
+        """What people should know is wrong with our lease."""
+        found: list[Problem] = []
+        if self.error is not None:
+            found.append(Problem(KEEPER_PROBLEM, f"the lease cannot be kept up: {self.error}; trying again"))
+        if self.phase is Phase.EXHAUSTED and self._exhausted is not None:
+            found.append(Problem("exhausted", f"out of subnets: {self._exhausted[0]}"))
+        if self._view.loaded and self.config is not None:
+            own_key = self._held.key if self._held else None
+            found.extend(conflicts(self._view, self.config, self.identity, self.memory, own_key))
+        return found
+
+    # --- what it is told ---
+
+    def configure(self, config: NetworkConfig) -> None:
+        """The config to lease under. The caller has made sure that a held subnet fits it."""
+        self.config = config
+
+    def identify(self, identity: Identity) -> None:
+        """This node is reachable under another address, or its backend advertises something else."""
+        self.identity = identity
+        self._know_address(identity.public_ip)
+        self._retry_at = 0.0
+
+    def observe(self) -> None:
+        """The view has changed. Also while an action is under way, a lease that it shows lost is held no longer."""
+        if self.phase is Phase.HELD:
+            self._judge()
+
+    def reconnected(self) -> None:
+        """The follower has a new snapshot, so the store answers again: no reason to wait."""
+        self._retry_at = 0.0
+
+    def release(self) -> None:
+        """Give the subnet back and end; a reservation stays. ``phase`` becomes RELEASED."""
+        self._release_wanted = True
+        self._retry_at = 0.0
+        self._backoff.reset()
+
+    def next_action(self, now: float) -> Action | float:
+        """What to do now, to be answered by :meth:`completed` or :meth:`failed`; or the time before which nothing is.
+
+        An input may make something to do earlier, so ask again after each.
+        """
+        if self._busy is not None:
+            return NEVER
+        if now < self._retry_at:
+            return self._retry_at
+        decided = self._decide(now)
+        if not isinstance(decided, float | ReadAgain):
+            self._busy = decided
+        return decided
+
+    def completed(self, result: Committed | int | None, now: float) -> None:
+        """The action was carried out: a Committed, a refresh's TTL in seconds, or nothing for grant and revoke."""
+        action, self._busy = self._busy, None
+        self.error = None
+        if isinstance(action, Commit):
+            assert isinstance(result, Committed)
+            self._committed(action, result, now)
+        elif isinstance(action, Grant):
+            if action.lease_id == self._session.lease_id:
+                self._session.granted()
+        elif isinstance(action, Refresh):
+            assert isinstance(result, int)
+            stale = action.lease_id != self._session.lease_id
+            if not stale and not self._session.refreshed(result) and self.phase is Phase.HELD:
+                self._reclaim("our etcd lease has expired")
+        elif isinstance(action, Revoke):
+            self._enter(Phase.RELEASED)
+        if not isinstance(action, Grant):  # a grant that works says nothing of the put that failed before it
+            self._backoff.reset()
+
+    def failed(self, error: StoreError, now: float) -> None:
+        """The action failed, or nobody knows whether it did."""
+        action, self._busy = self._busy, None
+        wait = self._backoff.next()
+        if self.phase is Phase.CLAIMING:
+            self._enter(Phase.SEEKING if self._held is None else Phase.RECLAIMING)
+        if isinstance(error, LeaseNotFoundError):
+            self._session.replace()
+            if self.phase is Phase.HELD:
+                self._reclaim("our etcd lease is gone")
+            if self._backoff.failures > 1:
+                self._retry_at = now + wait
+            return
+        self.error = error
+        self._retry_at = now + wait
+        if isinstance(action, Commit):
+            self._awaited = _Awaited(self._view.epoch, since=now, read_at=now)
+
+    # --- deciding ---
+
+    def _decide(self, now: float) -> Action | float:
+        if self._release_wanted:
+            return self._give_back()
+        if self.config is None or not self._view.loaded:
+            return NEVER
+        if self._awaited is not None:
+            if not self._awaited.is_shown(self._view):
+                if now < self._awaited.read_at:
+                    return self._awaited.read_at
+                self._awaited.read_at = now + READ_AGAIN_AFTER
+                return ReadAgain()
+            self._awaited = None
+        if self.phase is Phase.WAITING:
+            self._enter(Phase.SEEKING)
+        if self.phase is Phase.CONFIRMING:
+            self._confirm()
+        if self.phase is Phase.HELD:
+            return self._hold(self.config, now)
+        claim = self._reclaim_claim(self.config) if self.phase is Phase.RECLAIMING else None
+        if claim is None:
+            claim = self._seek(self.config)
+        if claim is None:
+            return self._sweep_contested(self.config) or NEVER
+        return self._take(claim, now)
+
+    def _seek(self, config: NetworkConfig) -> Claim | None:
+        """A subnet to claim, None if there is none; looked for again only once something has changed."""
+        seen = (self._view.epoch, self._view.revision, config)
+        if self.phase is Phase.EXHAUSTED:
+            if self._exhausted is not None and self._exhausted[1:] == seen:
+                return None
+            self._enter(Phase.SEEKING)
+        try:
+            return allocate(self._view, config, self.identity, self.memory, self._rng)
+        except OutOfSubnetsError as error:
+            self._exhausted = (error, *seen)
+            self._enter(Phase.EXHAUSTED)
+            return None
+
+    def _reclaim_claim(self, config: NetworkConfig) -> Claim | None:
+        """The claim that takes our subnet again; None, and the subnet is given up, if it is another's by now."""
+        held = self._held
+        assert held is not None
+        record = self._view.record(held.key)
+        if record is not None and not self._is_ours(record):
+            self._lose(record)
+            return None
+        others = self._overlapping_others(held.lease, held.key)
+        if others:
+            self._lose(self._view.record(min(others)))
+            return None
+        return Claim(
+            key=held.key,
+            lease=self._wanted(config, held.lease),
+            expected=self._view.mod_revision(held.key),
+            source=Source.OWN,
+            reserved=record is not None and record.reserved,
+            record=record,
+        )
+
+    def _take(self, claim: Claim, now: float) -> Action | float:
+        """Turns a claim into the next action: an etcd lease first, then the transaction, unless nothing is to write."""
+        if not claim.reserved and (action := self._session.action(now)) is not None:
+            return action
+        lease_id = NO_LEASE if claim.reserved else self._session.lease_id
+        record = claim.record
+        if record is not None and record.lease == claim.lease and record.lease_id == lease_id and not claim.stale:
+            self._hold_from(record, claim.source)
+            return now
+        self._claim = claim
+        self._enter(Phase.CLAIMING)
+        return Commit(
+            Purpose.CLAIM,
+            tuple(self._view.as_compare(key) for key in (claim.key, *(stale.key for stale in claim.stale))),
+            (
+                Put(claim.key, format_lease_value(claim.lease), lease_id),
+                *(Delete(stale.key) for stale in claim.stale),
+            ),
+        )
+
+    def _confirm(self) -> None:
+        """The view has reached our claim's revision: the subnet is ours, unless something overlaps it."""
+        claim = self._claim
+        assert claim is not None
+        record = self._view.record(claim.key)
+        if record is None or not self._is_ours(record) or self._overlapping_others(claim.lease, claim.key):
+            self._note(logging.WARNING, f"{claim.lease.subnet} is contested; choosing again")
+            self._enter(Phase.SEEKING if self._held is None else Phase.RECLAIMING)
+            return
+        self._hold_from(record, claim.source)
+
+    def _hold_from(self, record: LeaseRecord, source: Source) -> None:
+        self._hold_as(record)
+        self._enter(Phase.HELD)
+        kind = "reservation" if record.reserved else "lease"
+        self._note(logging.INFO, f"{kind} of {record.lease.subnet} is ours ({source.value})")
+
+    def _hold_as(self, record: LeaseRecord) -> None:
+        """Takes what the store shows for what we hold; what is wrong with it is put right later."""
+        self._held = Held(record.lease, record.key, record.mod_revision, record.lease_id, valid_until=0.0)
+        self._held_epoch = self._view.epoch
+        self.memory = self.memory.with_lease(record.lease, self._session.lease_id)
+
+    # --- holding ---
+
+    def _judge(self) -> None:
+        """Compares our key in the view with what we think it is. The view may lag behind, but never behind what made us
+        think so: a lease is held, or put right, only once the view shows it."""
+        held = self._held
+        assert held is not None
+        record = self._view.record(held.key)
+        if record is not None and record.mod_revision == held.mod_revision and record.lease == held.lease:
+            return
+        if record is None and self._view.mod_revision(held.key) == ABSENT:
+            self._reclaim(f"lease of {held.subnet} was deleted or has expired")
+        elif record is None:  # garbage names no owner, so the subnet is still ours
+            self._reclaim(f"lease of {held.subnet} was overwritten with a malformed value")
+        elif self._is_of_our_past(record):
+            self._know_address(record.lease.public_ip)
+            self._hold_as(record)
+        elif not self._is_ours(record):
+            self._lose(record)
+        elif record.lease.node_id is None:
+            # Ours by its address alone, which another node may have too: it counts once our id is in it.
+            self._reclaim(f"lease of {held.subnet} was replaced by a {'reservation' if record.reserved else 'lease'}")
+        else:
+            self._hold_as(record)
+
+    def _hold(self, config: NetworkConfig, now: float) -> Action | float:
+        """Keeps what is held: refresh, put right, sweep; else when to look again."""
+        held = self._held
+        assert held is not None
+        if not held.reserved and (action := self._session.action(now)) is not None:
+            return action
+        wanted = self._wanted(config, held.lease)
+        if held.lease != wanted or held.etcd_lease_id not in (NO_LEASE, self._session.lease_id):
+            lease_id = NO_LEASE if held.reserved else self._session.lease_id
+            return Commit(
+                Purpose.REPAIR,
+                (self._view.as_compare(held.key),),
+                (Put(held.key, format_lease_value(wanted), lease_id),),
+            )
+        for record in self._view.of_node(self.identity.node_id):
+            if record.key != held.key and not record.reserved and self._is_stray(record):
+                return self._sweep(record)
+        return NEVER if held.reserved else self._session.refresh_due
+
+    def _sweep_contested(self, config: NetworkConfig) -> Commit | None:
+        """Out of subnets: a lease of ours that another's overlaps helps nobody, and may be what the other waits for."""
+        own = own_leases(self._view, self.identity, self.memory)
+        for mine in own:
+            record = mine.record
+            sure = mine.whose is Claimant.OURS and record.lease.node_id is not None and not record.reserved
+            if sure and fits(record.lease, config) and is_contested(self._view, record, own):
+                return self._sweep(record)
+        return None
+
+    def _sweep(self, record: LeaseRecord) -> Commit:
+        return Commit(Purpose.SWEEP, (self._view.as_compare(record.key),), (Delete(record.key),))
+
+    def _give_back(self) -> Action | float:
+        if self.phase in (Phase.RELEASING, Phase.RELEASED):
+            return NEVER if self.phase is Phase.RELEASED else Revoke(self._session.lease_id)
+        self.memory = replace(self.memory, etcd_lease_id=NO_LEASE)  # a revocation may come late, in our next life
+        self._enter(Phase.RELEASING)
+        record = None if self._held is None else self._view.record(self._held.key)
+        if record is None or record.reserved or not self._is_stray(record):
+            return Revoke(self._session.lease_id)
+        return Commit(Purpose.RELEASE, (self._view.as_compare(record.key),), (Delete(record.key),))
+
+    def _committed(self, action: Commit, result: Committed, now: float) -> None:
+        if self.phase is Phase.RELEASING:
+            return
+        wait = _Awaited(self._view.epoch, since=now, read_at=now + READ_AGAIN_AFTER, revision=result.revision)
+        self._awaited = wait
+        if not result.succeeded:
+            found = {item.key: item.mod_revision for item in result.current}
+            wait.failed = tuple(c for c in action.compares if found.get(c.key, ABSENT) != c.mod_revision)
+            if not wait.failed:  # right revisions, other values: the store was restored, and the view is of before
+                wait.revision = None
+            if action.purpose is Purpose.CLAIM:
+                self._enter(Phase.SEEKING if self._held is None else Phase.RECLAIMING)
+        elif action.purpose is Purpose.CLAIM:
+            self._enter(Phase.CONFIRMING)
+        elif action.purpose is Purpose.REPAIR:
+            self._note(logging.INFO, f"put our lease right, {action.operations[0].key}")
+        elif action.purpose is Purpose.SWEEP:
+            self._note(logging.INFO, f"deleted a stray lease of ours, {action.operations[0].key}")
+
+    # --- judging ---
+
+    def _is_ours(self, record: LeaseRecord) -> bool:
+        """Whether what is at our key is our own: written by us, also late, or for us.
+
+        Our node id alone is not enough: a cloned machine has it too, but not an address that we advertised.
+        """
+        if record.lease.node_id is None:
+            return record.lease.public_ip == self.identity.public_ip
+        return record.lease.node_id == self.identity.node_id and record.lease.public_ip in self._addresses
+
+    def _know_address(self, address: IPv4Address) -> None:
+        self._addresses = (address, *(known for known in self._addresses if known != address))[:MAX_ADDRESSES]
+
+    def _is_of_our_past(self, record: LeaseRecord) -> bool:
+        """Whether a restored backup shows our lease as it was, with an address that an earlier process of ours had."""
+        ours = record.lease.node_id == self.identity.node_id and record.lease_id == self._session.lease_id
+        return ours and self._view.epoch != self._held_epoch
+
+    def _is_stray(self, record: LeaseRecord) -> bool:
+        return record.lease.node_id is not None and self._is_ours(record)
+
+    def _overlapping_others(self, lease: Lease, key: str) -> set[str]:
+        """Keys of other nodes' leases, malformed ones too, that share addresses with ``lease``."""
+        keys = self._view.overlapping(lease.subnet)
+        if lease.ipv6_subnet is not None:
+            keys |= self._view.overlapping(lease.ipv6_subnet)
+        records = ((other, self._view.record(other)) for other in keys if other != key)
+        return {other for other, record in records if record is None or not self._is_ours(record)}
+
+    def _wanted(self, config: NetworkConfig, lease: Lease) -> Lease:
+        return lease_of(self.identity, config, lease.subnet, lease.ipv6_subnet)
+
+    # --- changing ---
+
+    def _reclaim(self, why: str) -> None:
+        self._note(logging.WARNING, f"{why}; taking the same subnet again")
+        self._enter(Phase.RECLAIMING)
+
+    def _lose(self, record: LeaseRecord | None) -> None:
+        """Our subnet is another's now. It is not asked for again, nor is the etcd lease used that a clone may share."""
+        held = self._held
+        assert held is not None
+        whose = "another node" if record is None else record.lease.node_id or str(record.lease.public_ip)
+        self._note(logging.ERROR, f"{held.subnet} belongs to {whose} now; leasing another subnet")
+        self.memory = self.memory.without(held.lease)
+        self._held = None
+        if record is not None and record.lease.node_id == self.identity.node_id:
+            self._session.replace()
+        self.memory = replace(self.memory, etcd_lease_id=self._session.lease_id)
+        self._enter(Phase.SEEKING)
+
+    def _note(self, level: int, text: str) -> None:
+        self._notes = [*self._notes[-63:], (level, text)]
+
+    def _enter(self, phase: Phase) -> None:
+        assert phase in TRANSITIONS[self.phase], (self.phase, phase)
+        self.phase = phase

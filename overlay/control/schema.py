@@ -1,0 +1,316 @@
+"""flannel's etcd schema: keys and JSON values on one side, the facts of :mod:`overlay.model` on the other.
+
+* ``<prefix>/config`` holds the network's config (flannel: ``pkg/subnet/config.go``).
+* ``<prefix>/subnets/10.5.52.0-24`` holds one lease; ``10.5.52.0-24&fd00:5:52::-64`` is one of both families
+  (flannel: ``pkg/subnet/subnet.go``; ``pkg/lease/lease.go`` for the value).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from types import MappingProxyType
+from typing import TypeVar
+
+from overlay.control.members import Members, excerpt
+from overlay.control.store import NO_LEASE, KeyValue
+from overlay.errors import ConfigError, LeaseFormatError
+from overlay.model import UDP_PORT, BackendConfig, Lease, NetworkConfig, Pool
+
+MAX_NODE_ID_CHARS = 128
+"""Longest owner id. A machine-id has 32 characters, a host name at most 64."""
+
+DEFAULT_BACKEND = "udp"
+"""A config without Backend, and a lease without BackendType, are udp ones."""
+
+UNTYPED_BACKENDS = frozenset({"udp", "alloc"})
+"""Backends whose leases carry no BackendType (flannel: ``pkg/backend/udp``, ``pkg/backend/alloc``)."""
+
+MIN_MTU = 68
+"""Smallest MTU of an IPv4 link (RFC 791, section 3.2)."""
+
+MAX_MTU = 65535 - 28
+"""Largest inner packet: an IPv4 datagram (RFC 791) less the outer IPv4 and UDP headers, 20 + 8 bytes."""
+
+_LEASE_KEY = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3})-(\d{1,2})(?:&([0-9a-fA-F:.]{2,45})-(\d{1,3}))?")
+_MAX_LEN_V4 = 31
+_MAX_LEN_V6 = 127
+
+A = TypeVar("A", IPv4Address, IPv6Address)
+N = TypeVar("N", IPv4Network, IPv6Network)
+
+
+# --- keys -----------------------------------------------------------------------------------------------------------
+
+
+def config_key(prefix: str) -> str:
+    """Where the network's config is: ``/coreos.com/network`` gives ``/coreos.com/network/config``."""
+    return f"{prefix.rstrip('/')}/config"
+
+
+def subnets_prefix(prefix: str) -> str:
+    """What every lease's key begins with: ``/coreos.com/network`` gives ``/coreos.com/network/subnets/``."""
+    return f"{prefix.rstrip('/')}/subnets/"
+
+
+def format_lease_key(subnet: IPv4Network, ipv6_subnet: IPv6Network | None = None) -> str:
+    """The last part of a lease's key: ``10.5.52.0-24``, or ``10.5.52.0-24&fd00:5:52::-64`` for both families."""
+    name = f"{subnet.network_address}-{subnet.prefixlen}"
+    return name if ipv6_subnet is None else f"{name}&{ipv6_subnet.network_address}-{ipv6_subnet.prefixlen}"
+
+
+def parse_lease_key(key: str) -> tuple[IPv4Network, IPv6Network | None]:
+    """The subnets that a lease's key names; ``key`` may be the whole key or its last part alone.
+
+    Raises:
+        LeaseFormatError: not a lease's key, an impossible address or length, or host bits set.
+    """
+    match = _LEASE_KEY.fullmatch(key.rpartition("/")[2])
+    if match is None:
+        raise _bad_key(key, "a lease's key looks like 10.5.52.0-24")
+    base, length, base6, length6 = match.groups()
+    if int(length) > _MAX_LEN_V4:
+        raise _bad_key(key, f"prefix length {length} is more than {_MAX_LEN_V4}")
+    if length6 is not None and int(length6) > _MAX_LEN_V6:
+        raise _bad_key(key, f"IPv6 prefix length {length6} is more than {_MAX_LEN_V6}")
+    try:
+        subnet = IPv4Network((base, int(length)))
+        return subnet, None if base6 is None else IPv6Network((base6, int(length6)))
+    except ValueError as error:
+        raise _bad_key(key, str(error)) from None
+
+
+def _bad_key(key: str, cause: str) -> LeaseFormatError:
+    return LeaseFormatError(
+        f"malformed key: {cause}", about=f"lease {excerpt(key, 120)}", remedy="delete or correct the key in etcd"
+    )
+
+
+# --- leases ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRecord:
+    """A lease as it is in the store.
+
+    Attributes:
+        lease: what its key and value say.
+        key: the whole key.
+        mod_revision: the revision that a guarded write compares.
+        lease_id: the etcd lease that the key is attached to; NO_LEASE makes it a reservation.
+    """
+
+    lease: Lease
+    key: str
+    mod_revision: int
+    lease_id: int
+
+    @property
+    def reserved(self) -> bool:
+        """Whether it never expires."""
+        return self.lease_id == NO_LEASE
+
+
+def parse_lease(kv: KeyValue) -> LeaseRecord:
+    """A key and its value as a lease. Raises LeaseFormatError, which names the key and what is wrong."""
+    subnet, ipv6_subnet = parse_lease_key(kv.key)
+    return LeaseRecord(parse_lease_value(kv.value, subnet, ipv6_subnet), kv.key, kv.mod_revision, kv.lease_id)
+
+
+def parse_lease_value(value: bytes, subnet: IPv4Network, ipv6_subnet: IPv6Network | None = None) -> Lease:
+    """The lease that ``value`` publishes for the subnets that its key names.
+
+    Raises:
+        LeaseFormatError: not a JSON object, too long or too deep, no PublicIP, or a member of the wrong type.
+    """
+
+    def bad(name: str, value: object, rule: str) -> LeaseFormatError:
+        return LeaseFormatError(
+            f"malformed value: {f'{name} ' if name else ''}{rule}, not {excerpt(value)}",
+            about=f"lease {format_lease_key(subnet, ipv6_subnet)}",
+            remedy="delete or correct the key in etcd",
+        )
+
+    members = Members(value, bad)
+    public_ip = members.address("PublicIP", IPv4Address)
+    if public_ip is None or public_ip.is_unspecified or public_ip.is_multicast:
+        raise bad("PublicIP", public_ip or "absent", "must be a node's address")
+    node_id = members.get("NodeID", str, "")
+    if len(node_id) > MAX_NODE_ID_CHARS:
+        raise bad("NodeID", node_id, f"must have at most {MAX_NODE_ID_CHARS} characters")
+    return Lease(
+        subnet=subnet,
+        public_ip=public_ip,
+        backend_type=members.get("BackendType", str, "") or DEFAULT_BACKEND,
+        node_id=node_id or None,
+        ipv6_subnet=ipv6_subnet,
+        public_ipv6=members.address("PublicIPv6", IPv6Address),
+        backend_data=members.object("BackendData"),
+        backend_v6_data=members.object("BackendV6Data"),
+    )
+
+
+def format_lease_value(lease: Lease) -> bytes:
+    """The JSON that flanneld writes for ``lease``, byte for byte, with our NodeID as one more member at its end."""
+    fields: dict[str, object] = {
+        "PublicIP": str(lease.public_ip),
+        "PublicIPv6": None if lease.public_ipv6 is None else str(lease.public_ipv6),
+    }
+    if lease.backend_type not in UNTYPED_BACKENDS:
+        fields["BackendType"] = lease.backend_type
+    if lease.backend_data is not None:
+        fields["BackendData"] = dict(lease.backend_data)
+    if lease.backend_v6_data is not None:
+        fields["BackendV6Data"] = dict(lease.backend_v6_data)
+    if lease.node_id is not None:
+        fields["NodeID"] = lease.node_id
+    return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+# --- the network's config -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """How one address family spells its fields and which lengths flannel allows it."""
+
+    label: str
+    enable: str
+    network: str
+    subnet_len: str
+    subnet_min: str
+    subnet_max: str
+    max_subnet_len: int
+    usual_len: int
+    usual_up_to: int
+
+    @property
+    def max_network_len(self) -> int:
+        """The smallest useful network holds four of the smallest subnets."""
+        return self.max_subnet_len - 2
+
+
+_IPV4 = _Family("IPv4", "EnableIPv4", "Network", "SubnetLen", "SubnetMin", "SubnetMax", 30, 24, 22)
+_IPV6 = _Family("IPv6", "EnableIPv6", "IPv6Network", "IPv6SubnetLen", "IPv6SubnetMin", "IPv6SubnetMax", 126, 64, 62)
+
+
+def parse_config(text: bytes | str) -> NetworkConfig:
+    """The network's config, checked by flannel's rules and with its defaults filled in.
+
+    One rule more than flannel's: SubnetMin must not be above SubnetMax.
+
+    Raises:
+        ConfigError: names the field, its value, the rule it breaks and what to do.
+    """
+    members = Members(text, _bad_config)
+    ipv4 = ipv6 = None
+    if members.get(_IPV4.enable, bool, True):
+        ipv4 = _pool(members, _IPV4, IPv4Network, IPv4Address)
+    if members.get(_IPV6.enable, bool, False):
+        ipv6 = _pool(members, _IPV6, IPv6Network, IPv6Address)
+    if ipv4 is None and ipv6 is None:
+        raise _bad_config("EnableIPv4", "false", "must be true unless EnableIPv6 is")
+    backend = _backend(members.object("Backend") or {})
+    if backend.type == "udp":
+        udp_port(backend)
+        mtu(backend)
+    return NetworkConfig(ipv4, ipv6, backend, members.get("EnableNFTables", bool, False))
+
+
+def _pool(members: Members, family: _Family, make: type[N], address: type[A]) -> Pool[N, A]:
+    text = members.get(family.network, str, "")
+    if not text:
+        raise _bad_config(family.network, "absent", f'must be there, for example "{family.network}": {_EXAMPLE[make]}')
+    if not text.rpartition("/")[2].isdecimal() or "/" not in text:
+        raise _bad_config(family.network, text, "must be an address and a prefix length, as in " + _EXAMPLE[make])
+    try:
+        network = make(text, strict=False)
+    except ValueError as error:
+        raise _bad_config(family.network, text, f"must be an {family.label} network ({error})") from None
+    if network.prefixlen > family.max_network_len:
+        raise _bad_config(family.network, text, f"must be a /{family.max_network_len} or larger")
+    length = _subnet_len(members, family, network.prefixlen)
+    step = 1 << (network.max_prefixlen - length)
+    first = members.address(family.subnet_min, address)
+    last = members.address(family.subnet_max, address)
+    low = int(first or 0) or int(network.network_address) + step  # 0.0.0.0 is Go's "not given"
+    high = int(last or 0) or int(network.broadcast_address) + 1 - step
+    for name, base in ((family.subnet_min, low), (family.subnet_max, high)):
+        if address(base) not in network:
+            raise _bad_config(name, address(base), f"must be inside {family.network} {network}")
+        if base % step:
+            raise _bad_config(name, address(base), f"must be on a /{length} boundary, as {address(base - base % step)}")
+    if low > high:
+        raise _bad_config(family.subnet_min, address(low), f"must not be above {family.subnet_max} {address(high)}")
+    return Pool(network, length, address(low), address(high))
+
+
+_EXAMPLE: dict[type, str] = {IPv4Network: '"10.5.0.0/16"', IPv6Network: '"fd00:10:5::/56"'}
+
+
+def _subnet_len(members: Members, family: _Family, network_len: int) -> int:
+    length = members.get(family.subnet_len, int, 0)
+    if length == 0:
+        return family.usual_len if network_len <= family.usual_up_to else network_len + 2
+    if length < 0 or length > family.max_subnet_len:
+        raise _bad_config(family.subnet_len, length, f"must be at most {family.max_subnet_len}")
+    if length < network_len + 2:
+        rule = f"must be at least {network_len + 2}, so that the /{network_len} network holds four subnets"
+        raise _bad_config(family.subnet_len, length, rule)
+    return length
+
+
+def _backend(options: Mapping[str, object]) -> BackendConfig:
+    lowered = {name.lower(): value for name, value in options.items() if value is not None}
+    kind = lowered.pop("type", DEFAULT_BACKEND if not lowered else None)
+    if not isinstance(kind, str) or not kind:
+        raise _bad_config("Backend.Type", "absent" if kind is None else kind, 'must be a backend\'s name, as "udp"')
+    return BackendConfig(kind.lower(), MappingProxyType(lowered))
+
+
+def udp_port(backend: BackendConfig) -> int:
+    """The udp backend's ``Port``, UDP_PORT where there is none. Raises ConfigError: not a port number."""
+    return _number(backend, "Port", 1, 65535, UDP_PORT)
+
+
+def mtu(backend: BackendConfig) -> int | None:
+    """The backend's ``MTU`` in bytes, None where the agent may choose. Raises ConfigError: not a possible MTU."""
+    return _number(backend, "MTU", MIN_MTU, MAX_MTU, 0) or None
+
+
+def _number(backend: BackendConfig, name: str, low: int, high: int, default: int) -> int:
+    value = backend.options.get(name.lower(), default)
+    if value == 0 and type(value) is int:  # Go's zero value: as if it were not there
+        return default
+    if type(value) is not int or not low <= value <= high:
+        raise _bad_config(f"Backend.{name}", value, f"must be a whole number from {low} to {high}")
+    return value
+
+
+def _bad_config(name: str, value: object, rule: str) -> ConfigError:
+    return ConfigError(
+        f"{name} = {excerpt(value)}: {rule}" if name else f"{rule}, not {excerpt(value)}",
+        about="network config",
+        remedy="correct it with `overlay config set`",
+    )
+
+
+def render_config(config: NetworkConfig) -> str:
+    """The config with every default filled in, as indented JSON that :func:`parse_config` reads back to the same."""
+    fields: dict[str, object] = {"EnableIPv4": config.ipv4 is not None, "EnableIPv6": config.ipv6 is not None}
+    fields["EnableNFTables"] = config.enable_nftables
+    for family, pool in ((_IPV4, config.ipv4), (_IPV6, config.ipv6)):
+        if pool is not None:
+            fields[family.network] = str(pool.network)
+            fields[family.subnet_len] = pool.subnet_len
+            fields[family.subnet_min] = str(pool.subnet_min)
+            fields[family.subnet_max] = str(pool.subnet_max)
+    options: dict[str, object] = dict(config.backend.options)
+    if config.backend.type == "udp":
+        options.pop("port", None)
+        options["Port"] = udp_port(config.backend)
+    fields["Backend"] = {"Type": config.backend.type, **options}
+    return json.dumps(fields, indent=2)

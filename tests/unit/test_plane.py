@@ -1,0 +1,304 @@
+"""The control plane at work against a store in memory, with real tasks and a real clock."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from ipaddress import IPv4Address, IPv4Network
+from random import Random
+
+import pytest
+
+from overlay.control.allocator import Identity, Memory
+from overlay.control.engine import ControlSettings, ControlState
+from overlay.control.keeper import Phase
+from overlay.control.memory import MemoryCore, MemoryStore
+from overlay.control.plane import ControlPlane
+from overlay.control.store import KeyRange, Put, Snapshot
+from overlay.errors import ConfigError, StoreDeniedError
+from overlay.model import NetworkConfig
+
+CONFIG_KEY = "/coreos.com/network/config"
+SUBNETS = "/coreos.com/network/subnets/"
+IP = IPv4Address("172.31.0.1")
+LIMIT = 20.0
+"""Seconds that a condition may take; it takes milliseconds where nothing waits for a retry."""
+
+
+def put(core: MemoryCore, key: str, value: str) -> None:
+    core.commit([], [Put(key, value.encode())], time.monotonic())
+
+
+def configure(core: MemoryCore, **fields: object) -> None:
+    put(core, CONFIG_KEY, json.dumps({"Network": "10.0.0.0/16", **fields}))
+
+
+def new_core() -> MemoryCore:
+    core = MemoryCore()
+    configure(core)
+    return core
+
+
+def plane_of(core: MemoryCore, name: str = "me", ip: IPv4Address = IP, **settings: object) -> ControlPlane:
+    return ControlPlane(MemoryStore(core), ControlSettings(**settings), Identity(name, ip), rng=Random(name))  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def running(*planes: ControlPlane) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(plane.run()) for plane in planes]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def until(plane: ControlPlane, condition: Callable[[ControlState], object]) -> ControlState:
+    async with asyncio.timeout(LIMIT):
+        state = plane.state
+        while not condition(state):
+            state = await plane.changed(state.version)
+    return state
+
+
+def is_held(state: ControlState) -> bool:
+    return state.held is not None and state.phase is Phase.HELD
+
+
+async def test_a_node_gets_its_subnet_and_sees_a_peer_come_move_and_go() -> None:
+    core = new_core()
+    plane = plane_of(core)
+    async with running(plane):
+        state = await until(plane, is_held)
+        assert state.held is not None
+        assert state.config is not None
+        assert state.problems == ()
+        assert state.store_connected
+        assert state.memory.subnets == (state.held.subnet,)
+        put(core, f"{SUBNETS}10.0.200.0-24", '{"PublicIP":"172.31.0.9"}')
+        state = await until(plane, lambda state: len(state.peers) == 1)
+        put(core, f"{SUBNETS}10.0.200.0-24", '{"PublicIP":"172.31.0.8"}')
+        peer = IPv4Network("10.0.200.0/24")
+        await until(plane, lambda state: state.peers.peers[peer].public_ip == IPv4Address("172.31.0.8"))
+        core.remove(f"{SUBNETS}10.0.200.0-24", time.monotonic())
+        await until(plane, lambda state: len(state.peers) == 0)
+
+
+async def test_a_new_peer_is_seen_within_milliseconds() -> None:
+    core = new_core()
+    plane = plane_of(core)
+    delays = []
+    async with running(plane):
+        await until(plane, is_held)
+        for n in range(50):
+            began = time.monotonic()
+            put(core, f"{SUBNETS}10.0.{200 + n}.0-24", '{"PublicIP":"172.31.0.9"}')
+            await until(plane, lambda state, n=n: len(state.peers) == n + 1)  # type: ignore[misc]
+            delays.append(time.monotonic() - began)
+    assert sorted(delays)[len(delays) // 2] < 0.02
+
+
+async def test_two_hundred_agents_and_two_hundred_subnets() -> None:
+    core = MemoryCore()
+    configure(core, SubnetMin="10.0.1.0", SubnetMax="10.0.200.0")
+    planes = [plane_of(core, f"n{n}", IP + n) for n in range(200)]
+    logging.disable(logging.INFO)
+    try:
+        async with running(*planes), asyncio.timeout(4 * LIMIT):
+            for plane in planes:
+                state = plane.state
+                while not (is_held(state) and len(state.peers) == 199):
+                    state = await plane.changed(state.version)
+    finally:
+        logging.disable(logging.NOTSET)
+    assert len({plane.state.held.subnet for plane in planes if plane.state.held}) == 200
+
+
+async def test_a_wiped_store_gets_our_lease_back_and_the_config_is_told_missing() -> None:
+    core = new_core()
+    plane = plane_of(core)
+    async with running(plane):
+        before = await until(plane, is_held)
+        core.wipe()
+        gone = await until(plane, lambda state: "no network config" in " ".join(state.problems))
+        assert gone.config == before.config
+        after = await until(
+            plane, lambda state: core.read(KeyRange(SUBNETS), time.monotonic()).items and is_held(state)
+        )
+        assert after.held is not None
+        assert before.held is not None
+        assert after.held.subnet == before.held.subnet
+
+
+async def test_without_the_store_all_stays_as_it_is() -> None:
+    core = new_core()
+    put(core, f"{SUBNETS}10.0.200.0-24", '{"PublicIP":"172.31.0.9"}')
+    store = MemoryStore(core)
+    plane = ControlPlane(store, ControlSettings(), Identity("me", IP))
+    async with running(plane):
+        before = await until(plane, lambda state: is_held(state) and len(state.peers) == 1)
+        store.available = False
+        away = await until(plane, lambda state: not state.store_connected)
+        away = await until(plane, lambda state: state.problems)
+        assert away.held == before.held
+        assert away.peers is before.peers
+        assert "no endpoint answered" in away.problems[0]
+        store.available = True
+        back = await until(plane, lambda state: state.store_connected and not state.problems)
+        assert back.held == before.held
+
+
+async def test_waiting_for_a_config_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    core = MemoryCore()
+    plane = plane_of(core)
+    with caplog.at_level(logging.INFO):
+        async with running(plane):
+            state = await until(plane, lambda state: state.problems)
+            assert "there is no network config" in state.problems[0]
+            for n in range(5):
+                put(core, f"{SUBNETS}10.0.{n}.0-24", '{"PublicIP":"172.31.0.9"}')
+                await asyncio.sleep(0)
+            configure(core)
+            await until(plane, is_held)
+    told = [record.message for record in caplog.records if "no network config" in record.message]
+    assert len(told) == 2
+    assert told[1].startswith("over: ")
+
+
+async def test_a_compatible_config_is_applied_live() -> None:
+    """flannel 196, 1604: a changed config was ignored."""
+    core = new_core()
+    plane = plane_of(core)
+    async with running(plane):
+        held = (await until(plane, is_held)).held
+        configure(core, Network="10.0.0.0/8", SubnetLen=24, Backend={"Type": "udp", "Port": 9999})
+        state = await until(plane, lambda state: state.config and state.config.backend.options.get("port") == 9999)
+        assert state.config is not None
+        assert state.config.ipv4 is not None
+        assert str(state.config.ipv4.network) == "10.0.0.0/8"
+        assert state.held == held
+        assert not state.problems
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"SubnetLen": 25}, "SubnetLen changed from 24 to 25"),
+        ({"Network": "10.9.0.0/16"}, "is not one of 10.9.1.0 to 10.9.255.0"),
+        ({"Backend": {"Type": "vxlan"}}, "Backend.Type changed from udp to vxlan"),
+        ({"EnableIPv6": True, "IPv6Network": "fd00::/56"}, "EnableIPv6 changed"),
+        ({"Network": "nonsense"}, "Network = nonsense"),
+        ({"SubnetMin": "10.0.9.0", "SubnetMax": "10.0.8.0"}, "must not be above"),
+    ],
+)
+async def test_a_config_that_cannot_be_is_refused_and_the_last_runs_on(fields: dict[str, object], text: str) -> None:
+    core = new_core()
+    plane = plane_of(core)
+    async with running(plane):
+        before = await until(plane, is_held)
+        configure(core, **fields)
+        refused = await until(plane, lambda state: state.problems)
+        assert text in refused.problems[0]
+        assert refused.config == before.config
+        assert refused.held == before.held
+        configure(core)
+        await until(plane, lambda state: not state.problems)
+
+
+async def test_a_config_that_this_agent_cannot_run_is_waited_out() -> None:
+    def check(config: NetworkConfig) -> None:
+        if config.backend.type != "udp":
+            raise ConfigError(f"backend {config.backend.type} is not one of ours")
+
+    core = MemoryCore()
+    configure(core, Backend={"Type": "vxlan"})
+    plane = plane_of(core, check_config=check)
+    async with running(plane):
+        state = await until(plane, lambda state: state.problems)
+        assert "vxlan is not one of ours" in state.problems[0]
+        assert state.held is None
+        configure(core)
+        await until(plane, is_held)
+
+
+async def test_a_new_public_address_reaches_a_peer() -> None:
+    """flannel 408, 1052, 760: a changed public address needed a restart."""
+    core = new_core()
+    one, two = plane_of(core, "a", IP), plane_of(core, "b", IP + 1)
+    async with running(one, two):
+        held = (await until(one, is_held)).held
+        assert held is not None
+        await until(two, lambda state: is_held(state) and len(state.peers) == 1)
+        one.set_public_ip(IPv4Address("172.31.0.99"))
+        await until(two, lambda state: state.peers.peers[held.subnet].public_ip == IPv4Address("172.31.0.99"))
+        assert (await until(one, is_held)).held is not None
+
+
+async def test_release_gives_the_subnet_back() -> None:
+    core = new_core()
+    plane = plane_of(core)
+    async with running(plane):
+        await until(plane, is_held)
+        async with asyncio.timeout(LIMIT):
+            await plane.release()
+    assert core.read(KeyRange(SUBNETS), time.monotonic()).items == ()
+    assert plane.state.phase is Phase.RELEASED
+
+
+async def test_the_past_is_remembered_across_a_reboot() -> None:
+    """flannel 556, 2232: subnet.env in /run is lost at reboot, and with it the subnet."""
+    core = new_core()
+    memory = Memory((IPv4Network("10.0.123.0/24"),))
+    plane = ControlPlane(MemoryStore(core), ControlSettings(), Identity("me", IP), memory)
+    async with running(plane):
+        state = await until(plane, is_held)
+    assert state.held is not None
+    assert state.held.subnet == memory.subnets[0]
+
+
+async def test_every_change_is_seen_across_compaction() -> None:
+    core = new_core()
+    plane = plane_of(core)
+    async with running(plane):
+        await until(plane, is_held)
+        for n in range(30):
+            put(core, f"{SUBNETS}10.0.{n + 200}.0-24", '{"PublicIP":"172.31.0.9"}')
+            core.compact()
+        await until(plane, lambda state: len(state.peers) == 30)
+
+
+async def test_a_store_that_denies_is_told_and_tried_again() -> None:
+    class Denying(MemoryStore):
+        denies = True
+
+        async def read(self, span: KeyRange) -> Snapshot:
+            if self.denies:
+                raise StoreDeniedError("user overlay may not read", about="etcd", remedy="grant it the role")
+            return await super().read(span)
+
+    store = Denying(new_core())
+    plane = ControlPlane(store, ControlSettings(), Identity("me", IP))
+    async with running(plane):
+        state = await until(plane, lambda state: state.problems)
+        assert "may not read; grant it the role" in state.problems[0]
+        store.denies = False
+        await until(plane, is_held)
+
+
+async def test_away_for_long_it_costs_next_to_nothing() -> None:
+    """flannel 1830, 2171: 200 % CPU after etcd is lost."""
+    store = MemoryStore(new_core())
+    plane = ControlPlane(store, ControlSettings(), Identity("me", IP))
+    async with running(plane):
+        await until(plane, is_held)
+        store.available = False
+        await until(plane, lambda state: state.problems)
+        wall, used = time.monotonic(), time.process_time()
+        while time.monotonic() - wall < 1.0:
+            await asyncio.sleep(0.2)
+        assert (time.process_time() - used) / (time.monotonic() - wall) < 0.05
