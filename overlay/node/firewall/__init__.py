@@ -1,0 +1,18 @@
+"""Masquerading and forwarding for the overlay: flannel's rules, in iptables or nftables.
+
+* ``model``: what the rules mean, once, for both: pure.
+* ``iptables`` and ``nftables``: from meaning to the tool's language and back, and the difference between the rules
+  there should be and those there are: pure as well.
+* ``tools``: finds and runs the tools; the only part that starts processes.
+* ``reconciler``: :class:`Firewall`, which reads, compares and writes only what differs.
+
+Chains, comments and table names are flannel's, so flanneld and this agent replace each other's rules and never double
+them. Rules of others are read (to find the right place for ours) and never written.
+"""
+
+from __future__ import annotations
+
+from overlay.node.firewall.model import EMPTY, Ruleset, desired_rules
+from overlay.node.firewall.reconciler import Firewall
+
+__all__ = ["EMPTY", "Firewall", "Ruleset", "desired_rules"]

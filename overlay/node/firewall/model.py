@@ -1,0 +1,113 @@
+"""What the firewall rules mean, apart from any tool's language."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from ipaddress import IPv4Network
+
+MASQUERADED_MARK = 0x4000
+"""The mark kube-proxy puts on packets it masquerades itself (pkg/trafficmngr/trafficmngr.go, ``KubeProxyMark``)."""
+
+MULTICAST = IPv4Network("224.0.0.0/4")
+"""RFC 5771: an address of a group never answers, so masquerading a packet to one serves nobody."""
+
+
+class Hook(Enum):
+    """Where in the kernel's path of a packet a chain of ours is run."""
+
+    FORWARD = "forward"
+    POSTROUTING = "postrouting"
+
+
+class Verdict(Enum):
+    """What becomes of a packet that a rule matches. MASQUERADE picks its source port fully at random."""
+
+    ACCEPT = "accept"
+    RETURN = "return"
+    MASQUERADE = "masquerade"
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """An address inside ``network``, or outside of it."""
+
+    network: IPv4Network
+    outside: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """All that is given must hold. ``mark`` means that these bits of the packet's mark are set."""
+
+    verdict: Verdict
+    source: Match | None = None
+    destination: Match | None = None
+    mark: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Rules in the order in which they are tried; a packet that none of them ends goes on where it came from."""
+
+    hook: Hook
+    rules: tuple[Rule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ruleset:
+    """Everything of ours that should be in the firewall, and nothing else of ours should."""
+
+    chains: tuple[Chain, ...] = ()
+
+    def chain(self, hook: Hook) -> Chain | None:
+        """The chain run at ``hook``; None where there should be none."""
+        return next((chain for chain in self.chains if chain.hook is hook), None)
+
+    def only(self, *hooks: Hook) -> Ruleset:
+        """The part of this ruleset that is run at ``hooks``."""
+        return Ruleset(tuple(chain for chain in self.chains if chain.hook in hooks))
+
+
+EMPTY = Ruleset()
+
+
+def desired_rules(network: IPv4Network, subnet: IPv4Network, *, ip_masq: bool, forward_rules: bool = True) -> Ruleset:
+    """What flanneld keeps in the firewall (pkg/trafficmngr/iptables/iptables.go, ``masqRules``, ``forwardRules``).
+
+    Args:
+        network: the whole overlay.
+        subnet: this node's own.
+        ip_masq: ``--ip-masq``: masquerade what leaves the overlay, and what enters it from outside.
+        forward_rules: ``--iptables-forward-rules``: accept what is forwarded from and to the overlay.
+    """
+    chains = []
+    if forward_rules:
+        chains.append(
+            Chain(
+                Hook.FORWARD,
+                (
+                    Rule(Verdict.ACCEPT, source=Match(network)),
+                    Rule(Verdict.ACCEPT, destination=Match(network)),
+                ),
+            )
+        )
+    if ip_masq:
+        own, overlay, elsewhere = Match(subnet), Match(network), Match(network, outside=True)
+        chains.append(
+            Chain(
+                Hook.POSTROUTING,
+                (
+                    Rule(Verdict.RETURN, mark=MASQUERADED_MARK),
+                    # Containers see each other's own addresses.
+                    Rule(Verdict.RETURN, source=own, destination=overlay),
+                    Rule(Verdict.RETURN, source=overlay, destination=own),
+                    # What comes to our containers from outside was routed here on purpose: its source stays.
+                    Rule(Verdict.RETURN, source=elsewhere, destination=own),
+                    Rule(Verdict.MASQUERADE, source=overlay, destination=Match(MULTICAST, outside=True)),
+                    # The host itself, with an underlay address, needs one that the peers send answers back to.
+                    Rule(Verdict.MASQUERADE, source=elsewhere, destination=overlay),
+                ),
+            )
+        )
+    return Ruleset(tuple(chains))

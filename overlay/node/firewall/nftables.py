@@ -1,0 +1,107 @@
+"""The rules as nftables has them, in a table of our own, read and written as nft's JSON (libnftables-json(5)). Pure.
+
+The table's and chains' names are flannel's (pkg/trafficmngr/nftables/nftables.go): ``ip flannel-ipv4`` with
+``forward`` and ``postrtg``. The table is ours as a whole, so any difference means: written anew, in one transaction.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from overlay.node.firewall.model import Chain, Hook, Match, Rule, Ruleset, Verdict
+
+Json = dict[str, Any]
+
+FAMILY = "ip"
+TABLE = "flannel-ipv4"
+
+_CHAINS: dict[Hook, Json] = {
+    Hook.FORWARD: {"name": "forward", "type": "filter", "hook": "forward", "prio": 0, "policy": "accept"},
+    Hook.POSTROUTING: {"name": "postrtg", "type": "nat", "hook": "postrouting", "prio": 100, "policy": "accept"},
+}
+"""Base chains; priorities are nft's "filter" and "srcnat"."""
+
+_COMMENTS = {Hook.FORWARD: "flanneld forward", Hook.POSTROUTING: "flanneld masq"}
+
+_VERDICTS: dict[Verdict, Json] = {
+    Verdict.ACCEPT: {"accept": None},
+    Verdict.RETURN: {"return": None},
+    Verdict.MASQUERADE: {"masquerade": {"flags": "fully-random"}},
+}
+
+
+def render(ruleset: Ruleset) -> list[Json]:
+    """The table's objects in the form in which ``nft -j list table`` prints them, without handles; [] for no table."""
+    if not ruleset.chains:
+        return []
+    objects: list[Json] = [{"table": {"family": FAMILY, "name": TABLE}}]
+    for chain in ruleset.chains:
+        objects.append({"chain": {"family": FAMILY, "table": TABLE, **_CHAINS[chain.hook]}})
+    for chain in ruleset.chains:
+        objects += [{"rule": rule} for rule in _rules(chain)]
+    return objects
+
+
+def parse(text: str) -> list[Json]:
+    """What ``nft -j list table`` printed, as :func:`render` would have it."""
+    objects = [item for item in json.loads(text)["nftables"] if "metainfo" not in item]
+    for item in objects:
+        for content in item.values():
+            content.pop("handle", None)
+    # nft prints each chain followed by its rules, or all chains first, depending on its version.
+    return sorted(objects, key=lambda item: _ORDER.index(kind) if (kind := next(iter(item))) in _ORDER else len(_ORDER))
+
+
+_ORDER = ("table", "chain", "rule")
+
+
+def same(actual: list[Json], wanted: list[Json]) -> bool:
+    """Whether the table is right; the order of chains does not matter, that of rules within a chain does."""
+
+    def by_chain(objects: list[Json]) -> tuple[list[Json], dict[str, Json], dict[str, list[Json]]]:
+        chains = {item["chain"]["name"]: item["chain"] for item in objects if "chain" in item}
+        rules: dict[str, list[Json]] = {name: [] for name in chains}
+        for item in objects:
+            if "rule" in item:
+                rules.setdefault(item["rule"]["chain"], []).append(item["rule"])
+        return [item for item in objects if "chain" not in item and "rule" not in item], chains, rules
+
+    return by_chain(actual) == by_chain(wanted)
+
+
+def transaction(wanted: list[Json]) -> str:
+    """Input for ``nft -j -f -`` that puts ``wanted`` in place of the table as it is, whether there is one or not."""
+    table = {"table": {"family": FAMILY, "name": TABLE}}
+    commands = [{"add": table}, {"delete": table}, *({"add": item} for item in wanted)]
+    return json.dumps({"nftables": commands})
+
+
+def _rules(chain: Chain) -> list[Json]:
+    place = {"family": FAMILY, "table": TABLE, "chain": _CHAINS[chain.hook]["name"]}
+    return [{**place, "comment": _COMMENTS[chain.hook], "expr": _expressions(rule)} for rule in chain.rules]
+
+
+def _expressions(rule: Rule) -> list[Json]:
+    expressions: list[Json] = []
+    if rule.mark is not None:
+        bits = {"&": [{"meta": {"key": "mark"}}, rule.mark]}
+        expressions.append({"match": {"op": "==", "left": bits, "right": rule.mark}})
+    for field, match in (("saddr", rule.source), ("daddr", rule.destination)):
+        if match is not None:
+            expressions.append(_address(field, match))
+    return [*expressions, _VERDICTS[rule.verdict]]
+
+
+def _address(field: str, match: Match) -> Json:
+    network = match.network
+    right: str | Json = str(network.network_address)
+    if network.prefixlen < network.max_prefixlen:
+        right = {"prefix": {"addr": right, "len": network.prefixlen}}
+    return {
+        "match": {
+            "op": "!=" if match.outside else "==",
+            "left": {"payload": {"protocol": "ip", "field": field}},
+            "right": right,
+        }
+    }

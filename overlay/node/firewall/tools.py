@@ -1,0 +1,114 @@
+"""Finds and runs iptables and nft; the firewall's only door to other processes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from overlay.errors import NodeError, PrivilegeError
+
+_SEARCH_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"))
+
+_BANNER = re.compile(r"^[\w-]+ v[\d.]+ \(\w+\):")
+"""What iptables puts in front of its errors: ``iptables-restore v1.8.9 (nf_tables):``."""
+
+_LOCK_SECONDS = 10
+"""How long iptables may wait for another's lock on the tables: kube-proxy holds it for seconds on large nodes."""
+
+_LIMIT_SECONDS = 30
+"""After this long a tool is considered hung; longer than it may wait for the lock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """Where the tools are; None for one that is not installed.
+
+    ``iptables-save`` and ``iptables-restore`` are whatever variant (legacy or nft) this machine calls iptables, which
+    is the one that Docker uses too.
+    """
+
+    iptables_save: str | None
+    iptables_restore: str | None
+    nft: str | None
+
+    @classmethod
+    def locate(cls) -> Tools:
+        return cls(*(shutil.which(name, path=_SEARCH_PATH) for name in ("iptables-save", "iptables-restore", "nft")))
+
+    @property
+    def has_iptables(self) -> bool:
+        return self.iptables_save is not None and self.iptables_restore is not None
+
+    @property
+    def has_nftables(self) -> bool:
+        return self.nft is not None
+
+    def save(self, table: str) -> str:
+        """One table of iptables as text. Raises NodeError, PrivilegeError."""
+        return _run([_found(self.iptables_save, "iptables"), "-t", table])
+
+    def restore(self, script: str) -> None:
+        """Carries a script out, each table of it as a whole or not at all. Raises NodeError, PrivilegeError."""
+        restore = _found(self.iptables_restore, "iptables")
+        _run([restore, "--noflush", "--wait", str(_LOCK_SECONDS)], script)
+
+    def list_table(self, family: str, name: str) -> str | None:
+        """A table of nftables as JSON; None if there is none. Raises NodeError, PrivilegeError."""
+        try:
+            return _run([_found(self.nft, "nftables"), "-j", "list", "table", family, name])
+        except NodeError as error:
+            if "No such file or directory" in error.cause:
+                return None
+            raise
+
+    def transact(self, commands: str) -> None:
+        """Carries commands in nft's JSON out, all or none. Raises NodeError, PrivilegeError."""
+        _run([_found(self.nft, "nftables"), "-j", "-f", "-"], commands)
+
+
+def _found(path: str | None, package: str) -> str:
+    if path is None:
+        raise NodeError("not installed", about=package, remedy=f"apt-get install {package}")
+    return path
+
+
+def _run(command: Sequence[str], text: str = "") -> str:
+    """Runs a tool to its end; returns what it printed."""
+    name = os.path.basename(command[0])
+    try:
+        done = subprocess.run(
+            command,
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=_LIMIT_SECONDS,
+            env={"PATH": _SEARCH_PATH, "LC_ALL": "C"},
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise NodeError(
+            f"no answer in {_LIMIT_SECONDS} s", about=name, remedy="see what holds the lock on the tables"
+        ) from error
+    except OSError as error:
+        raise NodeError(error.strerror or str(error), about=command[0], remedy="install the package again") from error
+    if done.returncode == 0:
+        return done.stdout
+    lines = (_BANNER.sub("", line).strip() for line in done.stderr.splitlines())
+    cause = "; ".join([line for line in lines if line][:2]) or f"exit status {done.returncode}"
+    if "ermission denied" in cause or "Operation not permitted" in cause:
+        raise PrivilegeError(
+            cause, about=name, remedy="run as root or with CAP_NET_ADMIN and CAP_NET_RAW in this network namespace"
+        )
+    raise NodeError(cause, about=name, remedy=_remedy(cause))
+
+
+def _remedy(cause: str) -> str:
+    if "incompatible" in cause or "CHAIN_ADD failed" in cause:
+        return "something made with nft stands in iptables' own table: move it to a table of its own"
+    if "lock" in cause:
+        return "another program holds the lock on the tables: it is tried again"
+    return ""

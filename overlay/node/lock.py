@@ -1,0 +1,39 @@
+"""One agent a state directory: a lock that ends with the process, however it ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from overlay.errors import FileError, NodeError
+
+
+def lock(directory: Path) -> int:
+    """Takes the agent's lock; it lasts as long as the returned file descriptor is open.
+
+    Raises:
+        NodeError: another agent holds it.
+        FileError: the directory cannot be used.
+    """
+    path = directory / "agent.lock"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise FileError(
+            error.strerror or str(error), about=f"cannot use {directory}", remedy="choose another --state-dir"
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise NodeError(
+            f"another agent runs there (process {holder or 'unknown'})",
+            about=str(directory),
+            remedy="stop it, or give this one a --state-dir of its own",
+        ) from error
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor

@@ -1,0 +1,270 @@
+"""The kernel's links, addresses and routes as plain facts; the package's own user of pyroute2.
+
+:class:`Netlink` is synchronous: pyroute2's plain interface runs an event loop of its own, so asynchronous code calls
+it through ``asyncio.to_thread``. :func:`changes` is asynchronous and only tells *that* something changed: whoever
+reconciles looks at the whole state anyway.
+
+IPv4 only, main routing table only: that is all the overlay touches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import struct
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from ipaddress import IPv4Address, IPv4Network
+from types import TracebackType
+from typing import Any, Self
+
+from pyroute2 import AsyncIPRoute, IPRoute
+from pyroute2.netlink import rtnl
+from pyroute2.netlink.exceptions import NetlinkError
+
+from overlay.errors import InterfaceError, NodeError, PrivilegeError
+
+_IFF_UP = 0x1
+_RT_TABLE_MAIN = 254
+
+# struct nlmsghdr and ifinfomsg, and the attributes on the way to one IPv4 setting of one link.
+_NLMSGHDR = struct.Struct("=IHHII")
+_IFINFOMSG = struct.Struct("=BxHiII")
+_ERROR = struct.Struct("=i")
+_U32 = struct.Struct("=I")
+_RTM_SETLINK = 19
+_NLM_F_REQUEST, _NLM_F_ACK = 1, 4
+_NLA_F_NESTED = 0x8000
+_IFLA_AF_SPEC, _IFLA_INET_CONF, _IPV4_DEVCONF_ACCEPT_LOCAL = 26, 1, 23
+_GROUPS = rtnl.RTMGRP_LINK | rtnl.RTMGRP_IPV4_IFADDR | rtnl.RTMGRP_IPV4_ROUTE
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A network interface.
+
+    Attributes:
+        kind: rtnetlink's ("tun", "veth", "bridge", …), empty for hardware.
+        accept_local: whether packets may come in from a source that is an address of ours (ip-sysctl, accept_local).
+    """
+
+    index: int
+    name: str
+    mtu: int
+    up: bool
+    kind: str = ""
+    accept_local: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An IPv4 address on a link; ``secondary`` ones were added later to a subnet that already had one."""
+
+    index: int
+    address: IPv4Address
+    prefixlen: int
+    secondary: bool = False
+
+
+class RouteType(IntEnum):
+    """What a route does with packets (linux/rtnetlink.h, RTN_*); the others are none of ours."""
+
+    UNICAST = 1
+    BLACKHOLE = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route of the main table. ``scope`` and ``protocol`` are rtnetlink's numbers (253 link; 2 kernel, 3 boot)."""
+
+    destination: IPv4Network
+    index: int | None
+    gateway: IPv4Address | None = None
+    source: IPv4Address | None = None
+    scope: int = 0
+    protocol: int = 3
+    metric: int = 0
+    type: RouteType = RouteType.UNICAST
+
+
+_ROUTE_TYPES = frozenset(int(kind) for kind in RouteType)
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turns netlink's errno into a clear error about ``what``."""
+    try:
+        yield
+    except NetlinkError as error:
+        if error.code in (errno.EPERM, errno.EACCES):
+            raise PrivilegeError(
+                "not permitted", about=what, remedy="run as root or with CAP_NET_ADMIN in this network namespace"
+            ) from error
+        raise NodeError(f"the kernel says: {error.args[-1]}", about=what) from error
+
+
+class RouteSocket:
+    """One rtnetlink socket, to be used as a context manager and from one thread at a time."""
+
+    def __init__(self) -> None:
+        self._route: Any = IPRoute()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._route.close()
+
+
+class Netlink(RouteSocket):
+    """Links, IPv4 addresses and routes of this namespace."""
+
+    def links(self) -> list[Link]:
+        return [_link(message) for message in self._route.get_links()]
+
+    def link(self, name: str) -> Link | None:
+        """The interface called ``name``; None if there is none."""
+        return next((link for link in self.links() if link.name == name), None)
+
+    def addresses(self, index: int | None = None) -> list[Address]:
+        """IPv4 addresses, of one interface or of all, in the kernel's order."""
+        found = [_address(message) for message in self._route.get_addr(family=socket.AF_INET)]
+        return [address for address in found if index is None or address.index == index]
+
+    def routes(self, index: int | None = None) -> list[Route]:
+        """IPv4 routes of the main table, of one interface or of all."""
+        messages = self._route.get_routes(family=socket.AF_INET, table=_RT_TABLE_MAIN)
+        found = [_route(message) for message in messages if message["type"] in _ROUTE_TYPES]
+        return [route for route in found if index is None or route.index == index]
+
+    def route_to(self, destination: IPv4Address) -> Route:
+        """The route that a packet to ``destination`` would take.
+
+        Raises:
+            InterfaceError: there is none.
+        """
+        try:
+            return _route(next(iter(self._route.route("get", dst=str(destination)))))
+        except (NetlinkError, StopIteration) as error:
+            raise InterfaceError(
+                "no route", about=str(destination), remedy="add one, or name the interface with --iface"
+            ) from error
+
+    def set_link(self, link: Link, *, mtu: int | None = None, up: bool | None = None) -> None:
+        wanted: dict[str, Any] = {}
+        if mtu is not None:
+            wanted["mtu"] = mtu
+        if up is not None:
+            wanted["state"] = "up" if up else "down"
+        with explained(f"interface {link.name}"):
+            self._route.link("set", index=link.index, **wanted)
+
+    @staticmethod
+    def accept_local(link: Link) -> None:
+        """Lets packets in from our own addresses. By netlink: a service may not be allowed to write to /proc/sys.
+
+        pyroute2 reads this attribute and does not write it, so the message is made here (linux/if_link.h).
+        """
+        setting = _attribute(_IPV4_DEVCONF_ACCEPT_LOCAL, _U32.pack(1))
+        inet = _attribute(socket.AF_INET | _NLA_F_NESTED, _attribute(_IFLA_INET_CONF | _NLA_F_NESTED, setting))
+        body = _IFINFOMSG.pack(0, 0, link.index, 0, 0) + _attribute(_IFLA_AF_SPEC | _NLA_F_NESTED, inet)
+        header = _NLMSGHDR.pack(_NLMSGHDR.size + len(body), _RTM_SETLINK, _NLM_F_REQUEST | _NLM_F_ACK, 1, 0)
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as route:
+            route.send(header + body)
+            (code,) = _ERROR.unpack_from(route.recv(1 << 12), _NLMSGHDR.size)
+        with explained(f"accept_local of {link.name}"):
+            if code:
+                raise NetlinkError(-code)
+
+    def delete_link(self, link: Link) -> None:
+        with explained(f"interface {link.name}"):
+            self._route.link("del", index=link.index)
+
+    def add_address(self, link: Link, address: IPv4Address, prefixlen: int) -> None:
+        with explained(f"address {address}/{prefixlen} on {link.name}"):
+            self._route.addr("replace", index=link.index, address=str(address), prefixlen=prefixlen)
+
+    def delete_address(self, link: Link, address: Address) -> None:
+        with explained(f"address {address.address}/{address.prefixlen} on {link.name}"):
+            self._route.addr("del", index=link.index, address=str(address.address), prefixlen=address.prefixlen)
+
+    def replace_route(self, route: Route) -> None:
+        with explained(f"route {route.destination}"):
+            self._route.route("replace", **_request(route))
+
+    def delete_route(self, route: Route) -> None:
+        with explained(f"route {route.destination}"):
+            self._route.route("del", **_request(route))
+
+
+async def changes() -> AsyncIterator[None]:
+    """Yields once after each burst of changes to links, IPv4 addresses or IPv4 routes of this namespace."""
+    async with AsyncIPRoute() as route:
+        await route.bind(_GROUPS)
+        while True:
+            async for _ in route.get():
+                pass
+            yield
+            # A burst (docker starting a container) is some twenty messages: look once, after it.
+            await asyncio.sleep(0.05)
+
+
+def _attribute(kind: int, payload: bytes) -> bytes:
+    """One netlink attribute (struct nlattr), padded to four bytes."""
+    length = 4 + len(payload)
+    return struct.pack("=HH", length, kind) + payload + bytes(-length % 4)
+
+
+def _link(message: Any) -> Link:
+    return Link(
+        index=message["index"],
+        name=message.get("ifname"),
+        mtu=message.get("mtu"),
+        up=bool(message["flags"] & _IFF_UP),
+        kind=message.get(("linkinfo", "kind")) or "",
+        accept_local=bool((message.get(("af_spec", "af_inet")) or {}).get("accept_local")),
+    )
+
+
+def _address(message: Any) -> Address:
+    # On a point-to-point link IFA_ADDRESS is the far end; IFA_LOCAL is always ours (linux/if_addr.h).
+    return Address(
+        index=message["index"],
+        address=IPv4Address(message.get("local") or message.get("address")),
+        prefixlen=message["prefixlen"],
+        secondary=bool(message["flags"] & 0x01),  # IFA_F_SECONDARY
+    )
+
+
+def _route(message: Any) -> Route:
+    gateway, source = message.get("gateway"), message.get("prefsrc")
+    return Route(
+        destination=IPv4Network((message.get("dst") or "0.0.0.0", message["dst_len"])),
+        index=message.get("oif"),
+        gateway=IPv4Address(gateway) if gateway else None,
+        source=IPv4Address(source) if source else None,
+        scope=message["scope"],
+        protocol=message["proto"],
+        metric=message.get("priority") or 0,
+        type=RouteType(message["type"]) if message["type"] in _ROUTE_TYPES else RouteType.UNICAST,
+    )
+
+
+def _request(route: Route) -> dict[str, Any]:
+    request: dict[str, Any] = {"dst": str(route.destination), "scope": route.scope, "proto": route.protocol}
+    if route.type is not RouteType.UNICAST:
+        request["type"] = int(route.type)
+    if route.metric:
+        request["priority"] = route.metric
+    if route.index is not None:
+        request["oif"] = route.index
+    if route.gateway is not None:
+        request["gateway"] = str(route.gateway)
+    if route.source is not None:
+        request["prefsrc"] = str(route.source)
+    return request

@@ -1,0 +1,41 @@
+"""What must be there before anything else makes sense; each missing thing is named at once, with its remedy."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from overlay.errors import DeviceError, PrivilegeError
+
+_CAP_NET_ADMIN = 12
+"""Bit of CAP_NET_ADMIN in a capability set (linux/capability.h)."""
+
+_TUN = Path("/dev/net/tun")
+
+
+def check() -> None:
+    """Raises PrivilegeError or DeviceError where the agent could never work."""
+    if not _effective_capabilities() & (1 << _CAP_NET_ADMIN):
+        raise PrivilegeError(
+            "the agent changes links and routes, and may not", remedy="run it as root, or with CAP_NET_ADMIN"
+        )
+    try:
+        mode = os.stat(_TUN).st_mode
+    except OSError as error:
+        raise DeviceError(
+            error.strerror or str(error), about=str(_TUN), remedy="load the driver with 'modprobe tun'"
+        ) from error
+    if not stat.S_ISCHR(mode):
+        raise DeviceError(
+            "is no character device",
+            about=str(_TUN),
+            remedy=f"remove it and make it with 'mknod {_TUN} c 10 200'",
+        )
+
+
+def _effective_capabilities() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16)
+    return 0

@@ -1,0 +1,58 @@
+"""``subnet.env``: what flanneld tells Docker's start scripts (pkg/subnet/subnet.go, ``WriteSubnetFile``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from pathlib import Path
+
+from overlay.node.files import write_atomically
+
+
+@dataclass(frozen=True, slots=True)
+class SubnetEnv:
+    """The file's content; ``subnet`` and ``ipv6_subnet`` are written as the gateway's address (base + 1)."""
+
+    network: IPv4Network
+    subnet: IPv4Network
+    mtu: int
+    ip_masq: bool
+    ipv6_network: IPv6Network | None = None
+    ipv6_subnet: IPv6Network | None = None
+
+    def render(self) -> str:
+        """The bytes flanneld writes, in its order, each line ended."""
+        lines = [
+            f"FLANNEL_NETWORK={self.network}",
+            f"FLANNEL_SUBNET={IPv4Interface((self.subnet.network_address + 1, self.subnet.prefixlen))}",
+        ]
+        if self.ipv6_network is not None and self.ipv6_subnet is not None:
+            gateway = IPv6Interface((self.ipv6_subnet.network_address + 1, self.ipv6_subnet.prefixlen))
+            lines += [f"FLANNEL_IPV6_NETWORK={self.ipv6_network}", f"FLANNEL_IPV6_SUBNET={gateway}"]
+        lines += [f"FLANNEL_MTU={self.mtu}", f"FLANNEL_IPMASQ={str(self.ip_masq).lower()}"]
+        return "".join(f"{line}\n" for line in lines)
+
+    def variables(self) -> dict[str, str]:
+        """The same as environment variables."""
+        return dict(line.split("=", 1) for line in self.render().splitlines())
+
+
+def write(path: Path, content: SubnetEnv) -> bool:
+    """Replaces the file atomically, mode 0644; returns whether it changed. Raises FileError."""
+    return write_atomically(path, content.render())
+
+
+def previous_subnet(path: Path) -> IPv4Network | None:
+    """The subnet that the file names, whoever wrote it; None if there is no file or no usable line in it."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError):
+        return None
+    for line in text.splitlines():
+        key, _, value = line.partition("=")
+        if key.strip() == "FLANNEL_SUBNET":
+            try:
+                return IPv4Interface(value.strip()).network
+            except ValueError:
+                return None
+    return None

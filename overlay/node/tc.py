@@ -1,0 +1,235 @@
+"""Traffic control by netlink: eBPF filters on an interface, and the veth pair that packets pass for GRO.
+
+Beside :mod:`overlay.node.netlink` the package's other user of pyroute2, synchronous like it: asynchronous code calls
+it through ``asyncio.to_thread``. Other people's qdiscs and filters on an interface are left alone, and in their order.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from fnmatch import fnmatch
+from ipaddress import IPv4Address
+from typing import Any
+
+from pyroute2 import Ethtool
+from pyroute2.ethtool.ioctl import EthtoolError
+from pyroute2.netlink.exceptions import NetlinkError
+
+from overlay.errors import DeviceError, NodeError
+from overlay.node.netlink import RouteSocket, explained
+
+FIRST_PRIORITY = 8285
+"""Where a filter of ours goes: behind those of the lower numbers that other tools tend to use."""
+
+_ETH_P_IP = 0x0800
+_RTM_F_FIB_MATCH = 0x2000
+_RTN_UNICAST = 1
+_ARPHRD_ETHER = 1
+_IFF_UP = 0x1
+_IN6_ADDR_GEN_MODE_NONE = 1
+_MAX_MTU = 65535
+
+
+class Hook(Enum):
+    """Where on an interface a filter runs; the value is netlink's parent (``TC_H_CLSACT`` with a minor number)."""
+
+    INGRESS = 0xFFFFFFF2
+    EGRESS = 0xFFFFFFF3
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A link as filters see it: ``ethernet`` tells whether its packets begin with an Ethernet header."""
+
+    index: int
+    name: str
+    ethernet: bool
+    kind: str
+    up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """An attached eBPF filter; ``name`` is free text given when it was attached."""
+
+    priority: int
+    handle: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class VethPair:
+    """Both ends, and whether anything about them had to be changed."""
+
+    sender: Device
+    receiver: Device
+    changed: bool
+
+
+class TrafficControl(RouteSocket):
+    """Filters, qdiscs and the veth pair of this namespace."""
+
+    def device(self, name: str) -> Device | None:
+        """The link called ``name``; None if there is none."""
+        with explained(f"interface {name}"):
+            try:
+                return _device(self._route.link("get", ifname=name)[0])
+            except NetlinkError as error:
+                if error.code == errno.ENODEV:
+                    return None
+                raise
+
+    def devices(self) -> list[Device]:
+        """All links of this namespace."""
+        with explained("interfaces"):
+            return [_device(message) for message in self._route.get_links()]
+
+    def towards(self, address: IPv4Address) -> set[int]:
+        """Indexes of the interfaces by which the route to ``address`` leaves; several if it has several next hops."""
+        with explained(f"route to {address}"):
+            try:
+                message = next(iter(self._route.route("get", dst=str(address), flags=_RTM_F_FIB_MATCH)))
+            except NetlinkError as error:
+                if error.code in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL):
+                    return set()  # unreachable, prohibited, blackhole
+                raise
+        if message["type"] != _RTN_UNICAST:
+            return set()
+        hops = message.get_attr("RTA_MULTIPATH") or ()
+        return {hop["oif"] for hop in hops} or {message.get_attr("RTA_OIF")}
+
+    def filters(self, device: Device, hook: Hook) -> list[Filter]:
+        """The eBPF filters on a hook in the order in which they run; none where there is no clsact qdisc."""
+        found = []
+        with explained(f"filters of {device.name}"):
+            for message in self._route.get_filters(index=device.index, parent=hook.value):
+                options = message.get_attr("TCA_OPTIONS")
+                if message.get_attr("TCA_KIND") == "bpf" and options is not None:
+                    name = options.get_attr("TCA_BPF_NAME") or ""
+                    found.append(Filter(message["info"] >> 16, message["handle"], name))
+        return found
+
+    def set_filter(self, device: Device, hook: Hook, wanted: Filter, program_fd: int) -> None:
+        """Attaches a program, or puts it in the place of the one with the same priority and handle, in one step.
+
+        Raises:
+            PrivilegeError, NodeError: not attached; what was there before still is.
+        """
+        with explained(f"{hook.name.lower()} filter on {device.name}"):
+            self._ensure_clsact(device, hook)
+            self._route.tc(
+                "replace-filter",
+                "bpf",
+                device.index,
+                wanted.handle,
+                parent=hook.value,
+                prio=wanted.priority,
+                protocol=_ETH_P_IP,
+                fd=program_fd,
+                name=wanted.name,
+                direct_action=True,
+            )
+
+    def delete_filter(self, device: Device, hook: Hook, filter_: Filter) -> None:
+        """Detaches one filter, and removes the qdisc when that was the last one on either hook."""
+        with explained(f"{hook.name.lower()} filter on {device.name}"):
+            self._route.tc(
+                "del-filter",
+                "bpf",
+                device.index,
+                filter_.handle,
+                parent=hook.value,
+                prio=filter_.priority,
+                protocol=_ETH_P_IP,
+            )
+            hooks = [list(self._route.get_filters(index=device.index, parent=each.value)) for each in Hook]
+            if not any(hooks) and "clsact" in self._qdiscs(device):
+                self._route.tc("del", "clsact", device.index)
+
+    def ensure_gro_pair(self, sender: str, receiver: str, queues: int) -> VethPair:
+        """A veth pair that merges TCP segments one way, and finishes packets the other way.
+
+        veth hands packets to NAPI, where GRO is, only when the sending end could not send big ones itself: so its TSO
+        is off (drivers/net/veth.c, ``veth_skb_is_eligible_for_gro``). The receiving end has no offloads when it sends,
+        so that the kernel fills in checksums and cuts segments before. Both are without addresses, IPv6 included.
+
+        Raises:
+            DeviceError: one of the names belongs to another interface, or the kernel has no veth.
+        """
+        with explained(f"veth pair {sender}, {receiver}"):
+            ends = self.device(sender), self.device(receiver)
+            if any(end is not None and end.kind != "veth" for end in ends):
+                raise DeviceError("exists and is no veth", about=f"{sender} or {receiver}", remedy="rename it")
+            changed = None in ends
+            if changed:
+                for end in filter(None, ends):
+                    self._route.link("del", index=end.index)
+                shape = {"num_tx_queues": queues, "num_rx_queues": queues, "mtu": _MAX_MTU}
+                self._route.link("add", ifname=sender, kind="veth", peer={"ifname": receiver, **shape}, **shape)
+                ends = self.device(sender), self.device(receiver)
+            first, second = ends
+            if first is None or second is None:
+                raise DeviceError("was removed while it was set up", about=f"{sender}, {receiver}", remedy="try again")
+            for end in (first, second):
+                if not end.up:
+                    self._silence_ipv6(end)
+                    self._route.link("set", index=end.index, state="up")
+                    changed = True
+        changed |= _set_features(sender, {"tx-tcp*-segmentation": False})
+        changed |= _set_features(receiver, {"tx-checksum-ip-generic": False, "tx-*segmentation": False, "rx-gro": True})
+        return VethPair(first, second, changed)
+
+    def delete_device(self, device: Device) -> None:
+        """Removes a link; of a veth pair, both."""
+        with explained(f"interface {device.name}"):
+            self._route.link("del", index=device.index)
+
+    def _silence_ipv6(self, device: Device) -> None:
+        try:
+            inet6 = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _IN6_ADDR_GEN_MODE_NONE)]}
+            self._route.link("set", index=device.index, IFLA_AF_SPEC={"attrs": [("AF_INET6", inet6)]})
+        except NetlinkError as error:
+            if error.code not in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL):  # no IPv6 here: silent anyway
+                raise
+
+    def _qdiscs(self, device: Device) -> list[str]:
+        return [message.get_attr("TCA_KIND") for message in self._route.get_qdiscs(index=device.index)]
+
+    def _ensure_clsact(self, device: Device, hook: Hook) -> None:
+        present = self._qdiscs(device)
+        # The older "ingress" qdisc excludes clsact, and serves as well where only its own hook is needed.
+        if "clsact" in present or ("ingress" in present and hook is Hook.INGRESS):
+            return
+        self._route.tc("add", "clsact", device.index)
+
+
+def _device(message: Any) -> Device:
+    return Device(
+        message["index"],
+        message.get("ifname"),
+        message["ifi_type"] == _ARPHRD_ETHER,
+        message.get(("linkinfo", "kind")) or "",
+        bool(message["flags"] & _IFF_UP),
+    )
+
+
+def _set_features(name: str, wanted: Mapping[str, bool]) -> bool:
+    """``ethtool -K`` for all offloads whose kernel names fit the glob patterns; whether any had to be changed."""
+    ethtool: Any = Ethtool()
+    changed = False
+    try:
+        offloads = ethtool.get_features(name)
+        for feature in offloads.features.values():
+            for pattern, on in wanted.items():
+                if feature.available and feature.enable != on and fnmatch(feature.name, pattern):
+                    feature.enable, changed = on, True
+        if changed:
+            ethtool.set_features(name, offloads)
+    except (OSError, EthtoolError) as error:
+        raise NodeError(f"cannot set offloads: {error!r}", about=f"interface {name}") from error
+    finally:
+        ethtool.close()
+    return changed
