@@ -1,0 +1,1 @@
+"""Packet movers behind one protocol, and the choice between them."""

@@ -1,0 +1,9 @@
+"""The kernel datapath: flannel's udp format carried by eBPF programs, with another datapath for what is unusual.
+
+* ``overlay.bpf.c``: the programs; ``overlay.bpf.o`` and ``manifest.json``: what ``build`` made of them, shipped so that
+  no node needs a compiler.
+* ``libbpf`` (ctypes) → ``maps`` (config, peers, counters) → ``programs`` (loading, pinning, taking over) → ``attach``
+  (which program on which hook) → ``machine`` (desired state against what is) → ``datapath``
+  (:class:`~overlay.datapath.kernel.datapath.KernelDatapath`).
+* ``probe``: whether all that works on this kernel.
+"""

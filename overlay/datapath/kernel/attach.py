@@ -1,0 +1,70 @@
+"""Which program belongs on which hook, and bringing an interface to that state.
+
+A filter of ours is known by its name, ``overlay/<device>/<program>#<number>``: the number is the kernel's for the
+loaded program, so one look tells whether it is this agent's or a predecessor's.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from overlay.datapath.kernel.libbpf import Program
+from overlay.node.tc import FIRST_PRIORITY, Device, Filter, Hook, TrafficControl
+
+_MAX_STEM = 11
+"""An interface's name has 15 characters; our suffixes take four."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A program that must be on a hook of a device."""
+
+    device: Device
+    hook: Hook
+    program: Program
+
+
+def gro_pair(device: str) -> tuple[str, str]:
+    """Names of the two ends of the GRO stage of ``device``: the one sent to, and the one that merges."""
+    stem = device if len(device) <= _MAX_STEM else f"ov{zlib.crc32(device.encode()):08x}"
+    return f"{stem}-gtx", f"{stem}-grx"
+
+
+def ensure(tc: TrafficControl, owner: str, attachment: Attachment) -> bool:
+    """Attaches, or replaces in one step, unless it is so already; whether there was something to do."""
+    device, hook, program = attachment.device, attachment.hook, attachment.program
+    name = f"{_prefix(owner)}{program.name}#{program.id}"
+    present = tc.filters(device, hook)
+    ours = [each for each in present if each.name.startswith(_prefix(owner))]
+    if [each.name for each in ours] == [name]:
+        return False
+    place = ours[0] if ours else _free_place(present)
+    tc.set_filter(device, hook, Filter(place.priority, place.handle, name), program.fd)
+    for surplus in ours[1:]:
+        tc.delete_filter(device, hook, surplus)
+    return True
+
+
+def detach(tc: TrafficControl, owner: str, device: Device, hooks: Iterable[Hook] = Hook) -> int:
+    """Removes all filters of ``owner`` from ``device``; returns how many there were."""
+    removed = 0
+    for hook in hooks:
+        for each in tc.filters(device, hook):
+            if each.name.startswith(_prefix(owner)):
+                tc.delete_filter(device, hook, each)
+                removed += 1
+    return removed
+
+
+def _prefix(owner: str) -> str:
+    return f"overlay/{owner}/"
+
+
+def _free_place(present: Iterable[Filter]) -> Filter:
+    taken = {each.priority for each in present}
+    priority = FIRST_PRIORITY
+    while priority in taken:
+        priority += 1
+    return Filter(priority, 1, "")

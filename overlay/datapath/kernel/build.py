@@ -1,0 +1,104 @@
+"""Compiles overlay.bpf.c (``python -m overlay.datapath.kernel.build [--check]``), for who changes it, never on a node.
+
+Beside the object stands a manifest: which source it was made of, by which compiler, with which flags. ``--check``
+proves that they belong together: the same compiler must make the same bytes again; another one, whose bytes may differ
+rightly, must compile the same source.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from overlay.datapath.kernel.programs import OBJECT
+from overlay.errors import OverlayError
+
+SOURCE = OBJECT.with_name("overlay.bpf.c")
+MANIFEST = OBJECT.with_name("manifest.json")
+
+FLAGS = ("-O2", "-g", "-Wall", "-Wextra", "-Werror", "-target", "bpfel", "-mcpu=v2", "-fdebug-compilation-dir=.")
+"""``-g`` for BTF, which describes the maps; ``-mcpu=v2``: 5.10's verifier follows its jumps best; little endian."""
+
+
+class BuildError(OverlayError):
+    """The object cannot be made, or is not what its manifest says."""
+
+
+def build(target: Path) -> dict[str, object]:
+    """Compiles to ``target`` and strips what only a debugger reads; returns what the manifest has to say.
+
+    Raises:
+        BuildError: clang or llvm-strip is missing or fails.
+    """
+    headers = f"/usr/include/{platform.machine()}-linux-gnu"  # Debian's place for asm/types.h
+    _run("clang", *FLAGS, f"-I{headers}", "-c", SOURCE.name, "-o", str(target))
+    _run("llvm-strip", "--strip-debug", str(target))
+    return {
+        "source": SOURCE.name,
+        "source_sha256": _digest(SOURCE),
+        "object_sha256": _digest(target),
+        "compiler": _run("clang", "--version").splitlines()[0],
+        "flags": list(FLAGS),
+    }
+
+
+def check() -> str:
+    """Compares source, object and manifest; returns a line that says how far that went.
+
+    Raises:
+        BuildError: they do not belong together.
+    """
+    manifest = json.loads(MANIFEST.read_text())
+    if manifest["source_sha256"] != _digest(SOURCE):
+        raise BuildError("is newer than the object", about=SOURCE.name, remedy="run make bpf")
+    if manifest["object_sha256"] != _digest(OBJECT):
+        raise BuildError("is not the one of the manifest", about=OBJECT.name, remedy="run make bpf")
+    with tempfile.TemporaryDirectory() as directory:
+        rebuilt = build(Path(directory) / OBJECT.name)
+    if rebuilt["compiler"] != manifest["compiler"] or rebuilt["flags"] != manifest["flags"]:
+        return f"compiles; made by {manifest['compiler']}, so bytes were not compared with {rebuilt['compiler']}'s"
+    if rebuilt["object_sha256"] != manifest["object_sha256"]:
+        raise BuildError("this compiler makes other bytes of the same source", about=OBJECT.name, remedy="run make bpf")
+    return "rebuilt, and the same to the last byte"
+
+
+def main(arguments: list[str]) -> int:
+    """``--check`` compares; without it the object and the manifest are written."""
+    try:
+        if arguments == ["--check"]:
+            print(f"{OBJECT.name}: {check()}")
+        elif not arguments:
+            manifest = build(OBJECT)
+            MANIFEST.write_text(json.dumps(manifest, indent=2) + "\n")
+            print(f"{OBJECT.name}: {OBJECT.stat().st_size} bytes, {manifest['compiler']}")
+        else:
+            raise BuildError("unknown argument", about=" ".join(arguments), remedy="use --check or none")
+    except OverlayError as error:
+        print(error, file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+def _run(command: str, *arguments: str) -> str:
+    if shutil.which(command) is None:
+        raise BuildError("not found", about=command, remedy="install clang, llvm and libbpf-dev")
+    done = subprocess.run(
+        (command, *arguments), cwd=SOURCE.parent, capture_output=True, text=True, timeout=120, check=False
+    )
+    if done.returncode != 0:
+        raise BuildError(done.stderr.strip() or f"exit status {done.returncode}", about=command)
+    return done.stdout
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

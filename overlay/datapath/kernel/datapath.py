@@ -1,0 +1,209 @@
+"""The kernel datapath: eBPF programs carry packets, and another datapath behind them does what is unusual."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import MappingProxyType
+from typing import ParamSpec, TypeVar
+
+from overlay.datapath.base import Datapath, DatapathStatus
+from overlay.datapath.kernel.machine import WAITING, Machine, State, cleanup
+from overlay.datapath.kernel.maps import read_counters
+from overlay.datapath.kernel.programs import OBJECT, Loaded, load, pin_directory
+from overlay.errors import DatapathError, OverlayError
+from overlay.model import PeerTable, TunnelSpec
+
+NAME = "kernel"
+
+_RTMGRP_LINK, _RTMGRP_TC, _RTMGRP_IPV4_ROUTE = 0x1, 0x8, 0x40
+"""Multicast groups of linux/rtnetlink.h: links that come, go and change; qdiscs and filters; routes."""
+_SETTLE = 0.5
+"""Seconds between two looks at least, unless there are new peers: changes come in bursts, and a look costs 20 ms."""
+_LOOK_ANYWAY, _LOOK_AGAIN = 30.0, 1.0
+"""Seconds between two looks at most, and while there is a problem."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+class KernelDatapath:
+    """Programs on the TUN device's egress and the underlay's ingress, in front of a slow path.
+
+    Implements :class:`overlay.datapath.base.Datapath`. The slow path owns the TUN device and the socket; it must not
+    have the socket's datagrams joined (UDP_GRO), for the kernel joins them before our programs see them. Programs and
+    maps outlive this object and its process: traffic goes on, and the next agent takes over without losing a packet.
+
+    Args:
+        slow: what handles the packets that the programs leave alone.
+        path: the compiled programs.
+        pinned: whether maps are pinned in bpffs, for the next agent.
+    """
+
+    def __init__(self, slow: Datapath, *, path: Path = OBJECT, pinned: bool = True) -> None:
+        self._slow = slow
+        self._path = path
+        self._pinned = pinned
+        self._machine: Machine | None = None
+        self._table: PeerTable | None = None
+        self._state = State()
+        self._repairs = 0
+        self._wake, self._new_peers = asyncio.Event(), asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._follower: asyncio.Task[None] | None = None
+
+    async def configure(self, spec: TunnelSpec) -> None:
+        """Loads the programs, configures the slow path, and attaches; or changes over to ``spec``.
+
+        On a machine without a predecessor's peers, programs are attached with the first peer table, not before.
+
+        Raises:
+            PrivilegeError, DeviceError, PortInUseError, DatapathError: from loading, or from the slow path.
+        """
+        async with self._turn:
+            former = self._machine
+            same_device = former is not None and former.spec.device == spec.device
+            loaded = former.loaded if former and same_device else await _in_thread(self._load, spec)
+            try:
+                await self._slow.configure(spec)
+            except BaseException:
+                if not same_device:
+                    loaded.close()
+                raise
+            if former is not None and not same_device:
+                former.loaded.close()
+                await _in_thread(cleanup, former.spec.device)
+            self._machine = machine = Machine(spec, loaded)
+            self._take_in(await _in_thread(machine.reconcile, self._table))
+        if self._follower is None:
+            self._follower = asyncio.create_task(self._follow())
+
+    def set_peers(self, table: PeerTable) -> None:
+        """Hands ``table`` to the slow path at once, and to the kernel's map in a thread."""
+        self._table = table
+        self._slow.set_peers(table)
+        self._new_peers.set()
+        self._wake.set()
+
+    async def repair(self) -> State:
+        """Compares this machine with what it must be, mends what differs, and tells what it found."""
+        async with self._turn:
+            if self._machine is not None:
+                whole = self._state.problem is None
+                state = await _in_thread(self._machine.reconcile, self._table)
+                self._repairs += len(state.mended) if whole else 0
+                self._take_in(state)
+            return self._state
+
+    async def status(self) -> DatapathStatus:
+        """The slow path's snapshot with the kernel's counters added to those of the same names."""
+        slow = await self._slow.status()
+        counters = dict(slow.counters)
+        for name, value in self._counters().items():
+            counters[name] = counters.get(name, 0) + value
+        counters["repairs"] = self._repairs
+        detail = self._state.problem or self._state.detail
+        return DatapathStatus(
+            NAME,
+            slow.running and self._machine is not None,
+            f"{detail}; slow path: {slow.detail}",
+            MappingProxyType(counters),
+            slow.path_mtus,
+        )
+
+    async def watch(self) -> None:
+        """Never returns; what others break on this machine is mended by itself.
+
+        Raises:
+            DatapathError: the slow path has failed for good, or this one has not been configured.
+        """
+        follower = self._follower
+        if follower is None:
+            raise DatapathError("not configured", about="kernel datapath")
+        slow = asyncio.ensure_future(self._slow.watch())
+        try:
+            await asyncio.wait((slow, follower), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            slow.cancel()
+        for each in (slow, follower):
+            if each.done() and not each.cancelled() and (error := each.exception()) is not None:
+                if isinstance(error, OverlayError):
+                    raise error
+                raise DatapathError(f"has a bug: {error!r}", about="kernel datapath") from error
+        raise DatapathError("ended", about="kernel datapath")
+
+    async def close(self) -> None:
+        """Ends the slow path and stops mending; programs and maps stay, and go on carrying packets."""
+        if self._follower is not None:
+            self._follower.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._follower
+            self._follower = None
+        async with self._turn:
+            await self._slow.close()
+            if self._machine is not None:
+                self._machine.loaded.close()
+                self._machine = None
+
+    def _load(self, spec: TunnelSpec) -> Loaded:
+        return load(self._path, pin_directory(spec.device) if self._pinned else None)
+
+    def _counters(self) -> Mapping[str, int]:
+        return read_counters(self._machine.loaded.counters) if self._machine is not None else {}
+
+    async def _follow(self) -> None:
+        """Looks again whenever links, qdiscs, filters or peers have changed."""
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE) as events:
+            events.bind((0, _RTMGRP_LINK | _RTMGRP_TC | _RTMGRP_IPV4_ROUTE))
+            loop = asyncio.get_running_loop()
+            loop.add_reader(events, self._drain, events)
+            try:
+                while True:
+                    with suppress(TimeoutError):
+                        patience = _LOOK_ANYWAY if self._state.problem is None else _LOOK_AGAIN
+                        async with asyncio.timeout(patience):
+                            await self._wake.wait()
+                    self._wake.clear()
+                    self._new_peers.clear()
+                    await self.repair()
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(_SETTLE):
+                            await self._new_peers.wait()
+            finally:
+                loop.remove_reader(events)
+
+    def _take_in(self, state: State) -> None:
+        """Remembers what a look found, and says what is new about it."""
+        before, self._state = self._state, state
+        for text in state.mended:
+            log.info("kernel datapath: %s", text)
+        if state.problem == before.problem:
+            return
+        if state.problem is None:
+            log.info("kernel datapath: %s", state.detail)
+        else:
+            log.log(logging.INFO if state.problem == WAITING else logging.WARNING, "kernel datapath: %s", state.problem)
+
+    def _drain(self, events: socket.socket) -> None:
+        """Reads what has come. What it says does not matter: whoever looks afterwards looks at the whole machine."""
+        with suppress(OSError):  # nothing left; or too much came to be kept, which is an event as well
+            while events.recv(1 << 16):
+                pass
+        self._wake.set()
+
+
+async def _in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """As ``asyncio.to_thread``, but a cancelled caller waits: nobody may close descriptors that the thread uses."""
+    call = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    try:
+        return await asyncio.shield(call)
+    finally:
+        while not call.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait((call,))

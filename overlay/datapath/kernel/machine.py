@@ -1,0 +1,166 @@
+"""This machine's state for one tunnel: what must be attached where, compared with what is, and mended."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from overlay.datapath.kernel import attach
+from overlay.datapath.kernel.attach import Attachment
+from overlay.datapath.kernel.maps import Endpoint, write_endpoint
+from overlay.datapath.kernel.programs import Loaded, pin_directory, unpin, unpin_dead
+from overlay.errors import DatapathError, DeviceError, OverlayError
+from overlay.model import Peer, PeerTable, TunnelSpec
+from overlay.node.tc import Device, Hook, TrafficControl, VethPair
+
+_SAMPLE = 8
+"""Peers whose routes are looked up; thousands of them leave by the same few interfaces."""
+_MAX_QUEUES = 16
+"""Of the veth pair, so that as many CPUs can merge segments at a time."""
+
+
+WAITING = "waiting for the peers"
+"""The problem of an agent without a predecessor until it knows its peers: it solves itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a look at the machine found.
+
+    Attributes:
+        detail: one line for people.
+        problem: why packets do not take the kernel path; None if they do.
+        mended: what had to be changed this time.
+    """
+
+    detail: str = ""
+    problem: str | None = "not configured"
+    mended: tuple[str, ...] = ()
+
+
+class Machine:
+    """Keeps devices, filters and maps as ``spec`` wants them. Methods block, and are for one thread at a time."""
+
+    def __init__(self, spec: TunnelSpec, loaded: Loaded) -> None:
+        self.spec, self.loaded = spec, loaded
+        self._table: PeerTable | None = None
+        self._swept = False
+
+    def reconcile(self, table: PeerTable | None) -> State:
+        """Brings everything to the desired state; applied twice, the second time does nothing.
+
+        Args:
+            table: the peers; None while they are not known.
+        """
+        mended: list[str] = []
+        try:
+            with TrafficControl() as tc:
+                detail = self._reconcile(tc, table, mended)
+            return State(detail, self._obstacle(), tuple(mended))
+        except (OverlayError, OSError) as error:
+            return State(problem=str(error), mended=tuple(mended))
+
+    def _reconcile(self, tc: TrafficControl, table: PeerTable | None, mended: list[str]) -> str:
+        spec, loaded = self.spec, self.loaded
+        tun, underlay = self._device(tc, spec.device), self._device(tc, spec.underlay_interface)
+        stage, without_stage = self._stage(tc, mended)
+        if table is not None and table is not self._table:
+            loaded.peers.replace(table)
+            self._table = table
+        elif table is None and not loaded.adopted:
+            raise DatapathError(WAITING)
+        underlays = (underlay, *self._other_underlays(tc, tun, underlay))
+
+        gro, finish = (stage.sender.index, stage.receiver.index) if stage is not None else (0, 0)
+        endpoint = Endpoint(spec.underlay_address, spec.port, spec.subnet, tun.index, gro, finish)
+        if write_endpoint(loaded.config, endpoint):
+            mended.append(f"told the programs {spec.underlay_address}:{spec.port}, {spec.subnet}")
+        attachments = tuple(self._attachments(tun, underlays, stage))
+        for attachment in attachments:
+            if attach.ensure(tc, spec.device, attachment):
+                where = f"{attachment.hook.name.lower()} of {attachment.device.name}"
+                mended.append(f"attached {attachment.program.name} to {where}")
+        if self._table is not None and not self._swept:
+            self._sweep(tc, {attachment.device.index for attachment in attachments}, mended)
+            self._swept = True
+        merging = f"GRO by {stage.receiver.name}" if stage is not None else f"no GRO stage ({without_stage})"
+        names = ", ".join(device.name for device in underlays)
+        return f"{len(loaded.peers)} subnets, {spec.device} and {names}, {merging}"
+
+    def _device(self, tc: TrafficControl, name: str) -> Device:
+        device = tc.device(name)
+        if device is None:
+            raise DeviceError("there is no such interface", about=name)
+        return device
+
+    def _obstacle(self) -> str | None:
+        """What keeps packets on the slow path although everything is in its place."""
+        # bpf_fib_lookup routes as if packets had come in from the device, and refuses where that is not forwarding.
+        setting = Path(f"/proc/sys/net/ipv4/conf/{self.spec.device}/forwarding")
+        with suppress(OSError):
+            if setting.read_text().strip() == "0":
+                return "IP forwarding is off, so packets leave by the slow path; set net.ipv4.ip_forward=1"
+        return None
+
+    def _stage(self, tc: TrafficControl, mended: list[str]) -> tuple[VethPair | None, str]:
+        names = attach.gro_pair(self.spec.device)
+        try:
+            pair = tc.ensure_gro_pair(*names, queues=min(os.cpu_count() or 1, _MAX_QUEUES))
+        except OverlayError as error:
+            return None, str(error)  # a third slower, and right all the same
+        if pair.changed:
+            mended.append(f"set up {' and '.join(names)}")
+        return pair, ""
+
+    def _other_underlays(self, tc: TrafficControl, tun: Device, underlay: Device) -> list[Device]:
+        """Interfaces by which packets from peers may come as well, judged by the routes to some of them.
+
+        One that is missed costs speed only: what comes in there reaches the socket.
+        """
+        addresses = sorted({peer.public_ip for peer in self._peers()})
+        sample = addresses[:: max(1, len(addresses) // _SAMPLE)][:_SAMPLE]
+        indexes = set().union(*(tc.towards(address) for address in sample)) - {tun.index, underlay.index}
+        return [device for device in tc.devices() if device.index in indexes] if indexes else []
+
+    def _peers(self) -> Iterable[Peer]:
+        return self._table.peers.values() if self._table is not None else ()
+
+    def _attachments(self, tun: Device, underlays: Iterable[Device], stage: VethPair | None) -> Iterator[Attachment]:
+        """In an order in which each finds the next stage in place."""
+        loaded = self.loaded
+        if stage is not None:
+            yield Attachment(stage.receiver, Hook.INGRESS, loaded.gro)
+            yield Attachment(stage.sender, Hook.INGRESS, loaded.finish)
+        for underlay in underlays:
+            yield Attachment(underlay, Hook.INGRESS, loaded.decap if underlay.ethernet else loaded.decap_l3)
+        yield Attachment(tun, Hook.EGRESS, loaded.encap)
+
+    def _sweep(self, tc: TrafficControl, ours: set[int], mended: list[str]) -> None:
+        """Once: an agent with another underlay may have left filters of ours on other interfaces."""
+        for device in tc.devices():
+            if device.index not in ours and attach.detach(tc, self.spec.device, device):
+                mended.append(f"detached what was left on {device.name}")
+
+
+def cleanup(device: str) -> list[str]:
+    """Removes all that the kernel path of ``device`` has on this machine; tells what there was. The TUN device stays.
+
+    Raises:
+        NodeError, PrivilegeError: something could not be removed.
+    """
+    removed: list[str] = []
+    with TrafficControl() as tc:
+        for link in tc.devices():
+            if number := attach.detach(tc, device, link):
+                removed.append(f"{number} eBPF filter{'s' * (number > 1)} on {link.name}")
+        sender = tc.device(attach.gro_pair(device)[0])
+        if sender is not None and sender.kind == "veth":
+            tc.delete_device(sender)
+            removed.append(f"veth pair {' and '.join(attach.gro_pair(device))}")
+    unpin_dead()
+    if unpin(pins := pin_directory(device)):
+        removed.append(f"pinned maps in {pins}")
+    return removed

@@ -1,0 +1,163 @@
+"""Loading the compiled object: programs for this agent, maps that outlive it."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from overlay.datapath.kernel.libbpf import Map, Object, Program
+from overlay.datapath.kernel.maps import Peers
+from overlay.errors import DatapathError
+
+OBJECT = Path(__file__).with_name("overlay.bpf.o")
+BPF_FS = Path("/sys/fs/bpf")
+PIN_ROOT = BPF_FS / "overlay"
+
+_BPF_FS_MAGIC = 0xCAFE4A11
+"""``BPF_FS_MAGIC`` of linux/magic.h."""
+_MAPS = ("config", "peers", "senders", "counters")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Programs that are ready to be attached, and their maps.
+
+    Attributes:
+        adopted: the peers in the map are a predecessor's: the programs may be attached before new ones are known.
+    """
+
+    encap: Program
+    decap: Program
+    decap_l3: Program
+    gro: Program
+    finish: Program
+    config: Map
+    counters: Map
+    peers: Peers
+    adopted: bool
+
+    def close(self) -> None:
+        """Gives the descriptors back; what is attached or pinned stays."""
+        for each in (self.encap, self.decap, self.decap_l3, self.gro, self.finish, self.config, self.counters):
+            each.close()
+        self.peers.close()
+
+
+def pin_directory(device: str) -> Path:
+    """Where the maps of ``device`` are pinned: apart for each network namespace, which bpffs is not."""
+    return PIN_ROOT / str(os.stat("/proc/thread-self/ns/net").st_ino) / device
+
+
+def load(path: Path, pins: Path | None) -> Loaded:
+    """Loads programs; maps are those pinned in ``pins``, where they fit, or new ones, pinned there.
+
+    Without ``pins``, or where bpffs cannot be had, the maps live as long as a program that uses them.
+
+    Raises:
+        DatapathError, PrivilegeError: nothing was changed then.
+    """
+    if pins is None or not _ensure_bpf_fs():
+        return _load(path, None)
+    unpin_dead()
+    try:
+        pins.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        log.warning("cannot pin maps in %s (%s): a restart starts with new ones", pins, error.strerror)
+        return _load(path, None)
+    try:
+        return _load(path, pins)
+    except DatapathError as error:
+        # Another version's maps, perhaps. New ones do: programs are replaced only when their peers are known.
+        if not any((pins / name).exists() for name in _MAPS):
+            raise
+        log.warning("maps in %s cannot be taken over, making new ones: %s", pins, error)
+        unpin(pins)
+        pins.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return _load(path, pins)
+
+
+def unpin(pins: Path) -> bool:
+    """Removes pinned maps; whether there were any. Attached programs keep theirs."""
+    found = False
+    for name in _MAPS:
+        with suppress(FileNotFoundError):
+            (pins / name).unlink()
+            found = True
+    for directory in (pins, pins.parent, PIN_ROOT):
+        with suppress(OSError):  # not empty: someone else's, or not there
+            directory.rmdir()
+    return found
+
+
+def unpin_dead() -> int:
+    """Removes what is pinned for network namespaces that are gone; returns for how many tunnels.
+
+    bpffs outlives them. Should one live on where nobody can see it, nothing is lost: its programs have their maps, and
+    its next agent makes new ones.
+    """
+    living = {os.stat("/proc/thread-self/ns/net").st_ino, *_visible_namespaces()}
+    dead = [
+        pins for pins in PIN_ROOT.glob("*/*") if pins.parent.name.isdecimal() and int(pins.parent.name) not in living
+    ]
+    return sum(unpin(pins) for pins in dead)
+
+
+def _visible_namespaces() -> Iterator[int]:
+    """Inode numbers of the network namespaces of all processes, and of those mounted somewhere (``ip netns``)."""
+    for link in Path("/proc").glob("[0-9]*/ns/net"):
+        with suppress(OSError, ValueError):
+            yield int(os.readlink(link).removeprefix("net:[").removesuffix("]"))
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        root = line.split()[3]
+        if root.startswith("net:["):
+            yield int(root[len("net:[") : -1])
+
+
+def _load(path: Path, pins: Path | None) -> Loaded:
+    with Object(path) as opened:
+        if pins is not None:
+            for name in _MAPS:
+                opened.pin(name, pins / name)
+        opened.load()
+        peers = Peers(opened.map("peers"), opened.map("senders"))
+        return Loaded(
+            encap=opened.program("overlay_encap"),
+            decap=opened.program("overlay_decap"),
+            decap_l3=opened.program("overlay_decap_l3"),
+            gro=opened.program("overlay_gro"),
+            finish=opened.program("overlay_finish"),
+            config=opened.map("config"),
+            counters=opened.map("counters"),
+            peers=peers,
+            adopted=len(peers) > 0,
+        )
+
+
+def _ensure_bpf_fs() -> bool:
+    """Whether bpffs is at its place, where it is mounted if it is not."""
+    if _is_bpf_fs():
+        return True
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"bpf", os.fsencode(BPF_FS), b"bpf", 0, b"mode=0700") == 0:
+        return True
+    reason = os.strerror(ctypes.get_errno())
+    log.warning(
+        "cannot mount bpffs at %s (%s): maps are not pinned, a restart starts with new counters", BPF_FS, reason
+    )
+    return False
+
+
+def _is_bpf_fs() -> bool:
+    libc = ctypes.CDLL(None, use_errno=True)
+    # struct statfs begins with f_type, a long; 256 bytes are more than it has on any architecture.
+    buffer = ctypes.create_string_buffer(256)
+    if libc.statfs(os.fsencode(BPF_FS), buffer) != 0:
+        return False
+    return ctypes.c_long.from_buffer(buffer).value & 0xFFFFFFFF == _BPF_FS_MAGIC

@@ -1,0 +1,157 @@
+"""The agent's side of the userspace datapath."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from ipaddress import IPv4Address
+from types import MappingProxyType
+from typing import Any
+
+from overlay.datapath.base import DatapathStatus
+from overlay.datapath.userspace.link import Subnets, subnets_of
+from overlay.datapath.userspace.queues import QueuePlan
+from overlay.datapath.userspace.sockets import SocketPair, open_sockets
+from overlay.datapath.userspace.steering import MAX_WORKERS, default_workers
+from overlay.datapath.userspace.supervisor import Supervisor
+from overlay.model import PeerTable, TunnelSpec
+
+NAME = "userspace"
+STATUS_PATIENCE = 0.8
+"""Seconds; a status is due within one."""
+
+
+class UserspaceDatapath:
+    """Moves packets in worker processes, each with a TUN queue and UDP sockets of its own.
+
+    Implements :class:`overlay.datapath.base.Datapath`. ``workers`` None means by the number of cores; without
+    ``offloads`` every packet takes a system call of its own. The TUN device is persistent: it stays when this closes.
+    """
+
+    def __init__(self, *, workers: int | None = None, offloads: bool = True) -> None:
+        self._count = default_workers() if workers is None else max(1, min(workers, MAX_WORKERS))
+        self._offloads = offloads
+        self._spec: TunnelSpec | None = None
+        self._peers: Subnets = {}
+        self._workers: list[Supervisor] = []
+        self._restarts = 0
+        self._configuring = asyncio.Lock()
+        self._changed = asyncio.Event()
+
+    @property
+    def worker_pids(self) -> tuple[int, ...]:
+        """Process ids of the workers that run now."""
+        return tuple(pid for worker in self._workers if (pid := worker.pid) is not None)
+
+    async def configure(self, spec: TunnelSpec) -> None:
+        """Opens device and port and starts the workers, or changes over to ``spec``.
+
+        Another subnet, network or MTU is told to the workers that run; another device, address or port replaces them,
+        and packets get lost only between two addresses or ports.
+
+        Raises:
+            PrivilegeError, DeviceError, InterfaceError, PortInUseError, DatapathError: nothing was changed then.
+        """
+        async with self._configuring:
+            if self._spec is not None and _endpoint(self._spec) == _endpoint(spec):
+                for worker in self._workers:
+                    worker.configure(spec)
+            else:
+                await self._replace_workers(spec)
+            self._spec = spec
+
+    def set_peers(self, table: PeerTable) -> None:
+        """Hands ``table`` to every worker; does not block."""
+        self._peers = subnets_of(table)
+        for worker in self._workers:
+            worker.set_peers(self._peers)
+
+    async def status(self) -> DatapathStatus:
+        """Sums of all workers' counters; ``running`` only if every worker answered in time."""
+        answers = await asyncio.gather(*(worker.ask(STATUS_PATIENCE) for worker in self._workers))
+        total: dict[str, int] = {"worker_restarts": self._restarts + sum(worker.restarts for worker in self._workers)}
+        for worker in self._workers:
+            for name, value in worker.totals().items():
+                total[name] = total.get(name, 0) + value
+        heard = [answer for answer in answers if answer is not None]
+        detail = f"{len(heard)} of {len(answers)} workers"
+        if heard:
+            detail += f", {heard[0].detail}"
+        running = bool(answers) and len(heard) == len(answers)
+        limits: dict[IPv4Address, int] = {}
+        for answer in heard:
+            for peer, limit in answer.path_mtus:
+                limits[IPv4Address(peer)] = min(limit, limits.get(IPv4Address(peer), limit))
+        return DatapathStatus(NAME, running, detail, MappingProxyType(total), MappingProxyType(limits))
+
+    async def watch(self) -> None:
+        """Never returns.
+
+        Raises:
+            DatapathError: a worker could not be kept alive.
+        """
+        while True:
+            self._changed.clear()
+            changed = asyncio.ensure_future(self._changed.wait())
+            failures = [worker.failed for worker in self._workers]
+            waiting: list[asyncio.Future[Any]] = [changed, *failures]
+            try:
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                changed.cancel()
+            for failure in failures:
+                if failure.done():
+                    await failure
+
+    async def close(self) -> None:
+        """Ends the workers and closes the port; the TUN device stays."""
+        async with self._configuring:
+            workers, self._workers, self._spec = self._workers, [], None
+            self._changed.set()
+            await _end(workers)
+
+    async def _replace_workers(self, spec: TunnelSpec) -> None:
+        """Starts new workers beside the old ones, then ends those: whichever reads a packet meanwhile forwards it."""
+        former = self._workers
+        plan = QueuePlan(spec.device, self._count, self._offloads)
+        pairs = await self._open_sockets(spec)
+        try:
+            queues, mode = self._open_queues(plan)
+        except BaseException:
+            for each in pairs:
+                each.close()
+            raise
+        workers = [Supervisor(queue, pair, mode, plan.reopen) for queue, pair in zip(queues, pairs, strict=True)]
+        try:
+            await asyncio.gather(*(worker.start(spec, self._peers) for worker in workers))
+        except BaseException:
+            await _end(workers)
+            raise
+        self._workers = workers
+        for worker in workers:
+            worker.set_peers(self._peers)  # they may have changed while the workers started
+        self._restarts += sum(worker.restarts for worker in former)
+        self._changed.set()
+        await _end(former)
+
+    async def _open_sockets(self, spec: TunnelSpec) -> list[SocketPair]:
+        old = self._spec
+        if old is not None and (old.underlay_address, old.port) == (spec.underlay_address, spec.port):
+            return [worker.sockets.dup() for worker in self._workers]
+        return await open_sockets(spec.underlay_address, spec.port, self._count)
+
+    def _open_queues(self, plan: QueuePlan) -> tuple[list[int], str]:
+        if self._spec is not None and self._spec.device == plan.device:
+            return [os.dup(worker.tun) for worker in self._workers], self._workers[0].mode
+        return plan.open_all()
+
+
+def _endpoint(spec: TunnelSpec) -> tuple[str, IPv4Address, int]:
+    """What a running worker cannot change: it is in its descriptors."""
+    return spec.device, spec.underlay_address, spec.port
+
+
+async def _end(workers: list[Supervisor]) -> None:
+    await asyncio.gather(*(worker.stop() for worker in workers))
+    for worker in workers:
+        worker.release()

@@ -1,0 +1,159 @@
+"""From the TUN device to the peers."""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+
+import numpy as np
+
+from overlay.datapath.userspace.answers import Answers
+from overlay.datapath.userspace.counters import Counters
+from overlay.datapath.userspace.departures import CAPACITY, Departures
+from overlay.datapath.userspace.pace import SMALL, Pace
+from overlay.datapath.userspace.routes import Routes
+from overlay.datapath.userspace.tunport import TunPort
+from overlay.datapath.userspace.underlay import Underlay
+from overlay.packet import icmp, ip, virtio
+from overlay.packet.arrays import ones_sum
+from overlay.packet.checksum import ONES
+from overlay.packet.fragment import fragment
+from overlay.packet.segment import segment, segmented_length
+from overlay.packet.transport import layout_of
+
+_FIELDS = struct.Struct("!BxHxxxxBxxxxxxxI")
+"""Version and IHL, total length, TTL, destination."""
+FEW = 600
+"""Bytes below which one long integer is summed faster than an array."""
+
+
+class Outbound:
+    """Forwards what the kernel routed to the TUN.
+
+    Owns the buffer that packets are read into, which holds one packet from its read until it is copied into the
+    departures; those leave at the end of :meth:`drain`, or before when there are many.
+    """
+
+    def __init__(self, tun: TunPort, underlay: Underlay, routes: Routes, counters: Counters, answers: Answers) -> None:
+        self._tun = tun
+        self._underlay = underlay
+        self._routes = routes
+        self._counters = counters
+        self._answers = answers
+        self._departures = Departures(underlay)
+        self._pace = Pace()
+        buffer = bytearray(ip.MAX_LEN + 1)
+        self._array, self._buffer = np.frombuffer(buffer, np.uint8), memoryview(buffer)
+        self._virtio = memoryview(bytearray(virtio.LENGTH))
+        self._into = [self._virtio, self._buffer] if tun.vnet_hdr else [self._buffer]
+        self._prefix = virtio.LENGTH if tun.vnet_hdr else 0
+        underlay.too_big = self.too_big
+
+    def drain(self, budget: int) -> None:
+        """Forwards packets until the queue is empty or ``budget`` are through."""
+        into, prefix, descriptor = self._into, self._prefix, self._tun.descriptor
+        after_pause = self._pace.begin()
+        for _ in range(budget):
+            try:
+                length = os.readv(descriptor, into)
+            except BlockingIOError:
+                break
+            self._forward(length - prefix)
+            if after_pause and length < SMALL:
+                break
+        self._departures.flush()
+        self._pace.end()
+
+    def _forward(self, length: int) -> None:
+        """Sends the packet in the buffer on its way, or answers it, or counts why not."""
+        packet, counters = self._buffer, self._counters
+        if length < ip.HEADER_LEN:
+            counters.drop_tx_not_ipv4 += 1
+            return
+        version_ihl, total_length, ttl, destination = _FIELDS.unpack_from(packet)
+        if not 0x45 <= version_ihl <= 0x4F or not (version_ihl & 0xF) * 4 <= total_length == length:
+            counters.drop_tx_not_ipv4 += 1
+            return
+        peer = self._routes.next_hop(destination)
+        if peer is None:
+            counters.drop_tx_no_peer += 1
+            self._answer(packet[:length], icmp.Error.NET_UNREACHABLE)
+        elif ttl <= 1:
+            counters.drop_tx_ttl += 1
+            self._answer(packet[:length], icmp.Error.TIME_EXCEEDED)
+        else:
+            ip.decrement_ttl(packet)
+            self._dispatch(length, peer)
+
+    def _dispatch(self, length: int, peer: str) -> None:
+        """Finishes what the kernel left unfinished, and hands the packet over."""
+        flags, gso_type, _, gso_size, csum_start, csum_offset = virtio.CODEC.unpack(self._virtio)
+        if gso_type != virtio.GSO_NONE:
+            self._segment(length, gso_size, peer)
+            return
+        if flags & virtio.NEEDS_CSUM and not self._complete_checksum(length, csum_start, csum_offset):
+            self._counters.drop_tx_not_ipv4 += 1
+            return
+        packet = self._buffer[:length]
+        if self._fits(length, peer):
+            self._departures.add(packet, peer)
+        else:
+            self.too_big(packet, peer)
+
+    def _segment(self, length: int, gso_size: int, peer: str) -> None:
+        layout = layout_of(self._buffer, length)
+        if layout is None or not gso_size or segmented_length(length, layout.header, gso_size) > CAPACITY:
+            self._counters.drop_tx_not_ipv4 += 1
+            return
+        if not self._fits(layout.header + gso_size, peer):
+            limit = self._underlay.paths.limits[peer]
+            if self._buffer[6] & 0x40 or limit < 2 * layout.header:
+                self.too_big(self._buffer[:length], peer)
+                return
+            if layout.is_tcp:
+                gso_size = limit - layout.header
+            # UDP datagrams stay what they are; the send finds them too big, and fragments them
+        size = layout.header + gso_size
+        total = segmented_length(length, layout.header, gso_size)
+        at = self._departures.reserve(peer, size, total)
+        segment(self._array[:length], layout, gso_size, self._departures.array[at:])
+
+    def _complete_checksum(self, length: int, start: int, offset: int) -> bool:
+        """Sums what the kernel left to sum; False if it is not in the packet. The field holds the pseudo-header's."""
+        at = start + offset
+        if at + 2 > length:
+            return False
+        if length - start < FEW:
+            rest = self._buffer[start:length]
+            total = int.from_bytes(rest, "big") << 8 * (len(rest) & 1)
+        else:
+            total = ones_sum(self._array[start:length])
+        self._buffer[at : at + 2] = (-total % ONES or ONES).to_bytes(2, "big")  # as skb_checksum_help does
+        return True
+
+    def _fits(self, size: int, peer: str) -> bool:
+        limit = self._underlay.paths.limits.get(peer)
+        if limit is None or size <= limit:
+            return True
+        limit = self._underlay.paths.limit(peer, time.monotonic())
+        return limit is None or size <= limit
+
+    def too_big(self, packet: memoryview, peer: str) -> None:
+        """Answers or fragments ``packet``, which is larger than the path to ``peer`` carries."""
+        limit = self._underlay.paths.limits.get(peer)
+        if limit is None or packet[6] & 0x40:
+            self._counters.drop_tx_too_big += 1
+            if limit is not None:
+                self._answer(packet, icmp.Error.FRAGMENTATION_NEEDED, limit)
+            return
+        if len(packet) <= limit:  # the limit fell twice, or the kernel errs; once more would not end
+            self._counters.drop_tx_too_big += 1
+            return
+        self._counters.tx_fragmented += 1
+        for piece in fragment(packet, limit):
+            self._underlay.send(piece, peer)
+
+    def _answer(self, packet: memoryview, kind: icmp.Error, next_hop_mtu: int = 0) -> None:
+        if (answer := self._answers.about(packet, kind, next_hop_mtu)) is not None:
+            self._tun.write(answer)

@@ -1,0 +1,89 @@
+"""Giving up everything that the worker does not need, once it holds its descriptors.
+
+What remains: a process of user nobody with no capability in any set and no way to get one, no core dumps, no files to
+write, no processes to start, that dies with the agent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+
+NOBODY = 65534
+"""uid and gid of nobody and nogroup on Debian, and the kernel's overflow id."""
+
+NICENESS = -10
+"""About ten times the weight of an ordinary process: halfway to what the kernel allows."""
+
+PR_SET_PDEATHSIG = 1
+PR_CAPBSET_DROP = 24
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+LAST_CAP_FILE = "/proc/sys/kernel/cap_last_cap"
+CAPABILITY_VERSION_3 = 0x20080522
+
+
+class _CapabilityHeader(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class _CapabilityData(ctypes.Structure):
+    _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
+
+
+def raise_priority() -> None:
+    """Puts the process before ordinary ones, as packets in the kernel are; quietly not so without privileges."""
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
+
+
+def drop(parent: int) -> None:
+    """Gives up root, all capabilities and the right to outlive ``parent``, for good.
+
+    Without root there is nothing to give up but the last two; the same calls are made as far as they apply.
+
+    Raises:
+        OSError: the kernel refused a step; the caller must not go on.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if os.geteuid() == 0:
+        _empty_bounding_set(libc)
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+    _empty_capabilities(libc)
+    _prctl(libc, PR_SET_NO_NEW_PRIVS, 1)
+    for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC):
+        resource.setrlimit(limit, (0, 0))
+    # Changing the user cleared it, so it comes last; a parent that died before is noticed by its number.
+    _prctl(libc, PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        raise ProcessLookupError("the agent is gone")
+
+
+def _empty_bounding_set(libc: ctypes.CDLL) -> None:
+    with open(LAST_CAP_FILE, encoding="ascii") as file:
+        last = int(file.read())
+    for capability in range(last + 1):
+        _prctl(libc, PR_CAPBSET_DROP, capability)
+    _prctl(libc, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+
+
+def _empty_capabilities(libc: ctypes.CDLL) -> None:
+    header = _CapabilityHeader(CAPABILITY_VERSION_3, 0)
+    nothing = (_CapabilityData * 2)()
+    _check(libc.capset(ctypes.byref(header), ctypes.byref(nothing)))
+
+
+def _prctl(libc: ctypes.CDLL, option: int, argument: int) -> None:
+    _check(libc.prctl(option, ctypes.c_ulong(argument), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)))
+
+
+def _check(result: int) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

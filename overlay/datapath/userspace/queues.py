@@ -1,0 +1,85 @@
+"""The TUN queues of the workers, opened by the agent before they exist."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+
+from overlay.datapath.userspace.steering import load_queue_program
+from overlay.node import tun
+
+logger = logging.getLogger(__name__)
+
+LENGTH = 1000
+"""Packets that wait in the TUN for the worker, twice Linux's default: a burst of a flow may have 500 alone."""
+
+_TCP = tun.Offload.CHECKSUM | tun.Offload.TSO4 | tun.Offload.TSO6 | tun.Offload.TSO_ECN
+OFFLOADS = (_TCP | tun.Offload.USO4 | tun.Offload.USO6, _TCP)
+"""What is asked of the TUN, the best first: USO came with Linux 6.2."""
+PLAIN = "plain"
+"""The mode of a worker without offloads; with them it is their number."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePlan:
+    """How a device's queues are to be: how many, and with offloads or without."""
+
+    device: str
+    count: int
+    offloads: bool
+
+    def open_all(self) -> tuple[list[int], str]:
+        """The queues of a persistent device, and the mode of their workers.
+
+        Raises:
+            PrivilegeError, DeviceError: as :func:`overlay.node.tun.open_queue`; nothing is open then.
+        """
+        queues: list[int] = []
+        try:
+            for _ in range(self.count):
+                queues.append(tun.open_queue(self.device, vnet_hdr=self.offloads))
+            mode = self._set_up(queues[0])
+        except BaseException:
+            for queue in queues:
+                os.close(queue)
+            raise
+        return queues, mode
+
+    def reopen(self) -> int:
+        """Another queue, and with it the device, after somebody removed that; addresses and routes are others' work.
+
+        Raises:
+            PrivilegeError, DeviceError: as above.
+        """
+        queue = tun.open_queue(self.device, vnet_hdr=self.offloads)
+        try:
+            self._set_up(queue)
+        except BaseException:
+            os.close(queue)
+            raise
+        return queue
+
+    def _set_up(self, queue: int) -> str:
+        """Everything is set whatever it was: a device that is adopted still has what it was told before."""
+        tun.set_persistent(queue)
+        tun.set_queue_length(self.device, LENGTH)
+        self._set_steering(queue)
+        if not self.offloads:
+            tun.set_offloads(queue, tun.Offload.NONE)
+            return PLAIN
+        accepted = next((each for each in OFFLOADS if tun.set_offloads(queue, each)), tun.Offload.NONE)
+        return str(int(accepted))
+
+    def _set_steering(self, queue: int) -> None:
+        if self.count == 1:
+            tun.set_steering(queue, -1)
+            return
+        try:
+            program = load_queue_program()
+        except OSError as failure:
+            logger.warning("flows may change workers, and their packets order: bpf(2): %s", failure.strerror)
+            return
+        if not tun.set_steering(queue, program):
+            logger.warning("flows may change workers, and their packets order: TUNSETSTEERINGEBPF is refused")
+        os.close(program)

@@ -1,0 +1,137 @@
+"""The tunnel's UDP sockets, opened by the agent before the worker exists."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from overlay.datapath.userspace import steering
+from overlay.errors import DatapathError, InterfaceError, PortInUseError, PrivilegeError
+
+IP_MTU_DISCOVER, IP_PMTUDISC_DO = 10, 2
+IP_RECVERR = 11
+SO_SNDBUFFORCE = 32
+SO_RCVBUFFORCE = 33
+"""linux/in.h, asm-generic/socket.h; the socket module does not name them."""
+BUFFER_SIZE = 4 << 20
+"""Bytes that may wait in each direction: 64 bursts of 64 KB, some milliseconds of a 10 Gbit/s flow."""
+
+ADOPTION_PATIENCE = 1.0
+"""Seconds to wait for the port: the worker of an agent that was killed lets go of it some milliseconds later."""
+_RETRY = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class SocketPair:
+    """What one worker receives from and what it sends through; the same socket for the first worker."""
+
+    receiving: socket.socket
+    sending: socket.socket
+
+    def dup(self) -> SocketPair:
+        """The same sockets under other descriptors."""
+        receiving = self.receiving.dup()
+        return SocketPair(receiving, receiving if self.sending is self.receiving else self.sending.dup())
+
+    def close(self) -> None:
+        """Closes both."""
+        self.receiving.close()
+        self.sending.close()
+
+
+async def open_sockets(address: IPv4Address, port: int, count: int) -> list[SocketPair]:
+    """Binds the sockets of ``count`` workers; see :mod:`overlay.datapath.userspace.steering`.
+
+    Raises:
+        PortInUseError: somebody else holds the port.
+        InterfaceError: ``address`` is not one of this machine.
+        PrivilegeError: the port is below 1024 and we may not bind it.
+        DatapathError: refused for another reason.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + ADOPTION_PATIENCE
+    while True:
+        try:
+            return _bind_all(address, port, count)
+        except OSError as failure:
+            if failure.errno != errno.EADDRINUSE or loop.time() >= deadline:
+                raise _explain(failure, address, port) from failure
+        await asyncio.sleep(_RETRY)
+
+
+def _bind_all(address: IPv4Address, port: int, count: int) -> list[SocketPair]:
+    _bind(address, port).close()  # sharing would let a second agent in as well, so look alone first
+    pairs: list[SocketPair] = []
+    try:
+        for number in range(count):
+            receiving = _bind(address, port, shared=count > 1)
+            pairs.append(SocketPair(receiving, receiving))
+            if number > 0:
+                pairs[number] = SocketPair(receiving, _bind_sending(address, port, number))
+        if count > 1:
+            steering.steer_sockets(pairs[0].receiving, count)
+    except OSError:
+        for each in pairs:
+            each.close()
+        raise
+    return pairs
+
+
+def _bind_sending(address: IPv4Address, port: int, number: int) -> socket.socket:
+    """A socket whose port tells the receivers which worker sends. Nobody sends to it, and it keeps nothing."""
+    candidates = steering.source_ports(port, number)
+    for candidate in candidates:
+        try:
+            sending = _bind(address, candidate)
+        except OSError as failure:
+            if failure.errno not in {errno.EADDRINUSE, errno.EACCES}:
+                raise
+            continue
+        sending.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
+        return sending
+    raise OSError(errno.EADDRINUSE, "no free port to send from")
+
+
+def _bind(address: IPv4Address, port: int, *, shared: bool = False) -> socket.socket:
+    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        if shared:
+            udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        _enlarge_buffers(udp)
+        # Outer packets are never fragmented; what the path does not carry is reported, and dealt with as inner packets.
+        udp.setsockopt(socket.SOL_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
+        udp.setsockopt(socket.SOL_IP, IP_RECVERR, 1)
+        udp.bind((str(address), port))
+    except OSError:
+        udp.close()
+        raise
+    return udp
+
+
+def _enlarge_buffers(udp: socket.socket) -> None:
+    """Beyond the system's limit with CAP_NET_ADMIN, up to it without."""
+    for forced, ordinary in ((SO_RCVBUFFORCE, socket.SO_RCVBUF), (SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+        try:
+            udp.setsockopt(socket.SOL_SOCKET, forced, BUFFER_SIZE)
+        except PermissionError:
+            udp.setsockopt(socket.SOL_SOCKET, ordinary, BUFFER_SIZE)
+
+
+def _explain(failure: OSError, address: IPv4Address, port: int) -> Exception:
+    about = f"UDP port {port} on {address}"
+    match failure.errno:
+        case errno.EADDRINUSE:
+            return PortInUseError(
+                "address already in use",
+                about=about,
+                remedy="stop the other agent or flanneld, or choose another Port in the network's config",
+            )
+        case errno.EADDRNOTAVAIL:
+            return InterfaceError("no interface has this address", about=about, remedy="check --iface")
+        case errno.EACCES | errno.EPERM:
+            return PrivilegeError("not allowed to bind it", about=about, remedy="run as root")
+        case _:
+            return DatapathError(failure.strerror or "cannot bind it", about=about)

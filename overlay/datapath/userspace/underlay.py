@@ -1,0 +1,185 @@
+"""The worker's UDP socket: sending trains of datagrams, and what the underlay says about them.
+
+A *train* is several inner packets to or from one peer that stand one after the other in a buffer, all of one size but
+the last, which may be shorter. The kernel takes and gives whole trains: UDP_SEGMENT and UDP_GRO.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import time
+from collections.abc import Callable, Container
+
+from overlay.datapath.userspace.counters import Counters
+from overlay.datapath.userspace.paths import PathMtus
+from overlay.packet import Bytes, ip
+
+SOL_UDP = 17
+UDP_SEGMENT, UDP_GRO = 103, 104
+"""linux/udp.h; the socket module does not name them."""
+MAX_SEGMENTS = 64
+"""Datagrams in one send: ``UDP_MAX_SEGMENTS``, which was 64 before it became 128."""
+
+IP_RECVERR = 11
+MSG_ERRQUEUE = 0x2000
+
+_ANCILLARY_SIZE = socket.CMSG_SPACE(4)
+_GRO_SIZE = struct.Struct("=i")
+_SEGMENT_SIZE = struct.Struct("=H")
+_EXTENDED_ERROR = struct.Struct("=IBBBBII")
+"""``struct sock_extended_err``: errno, origin, type, code, padding, info (the MTU), data."""
+
+_REPORTS = frozenset({errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EPROTO, errno.EMSGSIZE})
+"""Errors that may be the echo of an earlier datagram: the call that gets it has not sent its own."""
+
+MAX_QUEUED_ERRORS = 1024
+"""Entries of the error queue read at once, so that a flood of them cannot keep the worker from its packets."""
+MAX_REPORTS = 16
+"""Errors of earlier datagrams that one receive steps over."""
+
+TooBig = Callable[[memoryview, str], None]
+"""What is done with a packet that does not fit the path to a peer."""
+
+
+class Underlay:
+    """Receives from one socket and sends to peers through another, or the same.
+
+    Attributes:
+        receiving, sending: the sockets.
+        port: the port of every peer's socket.
+        segmenting: whether the kernel cuts trains into datagrams.
+        coalescing: whether it puts datagrams together into trains.
+        paths: what is known about the paths' MTUs.
+        peers: the underlay addresses of peers; of others nothing is learnt, since anybody can forge an ICMP message.
+        too_big: called with each packet that the kernel found too big.
+        notice: called with what an operator should read once.
+    """
+
+    def __init__(self, receiving: socket.socket, sending: socket.socket, counters: Counters, *, offloads: bool) -> None:
+        self.receiving, self.sending = receiving, sending
+        self.receiving.setblocking(False)
+        self.sending.setblocking(False)
+        self.port = 0
+        self.segmenting = offloads and _accepts(sending, UDP_SEGMENT, 0)
+        self.coalescing = _accepts(receiving, UDP_GRO, int(offloads)) and offloads
+        self.paths = PathMtus()
+        self.peers: Container[str] = ()
+        self.too_big: TooBig = self._drop_too_big
+        self.notice: Callable[[str], None] = lambda _text: None
+        self._counters = counters
+
+    def send_train(self, train: memoryview, size: int, peer: str) -> None:
+        """Sends the packets of ``train``, each of ``size`` bytes and the last perhaps shorter, to ``peer``."""
+        total = len(train)
+        if total > size and self.segmenting:
+            most = size * min(MAX_SEGMENTS, ip.MAX_UDP_PAYLOAD // size)
+            for at in range(0, total, most):
+                self._send_segments(train[at : at + most], size, peer)
+        else:
+            for at in range(0, total, size):
+                self.send(train[at : at + size], peer)
+
+    def send(self, packet: Bytes, peer: str) -> None:
+        """Sends one packet to ``peer``, or counts why not."""
+        try:
+            self._send(packet, peer)
+        except OSError as failure:
+            if failure.errno == errno.EMSGSIZE:
+                self.read_errors()
+                self.too_big(memoryview(packet), peer)
+            else:
+                self._counters.drop_tx_send += 1
+            return
+        self._counters.tx_packets += 1
+        self._counters.tx_bytes += len(packet)
+
+    def receive(self, buffer: memoryview) -> tuple[int, int, str] | None:
+        """One receive into ``buffer``, which should have room for 65,535 bytes.
+
+        Returns:
+            Bytes received, bytes of each datagram but the last of them, and the sender's address; None if there is
+            nothing (more) to receive.
+        """
+        for _ in range(MAX_REPORTS):
+            try:
+                length, ancillary, _, (sender, _port) = self.receiving.recvmsg_into((buffer,), _ANCILLARY_SIZE)
+            except BlockingIOError:
+                return None
+            except OSError:  # what the underlay says about an earlier datagram
+                self.read_errors()
+                continue
+            size = length
+            for level, kind, data in ancillary:
+                if level == SOL_UDP and kind == UDP_GRO and len(data) >= _GRO_SIZE.size:
+                    size = int(_GRO_SIZE.unpack_from(data)[0])
+            return length, (size if 0 < size < length else length), sender
+        return None
+
+    def read_errors(self) -> None:
+        """Empties the sockets' error queues, and learns path MTUs from them."""
+        self._read_errors(self.sending)
+        if self.receiving is not self.sending:
+            self._read_errors(self.receiving)
+
+    def _read_errors(self, udp: socket.socket) -> None:
+        for _ in range(MAX_QUEUED_ERRORS):
+            try:
+                _, ancillary, _, address = udp.recvmsg(0, 256, MSG_ERRQUEUE)
+            except OSError:
+                return
+            for level, kind, data in ancillary:
+                if level == socket.SOL_IP and kind == IP_RECVERR and len(data) >= _EXTENDED_ERROR.size:
+                    number, _, _, _, _, path_mtu, _ = _EXTENDED_ERROR.unpack_from(data)
+                    if number == errno.EMSGSIZE and path_mtu and address and address[0] in self.peers:
+                        self.paths.learn(address[0], path_mtu, time.monotonic())
+
+    def _send_segments(self, train: memoryview, size: int, peer: str) -> None:
+        ancillary = [(SOL_UDP, UDP_SEGMENT, _SEGMENT_SIZE.pack(size))]
+        count = -(-len(train) // size)
+        for last_try in (False, True):
+            try:
+                self.sending.sendmsg((train,), ancillary, 0, (peer, self.port))
+                break
+            except OSError as failure:
+                if failure.errno == errno.EIO:
+                    self._stop_segmenting()
+                if failure.errno in {errno.EIO, errno.EMSGSIZE, errno.EINVAL}:
+                    for at in range(0, len(train), size):  # the kernel says of each what is wrong with it
+                        self.send(train[at : at + size], peer)
+                    return
+                if last_try or failure.errno not in _REPORTS:
+                    self._counters.drop_tx_send += count
+                    return
+                self.read_errors()
+        self._counters.tx_packets += count
+        self._counters.tx_bytes += len(train)
+
+    def _send(self, packet: Bytes, peer: str) -> None:
+        try:
+            self.sending.sendto(packet, (peer, self.port))
+        except OSError as failure:
+            if failure.errno not in _REPORTS:
+                raise
+            self.read_errors()
+            self.sending.sendto(packet, (peer, self.port))
+
+    def _stop_segmenting(self) -> None:
+        """EIO: the interface cannot do UDP checksums, so the kernel does not segment for it (``udp_send_skb``)."""
+        if self.segmenting:
+            self.segmenting = False
+            self._counters.offloads_refused += 1
+            self.notice("the kernel refuses UDP_SEGMENT on this underlay; going on without")
+
+    def _drop_too_big(self, _packet: memoryview, _peer: str) -> None:
+        self._counters.drop_tx_too_big += 1
+
+
+def _accepts(udp: socket.socket, option: int, value: int) -> bool:
+    """Whether the kernel knows an option of UDP sockets; it is set then."""
+    try:
+        udp.setsockopt(SOL_UDP, option, value)
+    except OSError:
+        return False
+    return True

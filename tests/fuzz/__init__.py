@@ -1,0 +1,1 @@
+"""Fuzz targets: to run for as long as one likes, not part of the ordinary tests."""

@@ -1,0 +1,98 @@
+"""What the kernel datapath promises whatever the kernel does: its threads, and one line for each trouble."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from typing import cast
+
+import pytest
+
+from overlay.datapath.base import Datapath, DatapathStatus
+from overlay.datapath.kernel.datapath import KernelDatapath, _in_thread
+from overlay.datapath.kernel.machine import WAITING, State
+from overlay.errors import DatapathError
+from overlay.model import EMPTY_PEERS, PeerTable
+
+
+class Slow:
+    """A slow path that only remembers."""
+
+    def __init__(self) -> None:
+        self.tables: list[PeerTable] = []
+
+    def set_peers(self, table: PeerTable) -> None:
+        self.tables.append(table)
+
+    async def status(self) -> DatapathStatus:
+        return DatapathStatus("userspace", True, "no offloads", {"tx_packets": 5})
+
+    async def close(self) -> None:
+        pass
+
+
+def datapath_with(slow: Slow) -> KernelDatapath:
+    return KernelDatapath(cast(Datapath, slow))
+
+
+async def test_a_cancelled_caller_waits_for_its_thread() -> None:
+    """Else whoever comes next closes descriptors, or uses the maps, while the thread still does."""
+    started, go_on, finished = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        started.set()
+        go_on.wait(20)
+        finished.set()
+
+    caller = asyncio.create_task(_in_thread(work))
+    await asyncio.to_thread(started.wait, 20)
+    for _ in range(3):
+        caller.cancel()
+        await asyncio.sleep(0)
+        assert not caller.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert finished.is_set()
+
+
+async def test_a_threads_error_reaches_the_caller() -> None:
+    with pytest.raises(ZeroDivisionError):
+        await _in_thread(lambda: 1 // 0)
+
+
+async def test_the_slow_path_has_its_peers_at_once() -> None:
+    slow = Slow()
+    datapath_with(slow).set_peers(EMPTY_PEERS)
+    assert slow.tables == [EMPTY_PEERS]
+
+
+async def test_before_it_is_configured() -> None:
+    datapath = datapath_with(Slow())
+    status = await datapath.status()
+    assert (status.name, status.running, status.counters["tx_packets"]) == ("kernel", False, 5)
+    assert "not configured" in status.detail
+    with pytest.raises(DatapathError, match="not configured"):
+        await datapath.watch()
+    await datapath.close()
+    await datapath.close()
+
+
+async def test_a_trouble_is_said_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    datapath = datapath_with(Slow())
+    for state in (
+        State(problem=WAITING),
+        State(problem="eth0: there is no such interface"),
+        State(problem="eth0: there is no such interface"),
+        State("1 subnets", None, ("attached overlay_decap to ingress of eth0",)),
+        State("1 subnets", None),
+    ):
+        datapath._take_in(state)
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("INFO", f"kernel datapath: {WAITING}"),
+        ("WARNING", "kernel datapath: eth0: there is no such interface"),
+        ("INFO", "kernel datapath: attached overlay_decap to ingress of eth0"),
+        ("INFO", "kernel datapath: 1 subnets"),
+    ]

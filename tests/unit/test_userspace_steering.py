@@ -1,0 +1,91 @@
+"""One flow, one worker: the arithmetic, and the same in the kernel's hands."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+from ipaddress import IPv4Address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from overlay.datapath.userspace.sockets import open_sockets
+from overlay.datapath.userspace.steering import queue_for, source_ports, worker_for
+from overlay.errors import InterfaceError, PortInUseError
+from tests.support.admission import ipv4
+
+PORT = 8285
+
+
+@given(st.integers(1, 40), st.integers(0, 2**32 - 1))
+def test_the_workers_of_one_node_reach_all_workers_of_another(workers: int, address: int) -> None:
+    ports = [PORT, *(next(source_ports(PORT, worker)) for worker in range(1, workers))]
+    if address + PORT + workers < 2**32:
+        assert len({worker_for(address, port, workers) for port in ports}) == workers
+
+
+@pytest.mark.parametrize("port", [1024, 8285, 65530])
+@pytest.mark.parametrize("worker", [1, 7, 63])
+def test_source_ports(port: int, worker: int) -> None:
+    ports = list(source_ports(port, worker))
+    assert len(ports) > 100
+    assert all(1023 < candidate < 65536 and candidate != port for candidate in ports)
+
+
+@given(
+    st.sampled_from((1, 6, 17, 253)),
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from((0, 0x4000, 0x2000, 0x0001)),
+    st.binary(max_size=8),
+)
+def test_both_directions_and_all_fragments_have_one_queue(
+    protocol: int, source: int, destination: int, fragment: int, payload: bytes
+) -> None:
+    def queue(a: int, b: int, data: bytes, field: int) -> int:
+        return queue_for(
+            ipv4(str(IPv4Address(a)), str(IPv4Address(b)), protocol=protocol, payload=data, fragment=field)
+        )
+
+    ports = payload.ljust(4, b"\0")
+    swapped = ports[2:4] + ports[:2]
+    assert queue(source, destination, ports, fragment) == queue(destination, source, swapped, fragment)
+    assert queue(source, destination, ports, 0x2000) == queue(source, destination, swapped + ports, 0x0001)
+
+
+def test_flows_are_spread() -> None:
+    for workers in (2, 3, 4, 8):
+        counts = [0] * workers
+        for port in range(40000, 40800, 2):
+            packet = ipv4("10.0.1.2", "10.0.2.2", protocol=6, payload=port.to_bytes(2, "big") + b"\x14\x51")
+            counts[queue_for(packet) % workers] += 1
+        assert min(counts) > 400 / workers / 2
+
+
+async def test_the_kernel_computes_the_same() -> None:
+    address = IPv4Address("127.0.0.1")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind((str(address), 0))
+        port = probe.getsockname()[1]
+    pairs = await open_sockets(address, port, 4)
+    try:
+        assert len({pair.sending.getsockname()[1] for pair in pairs}) == 4
+        for host, sender_port in itertools.product((2, 3, 77), (0, 0, 0, 0)):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                sender.bind((f"127.0.0.{host}", sender_port))
+                source_port = sender.getsockname()[1]
+                sender.sendto(b"?", (str(address), port))
+            expected = worker_for(int(IPv4Address(f"127.0.0.{host}")), source_port, 4)
+            pairs[expected].receiving.settimeout(20)
+            assert pairs[expected].receiving.recvfrom(10)[1] == (f"127.0.0.{host}", source_port)
+        with pytest.raises(PortInUseError, match=f"UDP port {port} on 127.0.0.1"):
+            await open_sockets(address, port, 4)
+    finally:
+        for pair in pairs:
+            pair.close()
+
+
+async def test_an_address_that_is_not_ours() -> None:
+    with pytest.raises(InterfaceError, match="no interface has this address"):
+        await open_sockets(IPv4Address("192.0.2.1"), PORT, 1)

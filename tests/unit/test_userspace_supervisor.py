@@ -1,0 +1,155 @@
+"""A worker process is started, replaced and given up on. Its TUN is a socketpair, so none of this needs privileges."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from overlay.datapath.userspace import supervisor
+from overlay.datapath.userspace.link import Subnets
+from overlay.datapath.userspace.sockets import open_sockets
+from overlay.datapath.userspace.supervisor import Supervisor
+from overlay.errors import DatapathError
+from overlay.model import TunnelSpec
+from tests.support.admission import ipv4
+
+OWN, PEER = "127.0.0.1", "127.0.0.2"
+PEERS: Subnets = {(0x0A000200, 24): int(IPv4Address(PEER))}
+
+
+class Site:
+    """A supervisor, the other end of its TUN, and a peer."""
+
+    def __init__(self) -> None:
+        self.tun, self._queue = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.tun.setblocking(False)
+        self.peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.peer.bind((PEER, 0))
+        self.spec = TunnelSpec(
+            "tun",
+            IPv4Network("10.0.0.0/16"),
+            IPv4Network("10.0.1.0/24"),
+            1472,
+            "lo",
+            IPv4Address(OWN),
+            self.peer.getsockname()[1],
+        )
+        self.supervisor: Supervisor
+
+    async def open(self, mode: str = "plain") -> None:
+        (pair,) = await open_sockets(IPv4Address(OWN), self.spec.port, 1)
+        self.supervisor = Supervisor(os.dup(self._queue.fileno()), pair, mode, lambda: os.dup(self._queue.fileno()))
+
+    async def exchange(self) -> None:
+        """One packet in each direction."""
+        loop = asyncio.get_running_loop()
+        self.peer.setblocking(False)
+        async with asyncio.timeout(20):
+            await loop.sock_sendall(self.tun, ipv4("10.0.1.7", "10.0.2.9"))
+            assert len(await loop.sock_recv(self.peer, 2000)) == 36
+            await loop.sock_sendto(self.peer, ipv4(), (OWN, self.spec.port))
+            assert len(await loop.sock_recv(self.tun, 2000)) == 36
+
+    async def close(self) -> None:
+        await self.supervisor.stop()
+        self.supervisor.release()
+        for each in (self.tun, self._queue, self.peer):
+            each.close()
+
+
+@pytest_asyncio.fixture
+async def site() -> AsyncIterator[Site]:
+    made = Site()
+    await made.open()
+    yield made
+    await made.close()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_life(site: Site) -> None:
+    await site.supervisor.start(site.spec, PEERS)
+    pid = site.supervisor.pid
+    assert pid is not None
+    await site.exchange()
+    status = await site.supervisor.ask(20)
+    assert status is not None
+    assert site.supervisor.totals()["tx_packets"] == site.supervisor.totals()["rx_packets"] == 1
+    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, signal.SIGINT)
+    await site.exchange()
+    assert site.supervisor.pid == pid, "only the agent ends it"
+    await site.supervisor.stop()
+    assert not Path(f"/proc/{pid}").exists()
+    assert await site.supervisor.ask(1) is None
+
+
+async def test_a_death(site: Site) -> None:
+    await site.supervisor.start(site.spec, PEERS)
+    await site.exchange()
+    await site.supervisor.ask(20)
+    former = site.supervisor.pid
+    assert former is not None
+    os.kill(former, signal.SIGKILL)
+    await until(lambda: site.supervisor.restarts == 1)
+    await site.exchange()
+    await site.supervisor.ask(20)
+    assert site.supervisor.pid != former
+    assert site.supervisor.totals()["tx_packets"] == 2, "counts go on"
+
+
+async def test_a_hang(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "HEARTBEAT", 0.2)
+    monkeypatch.setattr(supervisor, "HANG", 1.0)
+    await site.supervisor.start(site.spec, PEERS)
+    former = site.supervisor.pid
+    assert former is not None
+    os.kill(former, signal.SIGSTOP)
+    assert await site.supervisor.ask(0.2) is None
+    await until(lambda: site.supervisor.restarts == 1)
+    assert not Path(f"/proc/{former}").exists()
+    await site.exchange()
+
+
+async def test_beyond_mending(site: Site, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(supervisor, "MAX_DEATHS", 2)
+    await site.supervisor.start(site.spec, PEERS)
+    site.supervisor.mode = "no mode"
+    pid = site.supervisor.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(DatapathError, match="userspace worker: ended before it moved packets, 3 times"):
+        await asyncio.wait_for(asyncio.shield(site.supervisor.failed), 30)
+    capfd.readouterr()
+
+
+async def test_a_worker_that_does_not_come_up(site: Site, capfd: pytest.CaptureFixture[str]) -> None:
+    site.supervisor.mode = "no mode"
+    with pytest.raises(DatapathError, match=r"userspace worker \d+: ended before it moved packets"):
+        await site.supervisor.start(site.spec, PEERS)
+    assert site.supervisor.pid is None
+    capfd.readouterr()
+
+
+async def test_five_thousand_peers_are_there_in_time(site: Site) -> None:
+    many: Subnets = {(0x0B000000 + number * 256, 24): number + 1 for number in range(5000)}
+    await site.supervisor.start(site.spec, {})
+    loop = asyncio.get_running_loop()
+    before = loop.time()
+    site.supervisor.set_peers({**many, **PEERS})
+    assert loop.time() - before < 0.1, "the agent does not wait"
+    assert await site.supervisor.ask(20) is not None
+    assert loop.time() - before < 3.0, "0.05 s on an idle machine"
+    await site.exchange()

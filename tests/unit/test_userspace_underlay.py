@@ -1,0 +1,126 @@
+"""What the worker does when the kernel refuses to send."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from overlay.datapath.userspace.counters import Counters
+from overlay.datapath.userspace.underlay import UDP_SEGMENT, Underlay
+
+RECEIVER, SENDER = "127.0.0.2", "127.0.0.1"
+TRAIN = memoryview(os.urandom(10 * 100 + 7))
+DATAGRAMS = [bytes(TRAIN[at : at + 100]) for at in range(0, len(TRAIN), 100)]
+
+
+class Refusing(socket.socket):
+    """A real socket that refuses some calls first, as kernels and interfaces do that this machine has not."""
+
+    refusals: list[int]
+    refuse_trains: int = 0
+
+    def _check(self) -> None:
+        if self.refusals:
+            number = self.refusals.pop(0)
+            raise OSError(number, os.strerror(number))
+
+    def sendmsg(self, *arguments: Any) -> int:
+        self._check()
+        if self.refuse_trains and arguments[1] and arguments[1][0][1] == UDP_SEGMENT:
+            raise OSError(self.refuse_trains, os.strerror(self.refuse_trains))
+        return super().sendmsg(*arguments)
+
+    def sendto(self, *arguments: Any) -> int:
+        self._check()
+        return super().sendto(*arguments)
+
+
+class Ends:
+    """An underlay over a refusing socket, and what arrives at the other end."""
+
+    def __init__(self) -> None:
+        self.receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.receiver.bind((RECEIVER, 0))
+        self.receiver.setblocking(False)
+        self.sender = Refusing(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sender.refusals = []
+        self.sender.bind((SENDER, 0))
+        self.counters = Counters()
+        self.underlay = Underlay(self.sender, self.sender, self.counters, offloads=True)
+        self.underlay.port = self.receiver.getsockname()[1]
+        self.notices: list[str] = []
+        self.underlay.notice = self.notices.append
+
+    def arrived(self) -> list[bytes]:
+        out = []
+        while True:
+            try:
+                out.append(self.receiver.recv(70000))
+            except BlockingIOError:
+                return out
+
+
+@pytest.fixture
+def ends() -> Iterator[Ends]:
+    made = Ends()
+    yield made
+    made.receiver.close()
+    made.sender.close()
+
+
+def test_a_train(ends: Ends) -> None:
+    ends.underlay.send_train(TRAIN, 100, RECEIVER)
+    assert ends.arrived() == DATAGRAMS
+    assert (ends.counters.tx_packets, ends.counters.tx_bytes) == (11, len(TRAIN))
+
+
+def test_a_refused_offload_is_turned_off_once(ends: Ends) -> None:
+    ends.sender.refuse_trains = errno.EIO
+    for _ in range(3):
+        ends.underlay.send_train(TRAIN, 100, RECEIVER)
+    assert ends.arrived() == DATAGRAMS * 3
+    assert not ends.underlay.segmenting
+    assert ends.counters.offloads_refused == 1
+    assert len(ends.notices) == 1
+    assert ends.counters.tx_packets == 33
+
+
+@pytest.mark.parametrize("number", [errno.EMSGSIZE, errno.EINVAL])
+def test_a_train_with_something_wrong_is_sent_one_by_one(ends: Ends, number: int) -> None:
+    ends.sender.refuse_trains = number
+    ends.underlay.send_train(TRAIN, 100, RECEIVER)
+    assert ends.arrived() == DATAGRAMS
+    assert ends.underlay.segmenting, "the offload is not to blame"
+
+
+@pytest.mark.parametrize("number", [errno.ECONNREFUSED, errno.EHOSTUNREACH])
+def test_the_echo_of_an_earlier_datagram_costs_nothing(ends: Ends, number: int) -> None:
+    ends.sender.refusals = [number]
+    ends.underlay.send_train(TRAIN, 100, RECEIVER)
+    ends.sender.refusals = [number]
+    ends.underlay.send(b"single", RECEIVER)
+    assert ends.arrived() == [*DATAGRAMS, b"single"]
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENETUNREACH, errno.ENOBUFS, errno.EAGAIN])
+def test_what_cannot_be_sent_is_counted(ends: Ends, number: int) -> None:
+    ends.sender.refusals = [number, number]
+    ends.underlay.send_train(TRAIN, 100, RECEIVER)
+    ends.sender.refusals = [number, number]
+    ends.underlay.send(b"single", RECEIVER)
+    assert ends.arrived() == []
+    assert ends.counters.drop_tx_send == 12
+    assert ends.counters.tx_packets == 0
+
+
+def test_trains_are_divided_at_the_kernels_limits(ends: Ends) -> None:
+    ends.receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+    for size, total in ((1, 200), (1472, 92 * 1472), (65507, 65507), (40000, 100_000)):
+        train = memoryview(os.urandom(total))
+        ends.underlay.send_train(train, size, RECEIVER)
+        assert ends.arrived() == [bytes(train[at : at + size]) for at in range(0, total, size)]
