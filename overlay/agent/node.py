@@ -1,0 +1,141 @@
+"""This node made to match what control decided: device, routes, peers, firewall, ``subnet.env``, and who is told."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+
+from overlay import backends
+from overlay.agent.settings import AgentSettings
+from overlay.backends.base import Backend, Desired
+from overlay.datapath.base import DatapathStatus
+from overlay.datapath.choice import Choice
+from overlay.datapath.kernel.machine import cleanup as remove_programs
+from overlay.model import EMPTY_PEERS, PeerTable
+from overlay.node import subnet_env
+from overlay.node.firewall import Firewall, desired_rules
+from overlay.node.subnet_env import SubnetEnv
+
+_log = logging.getLogger(__name__)
+
+_COMMAND_SECONDS = 60.0
+"""How long ``--on-subnet-change`` may take before it is killed."""
+
+
+class Node:
+    """Carries decisions out on this machine.
+
+    Attributes:
+        reason: why this datapath, for people.
+    """
+
+    def __init__(self, settings: AgentSettings, choice: Choice) -> None:
+        self._settings = settings
+        self._datapath = choice.datapath
+        self.reason = choice.reason
+        self._backend: Backend | None = None
+        self._peers = EMPTY_PEERS
+        self._firewall: Firewall | None = None
+        self._firewall_nftables = False
+        self._guarding = asyncio.Lock()
+
+    def set_peers(self, table: PeerTable) -> None:
+        """Hands the peers on at once; they need not wait for anything else to be right."""
+        if table is self._peers:
+            return
+        self._peers = table
+        if self._backend is not None:
+            self._backend.set_peers(table)
+
+    async def converge(self, desired: Desired) -> None:
+        """Makes this machine match ``desired``, and repairs what others broke; does nothing where all is right.
+
+        Raises:
+            ConfigError, NodeError, DatapathError: it could not; it is right to try again.
+        """
+        if self._backend is None:
+            self._backend = backends.make(
+                desired.config,
+                self._datapath,
+                device=self._settings.datapath.device,
+                mtu=self._settings.mtu,
+                blackhole=self._settings.blackhole_route,
+            )
+            # Only now: with a lease the peers are known, and until then what an earlier agent left is better than none.
+            self._backend.set_peers(self._peers)
+        applied = await self._backend.apply(desired)
+        for change in applied.changes:
+            _log.info("%s", change)
+        await self._publish(desired, applied.mtu)
+
+    async def guard(self, desired: Desired) -> None:
+        """Puts the masquerading and forwarding rules in place, or back; with both flags off, removes old ones.
+
+        Raises:
+            NodeError: a tool is missing or refused.
+        """
+        pool, settings = desired.config.ipv4, self._settings
+        assert pool is not None
+        async with self._guarding:
+            if self._firewall is None or self._firewall_nftables != desired.config.enable_nftables:
+                self._firewall = Firewall(enable_nftables=desired.config.enable_nftables)
+                self._firewall_nftables = desired.config.enable_nftables
+            rules = desired_rules(
+                pool.network, desired.subnet, ip_masq=settings.ip_masq, forward_rules=settings.forward_rules
+            )
+            for change in await asyncio.to_thread(self._firewall.reconcile, rules):
+                _log.info("%s", change)
+
+    async def _publish(self, desired: Desired, mtu: int) -> None:
+        """Writes ``subnet.env``; a subnet other than last time is told to ``--on-subnet-change``."""
+        assert desired.config.ipv4 is not None
+        content = SubnetEnv(
+            network=desired.config.ipv4.network,
+            subnet=desired.subnet,
+            mtu=mtu,
+            ip_masq=self._settings.ip_masq,
+            ipv6_network=desired.config.ipv6.network if desired.config.ipv6 else None,
+            ipv6_subnet=desired.ipv6_subnet,
+        )
+        path = self._settings.subnet_file
+        before = await asyncio.to_thread(subnet_env.previous_subnet, path)
+        if await asyncio.to_thread(subnet_env.write, path, content):
+            _log.info("%s: subnet %s, MTU %d", path, content.subnet, content.mtu)
+        if before is not None and before != content.subnet and self._settings.on_subnet_change:
+            await self._run_command(self._settings.on_subnet_change, before.with_prefixlen, content)
+
+    @staticmethod
+    async def _run_command(command: str, before: str, content: SubnetEnv) -> None:
+        """Runs the operator's command with the new subnet in its environment; its failure is logged, no more."""
+        _log.info("subnet changed from %s to %s: running %s", before, content.subnet, command)
+        environment = os.environ | content.variables() | {"FLANNEL_OLD_SUBNET": before}
+        process = await asyncio.create_subprocess_exec("/bin/sh", "-c", command, env=environment)
+        try:
+            async with asyncio.timeout(_COMMAND_SECONDS):
+                status = await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+            _log.warning("%s: killed, it took more than %d s", command, _COMMAND_SECONDS)
+            return
+        except asyncio.CancelledError:
+            process.kill()
+            raise
+        if status != 0:
+            _log.warning("%s: ended with status %d", command, status)
+
+    async def status(self) -> DatapathStatus:
+        """How the datapath is."""
+        return await self._datapath.status()
+
+    async def watch(self) -> None:
+        """Never returns; raises DatapathError when the datapath has failed for good."""
+        await self._datapath.watch()
+
+    async def close(self) -> None:
+        """Ends what runs for us. Device, routes and files stay, and so do programs in the kernel, which go on working:
+        but for a lease that was given back, whose subnet is not ours any more."""
+        await self._datapath.close()
+        if self._settings.release_on_exit:
+            await asyncio.to_thread(remove_programs, self._settings.datapath.device)
