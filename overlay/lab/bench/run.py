@@ -1,0 +1,60 @@
+"""The loop: rounds outside, ways innermost, so that what is compared is measured within seconds of each other."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Sequence
+
+from overlay.errors import LabError
+from overlay.lab.bench.probes import PROBES
+from overlay.lab.bench.results import Conditions, Results
+from overlay.lab.bench.scenarios import Mode, Way
+from overlay.lab.bench.stage import Staged, staged
+from overlay.lab.shell import require_programs, require_root
+
+Progress = Callable[[str], None]
+
+PROGRAMS = ("bridge", "ethtool", "iperf3", "sockperf")
+
+
+def run_bench(
+    ways: Sequence[Way], modes: Sequence[Mode], *, seconds: float, rounds: int, name: str, progress: Progress
+) -> Results:
+    """Measures everything.
+
+    Args:
+        ways: what is compared.
+        modes: the underlay's, one after the other within each round.
+        seconds: of every single measurement.
+        rounds: how often all of it is repeated.
+        name: of the labs, to which a digit is added.
+        progress: is told what is done next.
+
+    Raises:
+        LabError: no root, or a program is missing.
+    """
+    require_root()
+    require_programs(*PROGRAMS)
+    conditions = Conditions(platform.release(), os.cpu_count() or 1, seconds, rounds)
+    results = Results(conditions, tuple(modes), tuple(ways))
+    with staged(ways, name, lambda title: progress(f"lab: {title}")) as stage:
+        results.unavailable.update({way: str(it) for way, it in stage.items() if isinstance(it, LabError)})
+        ready = [it for it in stage.values() if isinstance(it, Staged)]
+        for number in range(rounds):
+            for mode in modes:
+                for it in ready:
+                    it.set_mode(mode)
+                progress(f"round {number + 1} of {rounds}, {mode.value} mode")
+                _measure_all(ready, mode, number, results)
+    return results
+
+
+def _measure_all(ready: Sequence[Staged], mode: Mode, number: int, results: Results) -> None:
+    for probe in PROBES:
+        for it in ready:
+            try:
+                results.add(mode, it.way, number, probe.run(it.ends, results.conditions.seconds))
+            except LabError as error:
+                measures = " and ".join(measure.title for measure in probe.measures)
+                results.failures.append(f"{it.way.title}, {mode.value} mode, round {number + 1}, {measures}: {error}")
