@@ -1,0 +1,157 @@
+"""``overlay agent``: flanneld's flags and variables, and ours beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from overlay.agent.runner import run
+from overlay.agent.settings import AgentSettings
+from overlay.cli.goflags import GO_BOOL, Verbatim, flag
+from overlay.cli.options import Etcd, etcd_flags
+from overlay.datapath.choice import Wish
+from overlay.errors import UsageError
+from overlay.node.identity import default_node_id
+from overlay.node.interfaces import Selection
+from overlay.observe.logging import set_up
+
+A = TypeVar("A", IPv4Address, IPv6Address)
+
+_STATE_DIR = "/run/overlay"
+_DATA_DIR = "/var/lib/overlay"
+
+_FOREIGN = {
+    "kube-annotation-prefix": "there is no Kubernetes support",
+    "kube-api-url": "there is no Kubernetes support",
+    "kubeconfig-file": "there is no Kubernetes support",
+    "net-config-path": "the config is read from etcd",
+    "log_dir": "the log goes to standard error",
+    "log_backtrace_at": "there are no backtraces in the log",
+    "stderrthreshold": "the log goes to standard error",
+    "vmodule": "-v turns debug messages on for all modules",
+}
+_FOREIGN_BOOL = {
+    "set-node-network-unavailable": "there is no Kubernetes support",
+    "alsologtostderr": "the log goes to standard error",
+    "logtostderr": "the log goes to standard error",
+}
+"""flanneld's flags that mean nothing here, and why; they are accepted, so that its start scripts work."""
+
+
+def _foreign_flags(command: Any) -> Any:
+    for name in _FOREIGN:
+        command = flag(name, default=None, hidden=True)(command)
+    for name in _FOREIGN_BOOL:
+        command = flag(name, default=None, type=GO_BOOL, hidden=True)(command)
+    return command
+
+
+@click.command()
+@etcd_flags
+@flag("iface", multiple=True, type=Verbatim(), metavar="NAME|IP", help="Underlay interface; may be repeated.")
+@flag("iface-regex", multiple=True, type=Verbatim(), metavar="REGEX", help="The same by regular expression.")
+@flag("iface-can-reach", default="", metavar="IP", help="The interface of the route to this address.")
+@flag("public-ip", default="", metavar="IP", help="Address that other nodes send to; default: the interface's.")
+@flag("public-ipv6", default="", metavar="IP", help="Accepted and published; the udp backend carries IPv4.")
+@flag("subnet-file", default="/run/flannel/subnet.env", metavar="FILE", help="Where the subnet is written for Docker.")
+@flag("subnet-lease-renew-margin", default=60, metavar="MINUTES", type=click.IntRange(1, 1439),
+      help="Renew the lease at the latest so long before it expires.")  # fmt: skip
+@flag("ip-masq", default=False, type=GO_BOOL, help="Masquerade what leaves the overlay.")
+@flag("ip-blackhole-route", default=False, type=GO_BOOL, help="Blackhole our subnet while no bridge has it.")
+@flag("iptables-resync", default=5, metavar="SECONDS", type=click.IntRange(1), help="How often rules are checked.")
+@flag("iptables-forward-rules", default=True, type=GO_BOOL, help="Accept forwarding from and to the network.")
+@flag("healthz-ip", default="0.0.0.0", metavar="IP", help="Where /healthz and /readyz are served.")
+@flag("healthz-port", default=0, type=click.IntRange(0, 65535), metavar="PORT", help="Port for it; 0: not served.")
+@flag("datapath", default="auto", type=click.Choice(["auto", "kernel", "userspace"]), help="What moves the packets.")
+@flag(
+    "workers", default=0, type=click.IntRange(0, 64), metavar="N", help="Userspace workers; 0: one for every two cores."
+)
+@flag("offloads", default=True, type=GO_BOOL, help="Use TUN and UDP offloads where the kernel has them.")
+@flag("device", default="flannel0", metavar="NAME", help="Name of the TUN device.")
+@flag("mtu", default=0, type=click.IntRange(0, 65535), metavar="BYTES", help="Its MTU; 0: the underlay's less 28.")
+@flag("lease-ttl", default=86400, type=click.IntRange(5), metavar="SECONDS", help="Life of the lease in etcd.")
+@flag("node-id", default="", metavar="ID", help="This node's id; default: from machine-id.")
+@flag("state-dir", default=_STATE_DIR, metavar="DIR", help="Runtime state of this agent.")
+@flag("data-dir", default="", metavar="DIR",
+      help=f"What a reboot must not lose; default {_DATA_DIR}, or the --state-dir if one is given.")  # fmt: skip
+@flag("release-on-exit", default=False, type=GO_BOOL, help="Give the subnet back at SIGTERM.")
+@flag("on-subnet-change", default="", metavar="COMMAND", help="Run by sh when the subnet changes; has FLANNEL_*.")
+@flag("log-format", default="text", type=click.Choice(["text", "json"]), help="Form of the log.")
+@flag("v", default=0, type=int, metavar="LEVEL", help="1 and more: debug messages.")
+@flag("kube-subnet-mgr", default=False, type=GO_BOOL, hidden=True)
+@flag("version", default=False, type=GO_BOOL, help="Print the version and exit.")
+@_foreign_flags
+def agent(etcd: Etcd, **flags: Any) -> None:
+    """Run the agent of this node: lease a subnet, bring up the tunnel, keep both.
+
+    Takes flanneld's flags, with one dash or two, and its FLANNELD_ variables; needs root. Ends with 0 at SIGTERM or
+    SIGINT. The device, its route, subnet.env and the lease stay, so that nothing is lost while it is restarted.
+    """
+    if flags.pop("version"):
+        from overlay import __version__  # noqa: PLC0415
+
+        print(f"overlay {__version__}")
+        return
+    set_up(flags["log_format"], verbose=flags["v"] > 0, under_journald="JOURNAL_STREAM" in os.environ)
+    if flags["kube_subnet_mgr"]:
+        raise UsageError("there is no Kubernetes support", about="--kube-subnet-mgr", remedy="leases are kept in etcd")
+    ignored = tuple(
+        f"--{name} has no effect here: {why}"
+        for name, why in (_FOREIGN | _FOREIGN_BOOL).items()
+        if flags[name.replace("-", "_")] is not None
+    )
+    asyncio.run(run(_settings(etcd, flags), ignored))
+
+
+def _settings(etcd: Etcd, flags: dict[str, Any]) -> AgentSettings:
+    for pattern in flags["iface_regex"]:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UsageError(str(error), about=f"--iface-regex {pattern}") from error
+    state_dir = Path(flags["state_dir"])
+    own_state = flags["state_dir"] != _STATE_DIR
+    if not 0 < len(flags["device"].encode()) < 16 or "/" in flags["device"] or flags["device"].split() == []:
+        raise UsageError("is no interface name (1 to 15 bytes, no slash)", about=f"--device {flags['device']!r}")
+    return AgentSettings(
+        etcd=etcd.settings,
+        prefix=etcd.prefix,
+        selection=Selection(
+            names=tuple(flags["iface"]),
+            patterns=tuple(flags["iface_regex"]),
+            can_reach=_address(flags, "iface-can-reach", IPv4Address),
+            public_ip=_address(flags, "public-ip", IPv4Address),
+        ),
+        subnet_file=Path(flags["subnet_file"]),
+        state_dir=state_dir,
+        data_dir=Path(flags["data_dir"]) if flags["data_dir"] else state_dir if own_state else Path(_DATA_DIR),
+        public_ipv6=_address(flags, "public-ipv6", IPv6Address),
+        renew_margin=60 * flags["subnet_lease_renew_margin"],
+        lease_ttl=flags["lease_ttl"],
+        node_id=flags["node_id"] or default_node_id(),
+        ip_masq=flags["ip_masq"],
+        forward_rules=flags["iptables_forward_rules"],
+        firewall_resync=flags["iptables_resync"],
+        blackhole_route=flags["ip_blackhole_route"],
+        health_address=(flags["healthz_ip"], flags["healthz_port"]) if flags["healthz_port"] else None,
+        datapath=Wish(flags["datapath"], flags["workers"] or None, flags["offloads"], flags["device"]),
+        mtu=flags["mtu"] or None,
+        release_on_exit=flags["release_on_exit"],
+        on_subnet_change=flags["on_subnet_change"],
+    )
+
+
+def _address(flags: dict[str, Any], name: str, kind: type[A]) -> A | None:
+    text = flags[name.replace("-", "_")]
+    if not text:
+        return None
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise UsageError(f"is no {kind.__name__.removesuffix('Address')} address", about=f"--{name} {text}") from error

@@ -1,0 +1,55 @@
+"""``overlay capture``: the tunnel's packets, outer and inner, live or from a file."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import click
+
+from overlay.errors import UsageError
+from overlay.model import UDP_PORT
+from overlay.observe import capture as tunnel
+
+
+@click.command()
+@click.option("--iface", metavar="NAME", help="The underlay interface to listen on.")
+@click.option("--port", default=UDP_PORT, show_default=True, type=click.IntRange(1, 65535), help="The backend's port.")
+@click.option("--count", type=click.IntRange(1), help="Stop after so many packets.")
+@click.option("--timeout", type=click.FloatRange(0.1), help="Stop when none came for so many seconds.")
+@click.option("--verbose", "-v", is_flag=True, help="The fields of every layer, instead of one line a packet.")
+@click.option(
+    "--write", type=click.Path(path_type=Path), metavar="FILE", help="Put the packets into a pcap file as well."
+)
+@click.option("--read", type=click.Path(path_type=Path), metavar="FILE", help="Decode a pcap or pcapng file instead.")
+def capture(
+    *,
+    iface: str | None,
+    port: int,
+    count: int | None,
+    timeout: float | None,
+    verbose: bool,
+    write: Path | None,
+    read: Path | None,
+) -> None:
+    """Show the tunnel's packets: which nodes they pass between, and what is inside. Needs root; ends with Ctrl-C.
+
+    Packets of up to 64 KB are shown as they cross this point: segmentation offload cuts them up further down.
+    """
+    if (iface is None) == (read is None):
+        raise UsageError("one of the two", about="--iface or --read", remedy="for example --iface eth0")
+    with contextlib.ExitStack() as stack:
+        packets: Iterator[tunnel.Captured]
+        if read is not None:
+            packets = tunnel.read(read, port)
+        else:
+            packets = stack.enter_context(tunnel.Listener(str(iface), port)).packets(timeout)
+        writer = stack.enter_context(tunnel.Writer(write)) if write is not None else None
+        for packet in islice(packets, count):
+            if writer is not None:
+                writer.write(packet)
+            print(tunnel.summary(packet), flush=True)
+            if verbose:
+                print("\n".join(f"  {line}" for line in tunnel.decode(packet)), flush=True)

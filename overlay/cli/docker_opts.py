@@ -1,0 +1,105 @@
+"""``overlay docker-opts``: flannel's mk-docker-opts.sh, with its options, its output and its exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import click
+
+from overlay.errors import FileError, NodeError
+from overlay.node.docker_opts import Form, own_subnet, parse_env, render
+from overlay.node.files import write_atomically
+from overlay.node.netlink import Netlink
+
+
+class _ShellCommand(click.Command):
+    """Ends as a script with getopts does: wrong use prints the usage and is exit status 1; operands are ignored."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            click.echo(f"{error.format_message()}\n{self.get_help(ctx)}", err=True)
+            ctx.exit(1)
+
+
+def _usage(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(1)
+
+
+@click.command(
+    "docker-opts",
+    cls=_ShellCommand,
+    context_settings={"help_option_names": ["--help"], "allow_extra_args": True, "allow_interspersed_args": False},
+)
+@click.option(
+    "-f",
+    "subnet_file",
+    metavar="FILE",
+    default="/run/flannel/subnet.env",
+    show_default=True,
+    help="Written by the agent.",
+)
+@click.option(
+    "-d",
+    "output",
+    metavar="FILE",
+    default="/run/docker_opts.env",
+    show_default=True,
+    help="To be read by Docker's unit.",
+)
+@click.option("-i", "individual", is_flag=True, help="One variable an option, as DOCKER_OPT_MTU=1472.")
+@click.option("-c", "combined", is_flag=True, help="All options in one variable. Neither -i nor -c means both.")
+@click.option("-k", "key", metavar="NAME", default="DOCKER_OPTS", show_default=True, help="Name of that variable.")
+@click.option("-m", "without_ip_masq", is_flag=True, help="No --ip-masq, for an old Docker.")
+@click.option("-h", "-?", is_flag=True, expose_value=False, is_eager=True, callback=_usage, hidden=True)
+def docker_opts(
+    *, subnet_file: str, output: str, individual: bool, combined: bool, key: str, without_ip_masq: bool
+) -> None:
+    """Write Docker's options for this node's subnet, as mk-docker-opts.sh does.
+
+    Without a subnet file the options are empty, and Docker chooses its own addresses. The exit status is 1 if a route
+    via another node leads to this node's subnet: then two nodes have the same.
+    """
+    variables = {**os.environ, **parse_env(_read(Path(subnet_file)))}
+    form = Form(individual, combined, key, ip_masq=not without_ip_masq)
+    _write(Path(output), render(variables, form))
+    subnet = own_subnet(variables)
+    if subnet is not None and (route := _foreign_route(subnet)) is not None:
+        print(f"Your routing table already contains the subnet: {route}", file=sys.stderr)
+        raise click.exceptions.Exit(1)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(str(error), about=f"cannot read {path}") from error
+
+
+def _write(path: Path, content: str) -> None:
+    """Replaces a regular file as a whole; writes into anything else (/dev/stdout, a pipe, a link)."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        try:
+            path.write_text(content)
+        except OSError as error:
+            raise FileError(error.strerror or str(error), about=f"cannot write {path}") from error
+    else:
+        write_atomically(path, content)
+
+
+def _foreign_route(subnet: IPv4Network) -> str | None:
+    """A route to exactly ``subnet`` through a gateway, as text."""
+    with suppress(NodeError), Netlink() as netlink:
+        for route in netlink.routes():
+            if route.destination == subnet and route.gateway is not None:
+                return f"{subnet} via {route.gateway}"
+    return None

@@ -1,0 +1,111 @@
+"""Entry point: finds the subcommand, and turns every error into one line and an exit status.
+
+Exit status: 0 done · 1 failed · 2 called wrongly · 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from overlay import __version__
+from overlay.cli.goflags import normalise
+from overlay.errors import OverlayError, first_of
+
+_COMMANDS = {
+    "agent": ("overlay.cli.agent:agent", "Run the agent of this node."),
+    "capture": ("overlay.cli.capture:capture", "Decode the tunnel's packets as they pass."),
+    "cleanup": ("overlay.cli.cleanup:cleanup", "Remove all that the agent made on this node."),
+    "config": ("overlay.cli.config:config", "Show, set or check the network's config in etcd."),
+    "docker-opts": ("overlay.cli.docker_opts:docker_opts", "Write Docker's options, as mk-docker-opts.sh does."),
+    "lab": ("overlay.cli.lab:lab", "A cluster in network namespaces on this machine."),
+    "leases": ("overlay.cli.leases:leases", "Print the subnet leases in etcd."),
+    "status": ("overlay.cli.status:status", "Show what this node's agent says of itself."),
+    "release": ("overlay.cli.reservations:release", "Give a subnet back."),
+    "reserve": ("overlay.cli.reservations:reserve", "Lease a subnet to a public IP for ever."),
+}
+"""Name → (where it is, what it does): help needs no import of any of them."""
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands are imported when they are run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, attribute = _COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command, normalise(command, rest) if command is not None else rest
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="overlay %(version)s")
+def cli() -> None:
+    """An overlay network for containers, compatible with flannel.
+
+    Each node leases a subnet from etcd and tunnels its containers' packets in UDP to the other nodes, so that every
+    container reaches every other without NAT.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits. Set OVERLAY_DEBUG=1 to see tracebacks of unexpected errors."""
+    sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    """Runs one command; returns its exit status."""
+    # The agent sends the log somewhere; any other command says what matters itself.
+    logging.getLogger("overlay").addHandler(logging.NullHandler())
+    try:
+        status = cli.main(arguments, prog_name="overlay", standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.UsageError as error:
+        return _fail(error.ctx, _usage_line(error), 2)
+    except click.ClickException as error:
+        return _fail(None, error.format_message(), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone: nothing more to say, and nothing to flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OverlayError as error:
+        return _fail(None, str(error), error.exit_status)
+    except Exception as error:
+        if os.environ.get("OVERLAY_DEBUG"):
+            raise
+        first = first_of(error)
+        return _fail(None, f"unexpected {type(first).__name__}: {first}; OVERLAY_DEBUG=1 shows where", 1)
+
+
+def _usage_line(error: click.UsageError) -> str:
+    command = error.ctx.command_path if error.ctx is not None else "overlay"
+    message = error.format_message().replace("\n", " ").rstrip(".")
+    return f"{message}; see {command} --help"
+
+
+def _fail(context: click.Context | None, line: str, status: int) -> int:
+    name = context.command_path if context is not None else "overlay"
+    print(f"{name}: {line}", file=sys.stderr)
+    return status
