@@ -1,0 +1,156 @@
+#!/bin/sh
+# Installs the agent on this node, or removes it: what `make install` and `make uninstall` run.
+#
+#   install.sh install     needs a package index (or WHEELS) now, and no network ever after
+#   install.sh uninstall   removes all that install made, the settings, and what the agent made on this node
+#
+# DESTDIR  stage into this directory instead; nothing outside it is touched, nothing is started
+# PREFIX   where unit files, man page, completions and the link to the command go (/usr/local)
+# PYTHON   the interpreter to build on (/usr/bin/python3), 3.11 or later
+# WHEELS   a directory of wheels: install from these alone, without an index
+set -eu
+
+action=${1:-}
+source=$(cd "$(dirname "$0")/.." && pwd)
+destdir=${DESTDIR:-}
+prefix=${PREFIX:-/usr/local}
+python=${PYTHON:-/usr/bin/python3}
+
+venv=/opt/overlay
+settings=/etc/default/overlay
+units=$prefix/lib/systemd/system
+command=$prefix/bin/overlay
+manpage=$prefix/share/man/man8/overlay.8
+bash_completion=$prefix/share/bash-completion/completions/overlay
+zsh_completion=$prefix/share/zsh/site-functions/_overlay
+fish_completion=$prefix/share/fish/vendor_completions.d/overlay.fish
+
+say() { printf '%s\n' "$*"; }
+
+fail() {
+    printf 'install: %s\n' "$*" >&2
+    exit 1
+}
+
+systemd_runs() { [ -z "$destdir" ] && [ -d /run/systemd/system ]; }
+
+check() {
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
+        fail "$python is missing or older than 3.11; name another with PYTHON="
+    "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+        fail "$python cannot make virtual environments; apt-get install python3-venv"
+    case $(readlink -f "$(command -v "$python")") in
+    /home/* | /root/* | /run/user/*) fail "the service cannot see $python (ProtectHome=); name another with PYTHON=" ;;
+    esac
+    parent=$destdir$(dirname "$venv")
+    mkdir -p "$parent" 2>/dev/null || true
+    [ -w "$parent" ] || fail "cannot write to $parent; run as root or set DESTDIR="
+}
+
+# The new environment is built beside the old one and takes its place only when it is whole, so a failure in the middle
+# changes nothing, and a running agent never sees half of each.
+build_venv() {
+    new=$destdir$venv.new
+    rm -rf "$new"
+    trap 'rm -rf "$new"' EXIT INT TERM
+    "$python" -m venv "$new"
+    if [ -n "${WHEELS:-}" ]; then
+        "$new/bin/pip" install --quiet --disable-pip-version-check --no-index --find-links "$WHEELS" overlay
+    else
+        "$new/bin/pip" install --quiet --disable-pip-version-check "$source"
+    fi
+}
+
+# Its scripts name the interpreter by the path they were made at.
+relocate_venv() {
+    grep -rlIF "$new" "$new/bin" "$new/pyvenv.cfg" | while read -r file; do
+        sed -i "s|$new|$venv|g" "$file"
+    done
+}
+
+swap_venv() {
+    rm -rf "$destdir$venv.old"
+    [ ! -d "$destdir$venv" ] || mv "$destdir$venv" "$destdir$venv.old"
+    mv "$new" "$destdir$venv"
+    trap - EXIT INT TERM
+    rm -rf "$destdir$venv.old"
+}
+
+put() { # put SOURCE TARGET: a file, mode 0644
+    mkdir -p "$(dirname "$destdir$2")"
+    install -m 0644 "$1" "$destdir$2"
+}
+
+# Man page and completions come out of the commands themselves.
+generate_texts() {
+    mkdir -p "$new/share/overlay"
+    "$new/bin/python" -m overlay.cli.manpage >"$new/share/overlay/overlay.8"
+    for shell in bash zsh fish; do
+        _OVERLAY_COMPLETE=${shell}_source "$new/bin/overlay" >"$new/share/overlay/completion.$shell"
+    done
+}
+
+do_install() {
+    check
+    say "installing into $destdir$venv ..."
+    build_venv
+    generate_texts
+    relocate_venv
+    swap_venv
+    texts=$destdir$venv/share/overlay
+    put "$texts/overlay.8" "$manpage"
+    put "$texts/completion.bash" "$bash_completion"
+    put "$texts/completion.zsh" "$zsh_completion"
+    put "$texts/completion.fish" "$fish_completion"
+    mkdir -p "$destdir$prefix/bin"
+    ln -sfn "$venv/bin/overlay" "$destdir$command"
+    for unit in overlay.service overlay-docker.path overlay-docker.service; do
+        put "$source/systemd/$unit" "$units/$unit"
+    done
+    put "$source/systemd/docker.conf" "$units/docker.service.d/overlay.conf"
+    [ -e "$destdir$settings" ] || put "$source/systemd/overlay.default" "$settings"
+    if systemd_runs; then
+        systemctl daemon-reload
+        # An upgrade: traffic goes on while the agent restarts.
+        systemctl try-restart overlay.service
+    fi
+    say "installed $("$destdir$venv/bin/python" -c 'import overlay; print("overlay", overlay.__version__)')"
+    if ! systemd_runs || ! systemctl --quiet is-active overlay.service; then
+        say "next: edit $settings, then: systemctl enable --now overlay"
+    fi
+}
+
+do_uninstall() {
+    if systemd_runs; then
+        systemctl --quiet stop overlay-docker.path 2>/dev/null || true
+        systemctl --quiet disable --now overlay.service 2>/dev/null || true
+    fi
+    if [ -z "$destdir" ] && [ -x "$venv/bin/overlay" ]; then
+        "$venv/bin/overlay" cleanup || say "overlay cleanup did not succeed: see above for what is left"
+    fi
+    for file in "$command" "$manpage" "$bash_completion" "$zsh_completion" "$fish_completion" "$settings" \
+        "$units/overlay.service" "$units/overlay-docker.path" "$units/overlay-docker.service" \
+        "$units/docker.service.d/overlay.conf"; do
+        rm -f "$destdir$file"
+    done
+    rmdir "$destdir$units/docker.service.d" 2>/dev/null || true
+    rm -rf "$destdir$venv" "$destdir$venv.new" "$destdir$venv.old"
+    if [ -z "$destdir" ]; then
+        rm -rf /var/lib/overlay /run/overlay
+        rm -f /run/flannel/docker /run/flannel/docker.next
+        rmdir /sys/fs/bpf/overlay 2>/dev/null || true
+    fi
+    if systemd_runs; then
+        systemctl daemon-reload
+        if systemctl --quiet is-active docker.service; then
+            say "Docker still runs on the old subnet: systemctl restart docker"
+        fi
+    fi
+    say "removed"
+}
+
+case $action in
+install) do_install ;;
+uninstall) do_uninstall ;;
+*) fail "usage: $0 install|uninstall" ;;
+esac
