@@ -1,0 +1,290 @@
+"""The main job, on real parts: two agents, a real etcd, pods that reach each other.
+
+etcd 172.31.0.100 ──┐
+n1   172.31.0.1   ──┼── bridge        n1p1, n2p1: pods behind docker0 of their node
+n2   172.31.0.2   ──┘
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import stat
+from collections.abc import Iterator
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+
+from overlay.lab.cluster import Lab
+from overlay.lab.process import poll
+from overlay.lab.topology import LabSpec
+from overlay.node.subnet_env import previous_subnet
+from tests.netns.agents import OVERLAY, PATIENCE, agent
+
+pytestmark = [pytest.mark.root, pytest.mark.etcd]
+
+
+@pytest.fixture
+def site(lab_name: str) -> Iterator[Lab]:
+    """Machines, etcd and a config; no agents yet."""
+    with Lab.running(LabSpec(name=lab_name, nodes=2, pods=1, agents=False)) as lab:
+        lab.start_etcd()
+        lab.put_config()
+        yield lab
+
+
+@pytest.fixture
+def node(lab_name: str) -> Iterator[Lab]:
+    """One machine and etcd's, where etcd has not been started."""
+    with Lab.running(LabSpec(name=lab_name, nodes=1, pods=0, agents=False)) as lab:
+        yield lab
+
+
+@pytest.mark.parametrize("datapath", ["userspace", "kernel"])
+def test_two_nodes_lease_tunnel_and_survive_a_kill(site: Lab, datapath: str) -> None:
+    one, two = site.nodes
+    for each in (one, two):
+        each.start_agent(f"--datapath={datapath}")
+    pod = two.pods[0]
+    ping = one.pods[0].ping(pod.address, count=5)
+    assert ping.complete
+    shown = one.pods[0].run("ping", "-c1", str(pod.address)).stdout
+    assert "ttl=60" in shown, "64, less one in each node's IP stack, less one in each datapath, as with flannel"
+
+    before = (one.files.subnet_file.read_text(), two.files.subnet_file.read_text())
+    assert stat.S_IMODE(one.files.subnet_file.stat().st_mode) == 0o644
+    one.kill_agent()
+    two.kill_agent()
+    one.start_agent(f"--datapath={datapath}")
+    two.start_agent(f"--datapath={datapath}")
+    assert (one.files.subnet_file.read_text(), two.files.subnet_file.read_text()) == before
+    assert one.pods[0].ping(pod.address, count=5).complete
+
+
+@pytest.mark.parametrize("datapath", ["userspace", "kernel"])
+def test_what_cannot_be_delivered_is_answered(site: Lab, datapath: str) -> None:
+    """By the datapath, from flannel0's address; flanneld lets a packet whose TTL ends vanish."""
+    one, two = site.nodes
+    for each in (one, two):
+        each.start_agent(f"--datapath={datapath}")
+    pod, tunnel = one.pods[0], next(iter(one.files.subnet_file.read_text().split("SUBNET=")[1].split(".1/")))
+    unknown = pod.run("ping", "-c2", "-W5", "10.0.250.9", check=False).stdout
+    assert f"From {tunnel}.0 icmp_seq=1 Destination Net Unreachable" in unknown
+    expired = pod.run("ping", "-c2", "-W5", "-t2", str(two.pods[0].address), check=False).stdout
+    assert f"From {tunnel}.0 icmp_seq=1 Time to live exceeded" in expired
+
+
+def test_sigterm_ends_with_0_and_leaves_what_the_next_start_needs(node: Lab, tmp_path: Path) -> None:
+    node.start_etcd()
+    node.put_config()
+    machine = node.nodes[0]
+    for run, number in enumerate((signal.SIGTERM, signal.SIGINT), start=1):
+        with agent(machine, tmp_path / "a") as running:
+            running.says("ready:", times=run)
+            running.process.send_signal(number)
+            assert running.ends() == 0
+    assert "flannel0" in machine.run("ip", "link").stdout
+    assert "10.0.0.0/16 dev flannel0" in machine.run("ip", "route").stdout
+    leases = json.loads(machine.overlay("leases", "--json").stdout)
+    assert [IPv4Network(lease["subnet"]) for lease in leases] == [previous_subnet(tmp_path / "a" / "subnet.env")]
+    subnets = [line.rpartition(" ")[2] for line in running.log.splitlines() if "ready: subnet" in line]
+    assert len(subnets) == 2
+    assert len(set(subnets)) == 1
+
+
+def test_release_on_exit_gives_the_subnet_back(node: Lab, tmp_path: Path) -> None:
+    node.start_etcd()
+    node.put_config()
+    with agent(node.nodes[0], tmp_path, "--release-on-exit") as running:
+        running.says("ready:")
+        assert running.terminate() == 0
+    assert json.loads(node.nodes[0].overlay("leases", "--json").stdout) == []
+
+
+def test_a_reservation_is_taken_and_stays_permanent(node: Lab, tmp_path: Path) -> None:
+    """flannel 1329: a reservation becomes a lease of 24 hours when its node takes it."""
+    node.start_etcd()
+    node.put_config()
+    machine = node.nodes[0]
+    machine.overlay("reserve", "10.0.77.0/24", "--public-ip", str(machine.address))
+    with agent(machine, tmp_path) as running:
+        running.says("ready: subnet 10.0.77.0/24")
+        lease = json.loads(machine.overlay("leases", "--json").stdout)[0]
+        assert (lease["subnet"], lease["reserved"], lease["expires_in_seconds"]) == ("10.0.77.0/24", True, None)
+        assert lease["node_id"]
+
+
+WRONG_CONFIGS = [
+    ("{", "valid JSON"),
+    ("[]", "JSON object"),
+    ("{}", "Network = "),
+    ('{"Network":"10.0.0.0/33"}', "Network = 10.0.0.0/33"),
+    ('{"Network":"10.0.0.0/29"}', "Network = 10.0.0.0/29"),
+    ('{"Network":"10.0.0.0/16","SubnetLen":17}', "SubnetLen = 17"),
+    ('{"Network":"10.0.0.0/16","SubnetLen":31}', "SubnetLen = 31"),
+    ('{"Network":"10.0.0.0/16","SubnetLen":"24"}', "SubnetLen = 24: must be a whole number"),
+    ('{"Network":"10.0.0.0/16","SubnetMin":"10.1.0.0"}', "SubnetMin = 10.1.0.0"),
+    ('{"Network":"10.0.0.0/16","SubnetMin":"10.0.1.7"}', "SubnetMin = 10.0.1.7"),
+    ('{"Network":"10.0.0.0/16","SubnetMin":"10.0.9.0","SubnetMax":"10.0.3.0"}', "10.0.9.0"),
+    ('{"Network":"10.0.0.0/16","EnableIPv4":false}', "EnableIPv4"),
+    ('{"Network":"10.0.0.0/16","Backend":{"Type":"udp","Port":70000}}', "Port = 70000"),
+    ('{"Network":"10.0.0.0/16","Backend":{"Type":"vxlan"}}', "Backend.Type 'vxlan'"),
+    ('{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00::/48"}', "the udp backend carries IPv4 only"),
+]
+
+
+class TestWhatIsWrongIsSaid:
+    """One clear line, a fitting exit status or another attempt, and never a traceback."""
+
+    def test_no_etcd_is_waited_for(self, node: Lab, tmp_path: Path) -> None:
+        with agent(node.nodes[0], tmp_path) as running:
+            running.says("172.31.0.100:2379")
+            assert running.process.poll() is None
+            node.start_etcd()
+            running.says("there is no network config")
+            node.put_config()
+            running.says("ready:")
+        assert running.log.count("WARNING control.plane: /coreos.com/network/config: there is no network config") == 1
+
+    def test_each_broken_rule_of_the_config_names_its_field_and_is_waited_for(self, node: Lab, tmp_path: Path) -> None:
+        node.start_etcd()
+        with agent(node.nodes[0], tmp_path) as running:
+            running.says("there is no network config")
+            for config, complaint in WRONG_CONFIGS:
+                node.put_config(config)
+                running.says(complaint)
+            assert running.process.poll() is None
+            assert not running.subnet_file.exists()
+            node.put_config()
+            running.says("ready:")
+
+    def test_no_privileges(self, node: Lab, tmp_path: Path) -> None:
+        drop = ("setpriv", "--bounding-set=-net_admin", "--inh-caps=-all")
+        with agent(node.nodes[0], tmp_path, before=drop) as running:
+            assert running.ends() == 1
+        assert "run it as root, or with CAP_NET_ADMIN" in running.log
+        assert running.log.count("\n") == 1
+
+    def test_no_tun_driver(self, node: Lab, tmp_path: Path) -> None:
+        hide = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /dev/net && exec "$@"', "sh")
+        with agent(node.nodes[0], tmp_path, before=hide) as running:
+            assert running.ends() == 1
+        assert "/dev/net/tun: No such file or directory; load the driver with 'modprobe tun'" in running.log
+        assert running.log.count("\n") == 1
+
+    def test_an_unknown_interface_is_named_with_those_there_are(self, node: Lab, tmp_path: Path) -> None:
+        with agent(
+            node.nodes[0], tmp_path, "--iface=eth7", "--etcd-endpoints=http://172.31.0.100:2379", defaults=False
+        ) as running:
+            running.says("--iface eth7: no interface with an IPv4 address fits; here are: ")
+            assert "eth0 (172.31.0.1)" in running.log
+            assert running.process.poll() is None
+
+    def test_a_port_in_use_is_tried_again(self, node: Lab, tmp_path: Path) -> None:
+        node.start_etcd()
+        node.put_config()
+        machine = node.nodes[0]
+        holder = machine.popen("python3", "-c", "import socket,time;s=socket.socket(2,2);"
+                               "s.bind(('172.31.0.1',8285));print(flush=True);time.sleep(600)")  # fmt: skip
+        try:
+            assert holder.stdout is not None
+            holder.stdout.readline()
+            with agent(machine, tmp_path) as running:
+                running.says("8285")
+                running.says("trying again")
+                assert running.process.poll() is None
+                holder.kill()
+                running.says("ready:")
+        finally:
+            holder.kill()
+            holder.communicate()
+
+    def test_an_unwritable_subnet_file_is_tried_again(self, node: Lab, tmp_path: Path) -> None:
+        node.start_etcd()
+        node.put_config()
+        with agent(
+            node.nodes[0],
+            tmp_path,
+            "--iface=eth0",
+            "--etcd-endpoints=http://172.31.0.100:2379",
+            "--subnet-file=/proc/overlay/subnet.env",
+            defaults=False,
+        ) as running:
+            running.says("cannot write /proc/overlay/subnet.env: ")
+            running.says("trying again")
+            assert running.process.poll() is None
+
+    def test_a_second_agent_is_refused(self, node: Lab, tmp_path: Path) -> None:
+        with agent(node.nodes[0], tmp_path / "one") as first:
+            first.says("172.31.0.100:2379")
+            with agent(node.nodes[0], tmp_path / "two", f"--state-dir={tmp_path}/one") as second:
+                assert second.ends() == 1
+            assert f"another agent runs there (process {first.process.pid})" in second.log
+
+
+def test_malformed_keys_hurt_nobody(site: Lab) -> None:
+    """flannel 2539: one bad key removes every peer."""
+    one, two = site.nodes
+    for each in (one, two):
+        each.start_agent()
+    for key, value in (
+        ("10.0.200.0-24", "{broken"),
+        ("10.0.201.0-99", '{"PublicIP":"172.31.0.9"}'),
+        ("what is this", '{"PublicIP":"172.31.0.9"}'),
+        ("10.0.202.0-24", '{"PublicIP":7}'),
+    ):
+        site.etcd.run("etcdctl", "put", f"/coreos.com/network/subnets/{key}", text=value)
+
+    def skipped() -> int:
+        shown = one.run(OVERLAY, "status", "--json", f"--state-dir={one.files.directory}", check=False)
+        report = json.loads(shown.stdout)
+        assert len(report["peers"]) == 1
+        return int(report["store"]["skipped_keys"])
+
+    assert poll(lambda: skipped() == 4, PATIENCE)
+    assert one.pods[0].ping(two.pods[0].address, count=3).complete
+    one.kill_agent()
+    one.start_agent()
+    assert one.pods[0].ping(two.pods[0].address, count=3).complete
+    assert skipped() == 4
+    assert "10.0.201.0-99" in one.files.log("agent").read_text()
+    listed = one.overlay("leases", "--json")
+    assert len(json.loads(listed.stdout)) == 2
+    assert listed.stderr.count("skipped") == 4
+
+
+def test_a_new_public_ip_reaches_every_peer(site: Lab) -> None:
+    """flannel 408, 1052, 760: a changed address needs a restart."""
+    one, two = site.nodes
+    for each in (one, two):
+        each.start_agent()
+    one.run("ip", "addr", "add", "172.31.0.41/24", "dev", "eth0")
+    one.run("ip", "addr", "del", "172.31.0.1/24", "dev", "eth0")
+    one.run("ip", "addr", "replace", "172.31.0.41/24", "dev", "eth0")
+
+    def published() -> bool:
+        leases = json.loads(two.overlay("leases", "--json").stdout)
+        return "172.31.0.41" in {lease["public_ip"] for lease in leases}
+
+    assert poll(published, PATIENCE)
+    assert poll(lambda: one.pods[0].ping(two.pods[0].address, count=1).complete, PATIENCE)
+    assert two.pods[0].ping(one.pods[0].address, count=3).complete
+
+
+def test_a_wider_network_and_another_port_are_applied_while_running(site: Lab) -> None:
+    """flannel 196, 1604: a changed config is ignored."""
+    one, two = site.nodes
+    for each in (one, two):
+        each.start_agent()
+    before = one.files.subnet_file.read_text()
+    site.put_config('{"Network":"10.0.0.0/15","SubnetLen":24,"Backend":{"Type":"udp","Port":9999}}')
+    for each in (one, two):
+        assert poll(lambda each=each: "10.0.0.0/15" in each.files.subnet_file.read_text(), PATIENCE)  # type: ignore[misc]
+        assert poll(lambda each=each: ":9999" in each.run("ss", "-lun").stdout, PATIENCE)  # type: ignore[misc]
+    assert one.pods[0].ping(two.pods[0].address, count=3).complete
+    assert one.files.subnet_file.read_text() == before.replace("10.0.0.0/16", "10.0.0.0/15")
+
+    site.put_config('{"Network":"10.9.0.0/16"}')
+    assert poll(lambda: "is refused" in one.files.log("agent").read_text(), PATIENCE)
+    assert one.pods[0].ping(two.pods[0].address, count=3).complete

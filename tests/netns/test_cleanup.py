@@ -1,0 +1,81 @@
+"""``overlay cleanup`` in a network namespace, on what an agent and others left there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.root
+
+
+class Left:
+    """A namespace with a TUN device of ours, a subnet file and state, and a file that is not ours."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self.state, self.data = folder / "state", folder / "data"
+        self.subnet_file = folder / "flannel" / "subnet.env"
+        for directory in (self.state, self.data, self.subnet_file.parent):
+            directory.mkdir()
+        self.subnet_file.write_text("FLANNEL_SUBNET=10.0.5.1/24\n")
+        (self.data / "lease.json").write_text("{}")
+        (self.state / "precious").write_text("not ours")
+
+    def inside(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["nsenter", f"--net=/run/netns/{self.name}", *command], capture_output=True, text=True, check=False
+        )
+
+    def cleanup(self) -> subprocess.CompletedProcess[str]:
+        flags = [f"--subnet-file={self.subnet_file}", f"--state-dir={self.state}", f"--data-dir={self.data}"]
+        return self.inside(sys.executable, "-m", "overlay", "cleanup", *flags)
+
+
+@pytest.fixture
+def left(tmp_path: Path) -> Iterator[Left]:
+    name = f"tcl{os.getpid()}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        yield Left(name, tmp_path)
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=False)
+
+
+def test_all_of_ours_goes_and_nothing_else(left: Left) -> None:
+    for command in (
+        "ip tuntap add name flannel0 mode tun multi_queue",
+        "ip address add 10.0.5.0/32 dev flannel0",
+        "ip link set flannel0 up",
+        "ip route add 10.0.0.0/16 dev flannel0",
+        "ip link add other0 type bridge",
+        "iptables -N FLANNEL-FWD",
+        "iptables -A FORWARD -j FLANNEL-FWD",
+        "iptables -A FORWARD -s 192.0.2.1 -j DROP",
+    ):
+        assert left.inside(*command.split()).returncode == 0, command
+    done = left.cleanup()
+    assert (done.returncode, done.stderr) == (0, "")
+    links = left.inside("ip", "link").stdout
+    assert "flannel0" not in links
+    assert "other0" in links
+    rules = left.inside("iptables", "-S").stdout
+    assert "FLANNEL" not in rules
+    assert "192.0.2.1" in rules
+    assert not left.subnet_file.exists()
+    assert not left.data.exists()
+    assert [path.name for path in left.state.iterdir()] == ["precious"]
+    assert "precious" not in left.cleanup().stdout
+
+
+def test_a_device_that_is_no_tun_stays_and_the_rest_goes(left: Left) -> None:
+    assert left.inside("ip", "link", "add", "flannel0", "type", "bridge").returncode == 0
+    done = left.cleanup()
+    assert done.returncode == 1
+    assert "device flannel0: is a bridge interface, not ours" in done.stdout + done.stderr
+    assert "flannel0" in left.inside("ip", "link").stdout
+    assert not left.subnet_file.exists()

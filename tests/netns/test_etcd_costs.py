@@ -1,0 +1,234 @@
+"""What the etcd store costs: processor, memory, log lines and time, also while etcd is down; and that it lets go.
+
+The names say which of flannel's complaints a test guards against; the numbers are flannel's issues.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from overlay.control import etcd_watch
+from overlay.control.store import Events, Put
+from tests.support.etcd import Etcd, eventually, following
+from tests.support.store import FAILOVER_LIMIT, SUBNETS, connected, key, put, take, the_end
+
+pytestmark = pytest.mark.etcd
+
+
+AGENT = """
+import asyncio, contextlib, json, logging, signal, sys, time
+
+class Keep(logging.Handler):
+    lines = []
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+
+logging.basicConfig(level=logging.INFO, handlers=[Keep()])
+from overlay.control.etcd import EtcdSettings, EtcdStore
+from overlay.control.store import KeyRange
+from overlay.errors import OverlayError
+
+SPAN = KeyRange("/coreos.com/network/subnets/")
+
+async def read(store):
+    while True:
+        try:
+            await store.read(SPAN)
+        except OverlayError:
+            pass
+        await asyncio.sleep(1)
+
+async def watch(store):
+    while True:
+        try:
+            async for _ in store.watch(SPAN, 0):
+                pass
+        except OverlayError:
+            await asyncio.sleep(1)
+
+async def main(seconds, *urls):
+    store = EtcdStore(EtcdSettings(endpoints=urls))
+    tasks = [asyncio.create_task(read(store)), asyncio.create_task(watch(store))]
+    await asyncio.sleep(2)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    cpu, wall = time.process_time(), time.monotonic()
+    await asyncio.sleep(seconds)
+    cpu, wall = time.process_time() - cpu, time.monotonic() - wall
+    resident = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS"))
+    print(json.dumps({"share": cpu / wall, "resident_kib": resident, "lines": Keep.lines}), flush=True)
+    await asyncio.sleep(600)
+
+async def until_sigterm(*arguments):
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asyncio.current_task().cancel)
+    await main(*arguments)
+
+with contextlib.suppress(asyncio.CancelledError):
+    asyncio.run(until_sigterm(float(sys.argv[1]), *sys.argv[2:]))
+"""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a process cost: its share of one core, its resident memory, and what it logged."""
+
+    share: float
+    resident_kib: int
+    lines: list[str]
+
+
+def figures(seconds: float, urls: tuple[str, ...], before: Callable[[], object] = lambda: None) -> Figures:
+    """Of a process that watches and reads every second; ``before`` happens once that runs."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", AGENT, str(seconds), *urls],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        before()
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        found = Figures(**json.loads(process.stdout.readline()))
+    finally:
+        process.terminate()
+        try:
+            _, errors = process.communicate(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            raise AssertionError("the process hangs at its end") from None
+    assert (process.returncode, errors) == (0, "")
+    return found
+
+
+def test_1830_2171_cpu_and_log_while_etcd_is_down(three: Etcd) -> None:
+    """flannel 1830, 2171: 200 % CPU after etcd is lost. Here: under 1 %, all threads counted."""
+
+    def kill() -> None:
+        for member in three.members:
+            member.kill()
+
+    found = figures(10, three.urls, before=kill)
+    print(found)
+    assert found.share < 0.01
+    assert len(found.lines) <= 2
+
+
+def test_1830_2171_cpu_and_log_while_etcd_is_frozen(single: Etcd) -> None:
+    """flannel 1830, 2171, with a server that keeps its connections and does not answer."""
+    found = figures(18, single.urls, before=single.members[0].freeze)
+    print(found)
+    assert found.share < 0.01
+    assert len(found.lines) <= 2
+
+
+def test_624_386_963_memory_and_cpu_when_nothing_happens(single: Etcd) -> None:
+    """flannel 624, 386, 963: memory growth. A process that watches has its interpreter, asyncio and gRPC, no more."""
+    found = figures(5, single.urls)
+    print(found)
+    assert found.share < 0.01
+    assert found.resident_kib < 60 * 1024
+    assert found.lines == []
+
+
+async def test_a_large_network_is_read_at_once_and_followed_promptly(single: Etcd) -> None:
+    """25,000 leases are more than gRPC's 4 MiB; 5,000 must be read in well under a second."""
+    value = b'{"PublicIP":"172.31.0.2","PublicIPv6":null,"NodeID":"%s"}' % (b"0" * 120)
+    async with connected(*single.urls, timeout=20.0) as store:
+
+        async def fill(first: int, last: int) -> int:
+            for begin in range(first, last, 100):
+                names = [f"10.{number >> 8}.{number & 255}.0-24" for number in range(begin, begin + 100)]
+                revision = (await store.commit((), [Put(key(name), value) for name in names])).revision
+            return revision
+
+        await fill(0, 5000)
+        await store.read(SUBNETS)
+        began = time.process_time()
+        assert len((await store.read(SUBNETS)).items) == 5000
+        print("seconds of CPU for 5,000 leases:", reading := time.process_time() - began)
+        assert reading < 0.3  # 0.08 s seen
+        revision = await fill(5000, 25000)
+        assert len((await store.read(SUBNETS)).items) == 25000
+        waits: list[float] = []
+        async with following(store.watch(SUBNETS, revision)) as told:
+            await put(store, "warm")
+            await take(told, FAILOVER_LIMIT)
+            for number in range(100):
+                began = time.perf_counter()
+                await put(store, "k", b"%d" % number)
+                await take(told, FAILOVER_LIMIT)
+                waits.append(time.perf_counter() - began)
+        waits.sort()
+        print("seconds from put to event, median of 100:", waits[50])
+        assert waits[50] < 0.1
+
+
+async def test_a_watch_that_is_closed_ends_at_the_server_too(single: Etcd) -> None:
+    def watchers() -> int:
+        with urllib.request.urlopen(f"{single.urls[0]}/metrics", timeout=5) as answer:
+            return next(
+                int(line.split()[1]) for line in answer if line.startswith(b"etcd_debugging_mvcc_watcher_total ")
+            )
+
+    async def none_is_left() -> bool:
+        return watchers() == 0
+
+    async with connected(*single.urls) as store:
+        revision = await put(store, "k")
+        for _ in range(20):
+            watch = store.watch(SUBNETS, revision - 1)
+            assert (await anext(watch)).revision == revision
+            await watch.aclose()
+        await eventually(none_is_left, limit=FAILOVER_LIMIT)
+        abandoned = store.watch(SUBNETS, revision - 1)
+        await anext(abandoned)
+        assert watchers() == 1
+        del abandoned
+        await eventually(none_is_left, limit=FAILOVER_LIMIT)
+
+
+async def test_silence_is_broken_by_signs_of_life(single: Etcd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(etcd_watch, "SILENCE", 0.1)
+    monkeypatch.setattr(etcd_watch, "ANSWER_TIME", 0.5)
+    async with connected(*single.urls) as store:
+        start = await put(store, "k")
+        async with following(store.watch(SUBNETS, start)) as told:
+            for _ in range(3):
+                assert await take(told, FAILOVER_LIMIT) == Events(start, ())
+            single.members[0].freeze()
+            end = await the_end(told, 5)
+            assert str(end) == f"etcd at {single.urls[0]}: no answer within 0.5 s"
+            single.members[0].thaw()
+
+
+async def test_cancelled_calls_at_a_frozen_server_end_at_once(single: Etcd) -> None:
+    async with connected(*single.urls) as store:
+        start = await put(store, "k")
+        watch = store.watch(SUBNETS, start)
+        waiting = asyncio.ensure_future(anext(watch))
+        single.members[0].freeze()
+        calls = [asyncio.ensure_future(call) for call in (store.read(SUBNETS), store.refresh(1), store.grant(1, 60))]
+        began = time.monotonic()
+        for task in [waiting, *calls]:
+            await asyncio.sleep(0)
+            task.cancel()
+        outcomes = await asyncio.gather(waiting, *calls, return_exceptions=True)
+        assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
+        assert time.monotonic() - began < 1
+        single.members[0].thaw()

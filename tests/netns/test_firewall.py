@@ -1,0 +1,304 @@
+"""The firewall in real network namespaces, with the real tools: iptables in both variants, and nftables.
+
+client 192.0.2.2 ──────── 192.0.2.1 router 10.77.5.1 ──────── 10.77.5.2 container
+                           (Firewall: network 10.77.0.0/16, subnet 10.77.5.0/24)
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+
+from overlay.errors import NodeError
+from overlay.node.firewall import Firewall, Ruleset, desired_rules
+from overlay.node.firewall.tools import Tools
+
+pytestmark = pytest.mark.root
+
+NETWORK = IPv4Network("10.77.0.0/16")
+SUBNET = IPv4Network("10.77.5.0/24")
+BOTH = desired_rules(NETWORK, SUBNET, ip_masq=True)
+FORWARD_ONLY = desired_rules(NETWORK, SUBNET, ip_masq=False)
+
+DOCKER_28 = """\
+*filter
+:FORWARD DROP [0:0]
+:DOCKER - [0:0]
+:DOCKER-FORWARD - [0:0]
+:DOCKER-USER - [0:0]
+-A FORWARD -j DOCKER-USER
+-A FORWARD -j DOCKER-FORWARD
+-A DOCKER ! -i d1 -o d1 -j DROP
+-A DOCKER-FORWARD -o d1 -j DOCKER
+-A DOCKER-FORWARD -i d1 -j ACCEPT
+COMMIT
+"""
+
+
+def run(*command: str, text: str | None = None) -> str:
+    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
+    return done.stdout
+
+
+class Router:
+    """A namespace that forwards between a client and a container, and the tools run inside it."""
+
+    def __init__(self, prefix: str, folder: Path, variant: str) -> None:
+        self.names = {role: f"{prefix}-{role}" for role in ("client", "router", "container")}
+        self.folder = folder
+        self.variant = variant
+        self.tools = Tools(
+            self._wrapper("iptables-save", f"{variant}-save"),
+            self._wrapper("iptables-restore", f"{variant}-restore"),
+            self._wrapper("nft", "nft"),
+        )
+
+    def _wrapper(self, name: str, binary: str) -> str:
+        path = self.folder / name
+        path.write_text(f'#!/bin/sh\nexec nsenter --net=/run/netns/{self.names["router"]} {binary} "$@"\n')
+        path.chmod(0o755)
+        return str(path)
+
+    def __enter__(self) -> Router:
+        try:
+            self._up()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _up(self) -> None:
+        client, router, container = self.names.values()
+        for name in self.names.values():
+            run("ip", "netns", "add", name)
+            run("ip", "-n", name, "link", "set", "lo", "up")
+        for near, here, there, ours, theirs in (
+            ("client", client, "d0", "192.0.2.2/24", "192.0.2.1/24"),
+            ("container", container, "d1", "10.77.5.2/24", "10.77.5.1/24"),
+        ):
+            run("ip", "-n", router, "link", "add", there, "type", "veth", "peer", "name", near[:4], "netns", here)
+            run("ip", "-n", here, "addr", "add", ours, "dev", near[:4])
+            run("ip", "-n", router, "addr", "add", theirs, "dev", there)
+            run("ip", "-n", here, "link", "set", near[:4], "up")
+            run("ip", "-n", router, "link", "set", there, "up")
+            run("ip", "-n", here, "route", "add", "default", "via", theirs.partition("/")[0])
+        self.inside("router", "sysctl", "-qw", "net.ipv4.ip_forward=1")
+
+    def __exit__(self, *_: object) -> None:
+        for name in self.names.values():
+            subprocess.run(("ip", "netns", "del", name), capture_output=True, check=False)
+
+    def inside(self, role: str, *command: str, text: str | None = None) -> str:
+        return run("nsenter", f"--net=/run/netns/{self.names[role]}", *command, text=text)
+
+    def iptables(self, *arguments: str) -> None:
+        self.inside("router", self.variant, "-w", *arguments)
+
+    def restore(self, text: str) -> None:
+        self.inside("router", f"{self.variant}-restore", "--noflush", text=text)
+
+    def rules(self) -> str:
+        """Everything in the firewall but counters and the date."""
+        saved = "".join(self.inside("router", f"{self.variant}-save", "-t", table) for table in ("filter", "nat"))
+        lines = [line for line in saved.splitlines() if not line.startswith("#")]
+        return "\n".join([*lines, self.inside("router", "nft", "list", "tables")])
+
+    def reaches(self, role: str = "client", target: str = "10.77.5.2") -> bool:
+        done = subprocess.run(
+            ("nsenter", f"--net=/run/netns/{self.names[role]}", "ping", "-qc1", "-W1", target),
+            capture_output=True,
+            check=False,
+        )
+        return done.returncode == 0
+
+
+@contextmanager
+def routing(variant: str, folder: Path) -> Iterator[Router]:
+    if shutil.which(variant) is None:
+        pytest.skip(f"{variant} is not installed")
+    with Router(f"tfw{os.getpid()}", folder, variant) as router:
+        yield router
+
+
+@pytest.fixture(params=["iptables-nft", "iptables-legacy"])
+def router(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Router]:
+    """A router with one variant of iptables after the other."""
+    with routing(request.param, tmp_path) as router:
+        if request.param == "iptables-legacy":
+            probe = subprocess.run(
+                ["nsenter", f"--net=/run/netns/{router.names['router']}", "iptables-legacy", "-t", "nat", "-S"],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if probe.returncode:
+                pytest.skip(f"this kernel has no legacy iptables: {probe.stderr.strip()}")
+        yield router
+
+
+@pytest.fixture
+def nft_router(tmp_path: Path) -> Iterator[Router]:
+    """A router whose iptables keeps its rules in nftables."""
+    with routing("iptables-nft", tmp_path) as router:
+        yield router
+
+
+@pytest.fixture
+def firewall(router: Router) -> Firewall:
+    return Firewall(tools=router.tools)
+
+
+def test_once_applied_there_is_nothing_left_to_do(router: Router, firewall: Firewall) -> None:
+    assert len(firewall.reconcile(BOTH)) == 4
+    before = router.rules()
+    assert firewall.reconcile(BOTH) == []
+    assert Firewall(tools=router.tools).reconcile(BOTH) == []
+    assert router.rules() == before
+    assert before.count("FLANNEL-POSTRTG") == 1 + 1 + 6
+
+
+@pytest.mark.parametrize("with_docker", [False, True])
+def test_rules_of_others_survive_to_the_byte(router: Router, firewall: Firewall, with_docker: bool) -> None:
+    if with_docker:
+        router.restore(DOCKER_28)
+    router.iptables("-A", "FORWARD", "-s", "198.51.100.0/24", "-m", "comment", "--comment", 'a "b" c', "-j", "DROP")
+    router.iptables("-t", "nat", "-A", "POSTROUTING", "-s", "198.51.100.0/24", "-j", "MASQUERADE")
+    router.inside("router", "nft", "add table inet others; add chain inet others c")
+    before = router.rules()
+    firewall.reconcile(BOTH)
+    others = [line for line in router.rules().splitlines() if "FLANNEL" not in line]
+    assert others == before.splitlines()
+    firewall.remove()
+    assert router.rules() == before
+    assert firewall.remove() == []
+
+
+@pytest.mark.parametrize("enable_nftables", [False, True])
+def test_a_forward_chain_that_drops_lets_the_overlay_pass(router: Router, enable_nftables: bool) -> None:
+    """Also with nftables: an accept in another table would not undo the drop."""
+    firewall = Firewall(enable_nftables=enable_nftables, tools=router.tools)
+    assert router.reaches()
+    router.restore(DOCKER_28)
+    assert not router.reaches()
+    firewall.reconcile(FORWARD_ONLY)
+    assert router.reaches()
+    router.iptables("-F", "FORWARD")
+    assert not router.reaches()
+    assert firewall.reconcile(FORWARD_ONLY)
+    assert router.reaches()
+
+
+def test_an_operators_filter_keeps_the_last_word(router: Router, firewall: Firewall) -> None:
+    router.restore(DOCKER_28)
+    router.iptables("-A", "DOCKER-USER", "-s", "192.0.2.2/32", "-j", "DROP")
+    firewall.reconcile(FORWARD_ONLY)
+    assert not router.reaches()
+
+
+def test_reordered_and_doubled_rules_are_put_right(router: Router, firewall: Firewall) -> None:
+    router.restore(DOCKER_28)
+    firewall.reconcile(BOTH)
+    right = router.rules()
+    jump = ("-m", "comment", "--comment", "flanneld forward", "-j", "FLANNEL-FWD")
+    router.iptables("-D", "FORWARD", *jump)
+    router.iptables("-A", "FORWARD", *jump)
+    router.iptables("-A", "FORWARD", *jump)
+    router.iptables("-D", "FLANNEL-POSTRTG", "3", "-t", "nat")
+    assert firewall.reconcile(BOTH)
+    assert router.rules() == right
+
+
+def test_a_subnet_that_changed_leaves_nothing_of_the_old_one(router: Router, firewall: Firewall) -> None:
+    firewall.reconcile(BOTH)
+    firewall.reconcile(desired_rules(NETWORK, IPv4Network("10.77.9.0/24"), ip_masq=True))
+    assert "10.77.5.0" not in router.rules()
+    assert "10.77.9.0" in router.rules()
+
+
+def test_masquerading_hides_containers_from_outside_but_not_from_each_other(router: Router, firewall: Firewall) -> None:
+    def source_seen_by_client() -> str:
+        """Where a datagram from the container seems to come from."""
+        with subprocess.Popen(
+            ["nsenter", f"--net=/run/netns/{router.names['client']}", "tcpdump", "-nlc1", "-i", "clie", "udp port 9"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as dump:
+            assert dump.stdout is not None
+            assert dump.stderr is not None
+            while "listening on" not in dump.stderr.readline():
+                pass
+            router.inside("container", "bash", "-c", "echo hello > /dev/udp/192.0.2.2/9")
+            line = dump.stdout.readline()
+            dump.wait(10)
+        return line.split()[2].rpartition(".")[0]
+
+    assert source_seen_by_client() == "10.77.5.2"
+    firewall.reconcile(BOTH)
+    assert source_seen_by_client() == "192.0.2.1"
+
+
+def test_nftables_mode_and_back_leaves_no_rule_twice(nft_router: Router) -> None:
+    Firewall(tools=nft_router.tools).reconcile(BOTH)
+    in_nft = Firewall(enable_nftables=True, tools=nft_router.tools)
+    assert in_nft.reconcile(BOTH)
+    assert in_nft.reconcile(BOTH) == []
+    rules = nft_router.rules()
+    assert "FLANNEL" not in rules
+    assert "table ip flannel-ipv4" in rules
+    assert nft_router.inside("router", "nft", "list", "table", "ip", "flannel-ipv4").count("flanneld masq") == 6
+    nft_router.inside("router", "nft", "flush chain ip flannel-ipv4 postrtg")
+    assert in_nft.reconcile(BOTH) == ["nftables: table ip flannel-ipv4 rewritten"]
+
+    in_iptables = Firewall(tools=nft_router.tools)
+    in_iptables.reconcile(BOTH)
+    rules = nft_router.rules()
+    assert "flannel-ipv4" not in rules
+    assert rules.count("-j FLANNEL-POSTRTG") == 1
+
+
+def test_without_iptables_it_is_nftables(nft_router: Router) -> None:
+    firewall = Firewall(tools=Tools(None, None, nft_router.tools.nft))
+    assert firewall.backend == "nftables"
+    firewall.reconcile(BOTH)
+    assert (
+        nft_router.inside("router", "nft", "list", "table", "ip", "flannel-ipv4").count("masquerade fully-random") == 2
+    )
+    firewall.remove()
+    assert "flannel" not in nft_router.inside("router", "nft", "list", "ruleset")
+
+
+def test_without_any_tool_the_error_names_the_package() -> None:
+    firewall = Firewall(tools=Tools(None, None, None))
+    assert firewall.reconcile(Ruleset()) == []
+    with pytest.raises(NodeError, match="apt-get install nftables"):
+        firewall.reconcile(BOTH)
+
+
+def test_rules_made_with_nft_in_iptables_own_table_survive(nft_router: Router) -> None:
+    firewall = Firewall(tools=nft_router.tools)
+    nft_router.restore(DOCKER_28)
+    nft_router.inside("router", "nft", "add set ip filter guests { type ipv4_addr; }")
+    nft_router.inside("router", "nft", "add rule ip filter FORWARD ip saddr @guests drop")
+    firewall.reconcile(BOTH)
+    firewall.remove()
+    assert "ip saddr @guests drop" in nft_router.inside("router", "nft", "list", "table", "ip", "filter")
+
+
+def test_a_table_that_iptables_cannot_use_is_one_clear_line(nft_router: Router) -> None:
+    firewall = Firewall(tools=nft_router.tools)
+    nft_router.inside("router", "nft", "add table ip filter")
+    nft_router.inside("router", "nft", "add chain ip filter FORWARD { type filter hook forward priority 5; }")
+    with pytest.raises(NodeError) as raised:
+        firewall.reconcile(BOTH)
+    assert "\n" not in str(raised.value)
+    assert str(raised.value).startswith("iptables-restore: line ")
+    assert "table of its own" in str(raised.value)

@@ -1,0 +1,142 @@
+"""The maps that programs and agent share: what is written is what the programs see, and it outlives its writer."""
+
+from __future__ import annotations
+
+import os
+import random
+import struct
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+import pytest
+
+from overlay.datapath.kernel.libbpf import Object, dry_run
+from overlay.datapath.kernel.maps import Endpoint, read_counters, write_endpoint
+from overlay.datapath.kernel.programs import OBJECT, PIN_ROOT, Loaded, load, unpin, unpin_dead
+from overlay.errors import DatapathError
+from overlay.model import Peer, PeerTable
+from tests.netns.test_kernel_admission import DROP, OUR_ADDRESS, PORT, REDIRECT, Outer
+from tests.support.admission import OWN, PEERS, ipv4
+from tests.support.tunnels import run
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def pins(tmp_path: Path) -> Iterator[Path]:
+    """A directory of bpffs that is nobody else's."""
+    load(OBJECT, PIN_ROOT / f"test-{tmp_path.name}" / "mount").close()  # mounts bpffs if need be
+    unpin(PIN_ROOT / f"test-{tmp_path.name}" / "mount")
+    directory = PIN_ROOT / f"test-{tmp_path.name}" / "flannel0"
+    yield directory
+    unpin(directory)
+    assert not directory.exists()
+
+
+def in_kernel(loaded: Loaded, source: str, outer_source: IPv4Address) -> int:
+    return dry_run(loaded.decap, Outer(outer_source).around(ipv4(source=source))).verdict
+
+
+def random_table(chance: random.Random) -> PeerTable:
+    peers = []
+    for _ in range(chance.randrange(60)):
+        length = chance.choice((16, 20, 24, 24, 24, 28))
+        base = 0x0A000000 | chance.randrange(1 << 12) << 8 & ~((1 << 32 - length) - 1)
+        subnet = IPv4Network((base & 0xFFFFFFFF << 32 - length, length))
+        peers.append(Peer(subnet, IPv4Address(0xAC1F0000 + chance.randrange(2, 20))))
+    return PeerTable.of(OWN, peers)
+
+
+def test_every_table_becomes_the_kernels_whatever_was_there_before() -> None:
+    chance = random.Random(7)
+    loaded = load(OBJECT, None)
+    write_endpoint(loaded.config, Endpoint(OUR_ADDRESS, PORT, OWN, 71))
+    for _ in range(60):
+        table = random_table(chance)
+        loaded.peers.replace(table)
+        assert loaded.peers.replace(table) == 0, "the second time there is nothing to do"
+        for _ in range(60):
+            source = IPv4Address(0x0A000000 + chance.randrange(1 << 20))
+            owner = table.lookup(source)
+            if source in OWN:
+                continue
+            verdict = in_kernel(loaded, str(source), owner.public_ip if owner else IPv4Address("172.31.0.2"))
+            assert verdict == (REDIRECT if owner else DROP)
+            if owner:
+                assert in_kernel(loaded, str(source), owner.public_ip + 1) == DROP
+    loaded.close()
+
+
+def test_a_successor_finds_peers_and_counters(pins: Path) -> None:
+    first = load(OBJECT, pins)
+    assert not first.adopted
+    first.peers.replace(PEERS)
+    write_endpoint(first.config, Endpoint(OUR_ADDRESS, PORT, OWN, 71))
+    assert in_kernel(first, "10.0.2.9", IPv4Address("172.31.0.2")) == REDIRECT
+    first.close()
+
+    second = load(OBJECT, pins)
+    assert second.adopted
+    assert read_counters(second.counters)["rx_packets"] == 1
+    assert second.peers.replace(PEERS) == 0
+    left = PeerTable.of(OWN, [peer for peer in PEERS.peers.values() if peer.public_ip != IPv4Address("172.31.0.2")])
+    assert second.peers.replace(left) == 1
+    assert in_kernel(second, "10.0.2.9", IPv4Address("172.31.0.2")) == DROP
+    assert read_counters(second.counters)["drop_outer_source"] == 1, "and its address is a stranger's now"
+    second.close()
+
+
+def test_pins_of_a_namespace_that_is_gone_are_removed() -> None:
+    name = f"kt{os.getpid()}-gone"
+    run(f"ip netns add {name}")
+    try:
+        alive = PIN_ROOT / str(os.stat(f"/run/netns/{name}").st_ino) / "flannel0"
+        load(OBJECT, alive).close()
+        unpin_dead()
+        assert alive.exists()
+    finally:
+        run(f"ip netns delete {name}")
+    unpin_dead()
+    assert not alive.exists()
+
+
+def test_maps_of_another_layout_are_replaced(pins: Path) -> None:
+    """As another version may leave them: here the counters lie where the config belongs."""
+    pins.mkdir(parents=True)
+    with Object(OBJECT) as other:
+        other.pin("counters", pins / "config")
+        other.load()
+    loaded = load(OBJECT, pins)
+    assert not loaded.adopted
+    assert write_endpoint(loaded.config, Endpoint(OUR_ADDRESS, PORT, OWN, 71))
+    loaded.close()
+
+
+def test_where_a_peer_unwraps_is_learned_and_kept() -> None:
+    """By the outer source port: a flow's is the kernel path's, the tunnel's own is a socket's."""
+    loaded = load(OBJECT, None)
+    write_endpoint(loaded.config, Endpoint(OUR_ADDRESS, PORT, OWN, 71))
+    loaded.peers.replace(PEERS)
+    with_port = Outer(IPv4Address("172.31.0.2")).around(ipv4())
+    from_socket = bytearray(with_port)
+    from_socket[34:36] = struct.pack("!H", PORT)
+    for frame, expected in ((with_port, 1), (bytes(from_socket), 0), (with_port, 1)):
+        assert dry_run(loaded.decap, frame).verdict == REDIRECT
+        assert loaded.peers.unwraps(IPv4Network("10.0.2.0/24")) == bool(expected)
+    assert loaded.peers.replace(PeerTable.of(OWN, [*PEERS.peers.values(), _another()])) == 1
+    assert loaded.peers.unwraps(IPv4Network("10.0.2.0/24")), "a change elsewhere does not forget it"
+    loaded.close()
+
+
+def _another() -> Peer:
+    return Peer(IPv4Network("10.9.9.0/24"), IPv4Address("172.31.0.9"))
+
+
+def test_a_refused_object_names_its_cause(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.bpf.o"
+    broken.write_bytes(OBJECT.read_bytes()[:1000])
+    with pytest.raises(DatapathError, match=r"broken\.bpf\.o"):
+        load(broken, None)
+    with pytest.raises(DatapathError, match="No such file"):
+        load(tmp_path / "missing.o", None)

@@ -1,0 +1,137 @@
+"""5,000 leases: how soon an agent is ready, how soon a new peer is in its datapath, and what it costs.
+
+    etcd 172.31.0.100 ──┐
+    n1   172.31.0.1   ──┼── bridge     n1: the agent; n2: a plain socket that sees what arrives for new peers
+    n2   172.31.0.2   ──┘
+
+Figures are printed; what is asserted leaves a busy machine room, except for memory, which no load changes.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+
+from overlay.lab.cluster import Lab
+from overlay.lab.namespace import call_inside
+from overlay.lab.topology import ETCD_CLIENT_PORT, LabSpec
+from tests.netns.agents import PATIENCE, agent
+
+pytestmark = [pytest.mark.root, pytest.mark.etcd]
+
+LEASES = 5000
+NEW_PEERS = int(os.environ.get("OVERLAY_NEW_PEERS", "100"))
+READY_SECONDS, PEER_SECONDS, MEGABYTES = 15.0, 2.0, 150
+PREFIX = "/coreos.com/network"
+CONFIG = b'{"Network":"10.0.0.0/8","SubnetMin":"10.200.0.0","Backend":{"Type":"udp"}}'
+
+
+@pytest.fixture
+def lab(lab_name: str) -> Iterator[Lab]:
+    with Lab.running(LabSpec(name=lab_name, nodes=2, pods=0, agents=False)) as running:
+        running.start_etcd()
+        yield running
+
+
+def subnet(number: int) -> str:
+    return f"10.{1 + number // 250}.{number % 250}"
+
+
+def record(number: int, public_ip: str) -> tuple[str, bytes]:
+    """Key and value of a lease."""
+    return f"{PREFIX}/subnets/{subnet(number)}.0-24", f'{{"PublicIP":"{public_ip}","PublicIPv6":null}}'.encode()
+
+
+class Etcd:
+    """Puts into the lab's etcd over its JSON gateway.
+
+    gRPC connects from threads of its own, which stay in the namespace where the process first used it; a plain
+    connection stays where it was opened.
+    """
+
+    def __init__(self, lab: Lab) -> None:
+        self._http = HTTPConnection(str(lab.spec.etcd_address.ip), ETCD_CLIENT_PORT, timeout=PATIENCE)
+        call_inside(lab.etcd.namespace, self._http.connect)
+
+    def put(self, *records: tuple[str, bytes]) -> None:
+        """In one transaction, of at most 128 records. (etcd: --max-txn-ops)"""
+        puts = [
+            {"requestPut": {"key": base64.b64encode(key.encode()).decode(), "value": base64.b64encode(value).decode()}}
+            for key, value in records
+        ]
+        self._http.request("POST", "/v3/kv/txn", json.dumps({"success": puts}))
+        with self._http.getresponse() as answer:
+            said = answer.read()
+        assert answer.status == 200, said
+
+    def close(self) -> None:
+        self._http.close()
+
+
+def fill(etcd: Etcd) -> None:
+    etcd.put((f"{PREFIX}/config", CONFIG))
+    for start in range(0, LEASES, 100):
+        etcd.put(*(record(number, f"172.30.{number // 250}.{number % 250}") for number in range(start, start + 100)))
+
+
+def resident_megabytes(pid: int) -> float:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    fields = [Path(f"/proc/{each}/status").read_text() for each in (pid, *children)]
+    return sum(int(text.partition("VmRSS:")[2].split()[0]) for text in fields) / 1024
+
+
+def seconds_until_reached(etcd: Etcd, number: int, near: socket.socket, far: socket.socket) -> float:
+    """From the put of a lease to a packet that the agent's node sent there and ``far`` received."""
+    target = f"{subnet(number)}.9"
+    started = time.perf_counter()
+    etcd.put(record(number, "172.31.0.2"))
+    while time.perf_counter() - started < PATIENCE:
+        with contextlib.suppress(OSError):
+            near.sendto(b"x", (target, 9))
+        time.sleep(0.001)
+        with contextlib.suppress(BlockingIOError):
+            while datagram := far.recv(2048):
+                if datagram[16:20] == socket.inet_aton(target):
+                    return time.perf_counter() - started
+    return PATIENCE
+
+
+@pytest.mark.parametrize("datapath", ["kernel", "userspace"])
+def test_five_thousand_peers(lab: Lab, tmp_path: Path, datapath: str) -> None:
+    """flannel 624, 386, 963: memory growth. flannel 563, 1247: a changed peer is missed."""
+    one, two = lab.nodes
+
+    def outgoing() -> socket.socket:
+        return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+    def arriving() -> socket.socket:
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        udp.bind((str(two.address), 8285))
+        udp.setblocking(False)
+        return udp
+
+    with closing(Etcd(lab)) as etcd:
+        fill(etcd)
+        started = time.monotonic()
+        with agent(one, tmp_path, f"--datapath={datapath}") as running:
+            running.says("ready:")
+            ready = time.monotonic() - started
+            with call_inside(one.namespace, outgoing) as near, call_inside(two.namespace, arriving) as far:
+                took = sorted(seconds_until_reached(etcd, LEASES + n, near, far) for n in range(NEW_PEERS))
+            memory = resident_megabytes(running.process.pid)
+    p99 = took[int(len(took) * 0.99)]
+    print(f"{datapath}: ready after {ready:.2f} s; new peers p50 {1000 * took[len(took) // 2]:.0f} ms, "
+          f"p99 {1000 * p99:.0f} ms; {memory:.0f} MB resident")  # fmt: skip
+    assert ready < READY_SECONDS
+    assert p99 < PEER_SECONDS
+    assert memory < MEGABYTES

@@ -1,0 +1,425 @@
+"""The userspace datapath between two nodes in namespaces: what it carries, answers, refuses and survives."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from overlay.datapath.userspace.steering import queue_for
+from tests.support.admission import PEERS, VECTORS, Outcome
+from tests.support.tunnels import ROOT, Node, entering, nodes, run, until
+
+pytestmark = pytest.mark.root
+
+KINDS = ("userspace", "userspace-plain", "userspace-4")
+Pair = tuple[Node, Node]
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    """Two nodes without datapaths."""
+    with nodes(2) as (one, two):
+        yield one, two
+
+
+def start(one: Node, two: Node, kind: str = "userspace") -> None:
+    one.start(kind, peers={two.subnet: two.address})
+    two.start(kind, peers={one.subnet: one.address})
+    until(lambda: "ttl=60" in one.in_pod(f"ping -c 1 -W 1 {two.pod_address}", check=False), "the first ping")
+
+
+def workers_of(node: Node) -> list[int]:
+    """Process ids of the node's workers."""
+    assert node.process is not None
+    found = subprocess.run(["pgrep", "-P", str(node.process.pid)], capture_output=True, text=True, check=False)
+    return [int(word) for word in found.stdout.split()]
+
+
+RECEIVE = """
+import socket, sys
+listener = socket.create_server(('', 9000)); print('listening', flush=True)
+stream = listener.accept()[0]; stream.settimeout(100)
+with open(sys.argv[1], 'wb') as file:
+    while data := stream.recv(1 << 20): file.write(data)
+"""
+SEND = """
+import socket, sys
+with socket.create_connection((sys.argv[2], 9000), 20) as stream, open(sys.argv[1], 'rb') as file:
+    stream.settimeout(100); stream.sendfile(file)
+"""
+
+
+def python_in(namespace: str, script: str, *arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*entering(namespace), sys.executable, "-c", script, *map(str, arguments)], stdout=subprocess.PIPE, text=True
+    )
+
+
+def transfer(one: Node, two: Node, path: Path, size: int) -> None:
+    """Sends ``size`` random bytes over TCP from pod to pod, and compares what arrives."""
+    sent, received = path / "sent", path / "received"
+    sent.write_bytes(os.urandom(size))
+    with python_in(two.pod, RECEIVE, received) as server:
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline() == "listening\n"
+            with python_in(one.pod, SEND, sent, two.pod_address) as client:
+                assert client.wait(120) == 0
+            assert server.wait(60) == 0
+        finally:
+            server.kill()
+    digests = [hashlib.sha256(each.read_bytes()).hexdigest() for each in (sent, received)]
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pods_reach_each_other(pair: Pair, kind: str, tmp_path: Path) -> None:
+    start(*pair, kind)
+    one, two = pair
+    assert two.in_pod(f"ping -c 3 -i 0.01 {one.pod_address}").count("ttl=60") == 3
+    assert " 0% packet loss" in one.in_pod(f"ping -c 3 -i 0.01 -M do -s 1444 {two.pod_address}"), "a full packet"
+    assert " 0% packet loss" in one.in_pod(f"ping -c 3 -i 0.01 -s 20000 {two.pod_address}"), "fragments"
+    transfer(one, two, tmp_path, 30_000_000)
+    transfer(two, one, tmp_path, 1_000_001)
+    counters = one.counters()
+    assert counters["rx_packets"] > 700
+    assert not [name for name in counters if name.startswith("drop_") and name != "drop_tx_not_ipv4" and counters[name]]
+    detail = one.status()["detail"]
+    assert detail.startswith("4 of 4" if kind == "userspace-4" else "1 of 1")
+    assert ("UDP_GRO" in detail) == (kind != "userspace-plain")
+
+
+@pytest.mark.parametrize("kinds", [("userspace", "userspace-plain"), ("userspace-4", "userspace")])
+def test_different_neighbours(pair: Pair, kinds: tuple[str, str], tmp_path: Path) -> None:
+    """One with offloads and one without, as flanneld is; one with four workers and one with one."""
+    one, two = pair
+    one.start(kinds[0], peers={two.subnet: two.address})
+    two.start(kinds[1], peers={one.subnet: one.address})
+    transfer(one, two, tmp_path, 10_000_000)
+    transfer(two, one, tmp_path, 10_000_000)
+
+
+SNIFF = """
+import socket, struct
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)); s.bind(('n1', 3)); s.settimeout(3)
+print('up', flush=True)
+seen = set()
+try:
+    while True:
+        frame = s.recv(65536)
+        outer = frame[14:]
+        if frame[12:14] == b'\\x08\\0' and outer[9] == 17 and outer[22:24] == struct.pack('!H', 8285):
+            inner = outer[28:]
+            if inner[9] == 6:
+                seen.add((inner[12:24].hex(), int.from_bytes(outer[20:22], 'big')))
+except TimeoutError:
+    for each in seen: print(*each)
+"""
+
+
+def test_one_flow_stays_on_one_worker(pair: Pair, tmp_path: Path) -> None:
+    """Seen on the wire: a flow in one direction has one outer source port, so one worker; several flows, several."""
+    start(*pair, "userspace-4")
+    one, two = pair
+    with python_in(one.switch, SNIFF) as sniffer:
+        assert sniffer.stdout is not None
+        assert sniffer.stdout.readline() == "up\n"
+        for _ in range(10):
+            transfer(one, two, tmp_path, 300_000)
+        seen = [line.split() for line in sniffer.stdout]
+    assert len(seen) == 20, "ten connections, two directions, one port each"
+    for flow, port in seen:
+        packet = b"\x45" + bytes(8) + b"\6\0\0" + bytes.fromhex(flow)
+        assert int(port) == 8285 + queue_for(packet) % 4, "the kernel computes what the model says"
+    assert len({port for _, port in seen}) > 1
+
+
+def worsen(one: Node, two: Node, percent: str) -> subprocess.Popen[str]:
+    """Puts a bad wire in the switch's place."""
+    for node in (one, two):
+        run(f"ip link set n{node.number} nomaster", one.switch)
+        node("ethtool -K eth0 tx off tso off gso off tx-udp-segmentation off")
+    words = [sys.executable, "-m", "tests.support.bad_wire", "n1", "n2", *percent.split()]
+    wire = subprocess.Popen([*entering(one.switch), *words], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert wire.stdout is not None
+    assert wire.stdout.readline() == "up\n"
+    return wire
+
+
+def test_every_byte_arrives_over_a_bad_wire(pair: Pair, tmp_path: Path) -> None:
+    """Loss, duplication and reordering, 1 % each."""
+    start(*pair)
+    one, two = pair
+    with worsen(one, two, "1 1 1") as wire:
+        try:
+            transfer(one, two, tmp_path, 5_000_000)
+        finally:
+            wire.kill()
+
+
+def test_the_wire_format_is_flannels(pair: Pair) -> None:
+    """Node 2 is a bare socket: the payload must be the inner packet, its TTL two less, and nothing else."""
+    one, two = pair
+    one.start("userspace", peers={two.subnet: two.address})
+    receiver = (
+        "import socket\n"
+        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        f"s.bind(({two.address!r}, 8285)); s.settimeout(20); print('bound', flush=True)\n"
+        "data, sender = s.recvfrom(65535); print(data.hex(), *sender)"
+    )
+    process = python_in(two.namespace, receiver)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "bound\n"
+    one.in_pod(f"ping -c 1 -W 1 -s 8 -t 64 {two.pod_address}", check=False)
+    hexadecimal, address, port = process.communicate(timeout=30)[0].split()
+    packet = bytes.fromhex(hexadecimal)
+    assert (address, port) == (one.address, "8285")
+    assert len(packet) == 20 + 8 + 8
+    assert packet[0] == 0x45
+    assert packet[8:10] == bytes((62, 1))
+    assert packet[12:20] == bytes((10, 0, 1, 2, 10, 0, 2, 2))
+    assert packet[20:22] == bytes((8, 0)), "an echo request"
+
+
+def test_nothing_enters_that_a_peer_did_not_send(pair: Pair) -> None:
+    one, two = pair
+    one.start("userspace", peers={str(subnet): str(peer.public_ip) for subnet, peer in PEERS.peers.items()})
+    for number in (3, 4, 5, 77):
+        two(f"ip address add 172.31.0.{number}/24 dev eth0")
+    script = ["import socket"]
+    for vector in VECTORS:
+        script += [
+            "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)",
+            f"s.bind(({str(vector.outer_source)!r}, 0))",
+            f"s.sendto(bytes.fromhex({vector.datagram.hex()!r}), ({one.address!r}, 8285)); s.close()",
+        ]
+    assert python_in(two.namespace, "\n".join(script)).wait(60) == 0
+    wanted = {outcome: sum(vector.outcome is outcome for vector in VECTORS) for outcome in Outcome}
+
+    def seen() -> dict[Outcome, int]:
+        counters = one.counters()
+        drops = ("outer_source", "malformed", "checksum", "inner_source", "inner_destination")
+        return {
+            Outcome.ENTERS: counters["rx_packets"],
+            Outcome.EXPIRES: counters["drop_rx_ttl"],
+            Outcome.REFUSED: sum(counters[f"drop_{name}"] for name in drops),
+        }
+
+    until(lambda: sum(seen().values()) >= len(VECTORS), "all datagrams are accounted for")
+    assert seen() == wanted
+
+
+def test_answers(pair: Pair) -> None:
+    start(*pair)
+    one, two = pair
+    assert "From 10.0.1.0 icmp_seq=1 Destination Net Unreachable" in one.in_pod("ping -c 1 10.0.99.1", check=False)
+    assert "From 10.0.1.0 icmp_seq=1 Time to live exceeded" in one.in_pod(
+        f"ping -c 1 -t 2 {two.pod_address}", check=False
+    )
+    assert "From 10.0.2.0 icmp_seq=1 Time to live exceeded" in one.in_pod(
+        f"ping -c 1 -t 3 {two.pod_address}", check=False
+    )
+    assert one.counters()["drop_tx_no_peer"] == 1
+
+
+def test_peers_come_and_go(pair: Pair) -> None:
+    start(*pair)
+    one, two = pair
+    one.set_peers({})
+    assert "Net Unreachable" in one.in_pod(f"ping -c 1 {two.pod_address}", check=False)
+    one.set_peers({two.subnet: two.address})
+    assert "ttl=60" in one.in_pod(f"ping -c 1 {two.pod_address}")
+    one.set_peers({two.subnet: "172.31.0.99"})
+    assert "100% packet loss" in one.in_pod(f"ping -c 1 -W 0.3 {two.pod_address}", check=False)
+
+
+def test_a_smaller_path_is_discovered(pair: Pair, tmp_path: Path) -> None:
+    """The switch is a router to node 2 whose far link carries 1300 bytes; so 1272 bytes of inner packet fit."""
+    start(*pair)
+    one, two = pair
+    run(
+        "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.br0.send_redirects=0",
+        one.switch,
+    )
+    run("ip address add 172.31.0.254/24 dev br0", one.switch)
+    run(f"ip route add {two.address} dev br0 mtu lock 1300", one.switch)
+    one(f"ip route add {two.address} via 172.31.0.254")
+
+    def told() -> bool:
+        return "Frag needed and DF set (mtu = 1272)" in one.in_pod(
+            f"ping -c 1 -W 0.3 -M do -s 1400 {two.pod_address}", check=False
+        )
+
+    until(told, "the pod learns of the path's MTU")
+    unaware = one.in_pod("ping -c 3 -i 0.05 -M dont -s 1444 10.0.2.1")  # the pod was told about its peer only
+    assert " 0% packet loss" in unaware, "without don't-fragment it is fragmented"
+    one.in_pod("ip route flush cache")
+    transfer(one, two, tmp_path, 2_000_000)
+    counters = one.counters()
+    assert counters["drop_tx_too_big"] > 0
+    assert counters["tx_fragmented"] > 0
+
+
+def test_the_worker_has_no_privileges(pair: Pair) -> None:
+    start(*pair)
+    (worker,) = workers_of(pair[0])
+    status = Path(f"/proc/{worker}/status").read_text()
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert fields["Uid"].split() == fields["Gid"].split() == ["65534"] * 4
+    assert fields["Groups"].split() == []
+    assert [int(fields[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")] == [0] * 5
+    assert fields["NoNewPrivs"].strip() == "1"
+    assert fields["Threads"].strip() == "1"
+    assert int(fields["VmRSS"].split()[0]) < 60_000, "kilobytes"
+
+
+def test_a_dead_worker_is_replaced(pair: Pair) -> None:
+    start(*pair)
+    one, two = pair
+    (worker,) = workers_of(one)
+    before = one.counters()["tx_packets"]
+    os.kill(worker, signal.SIGKILL)
+    until(lambda: "ttl=60" in one.in_pod(f"ping -c 1 -W 1 {two.pod_address}", check=False), "traffic goes on")
+    assert workers_of(one) != [worker]
+    counters = one.counters()
+    assert counters["worker_restarts"] == 1
+    assert counters["tx_packets"] >= before
+
+
+def test_packets_wait_for_the_next_worker(pair: Pair) -> None:
+    start(*pair)
+    one, two = pair
+    pinging = subprocess.Popen(
+        [*entering(one.pod), "ping", "-i", "0.01", "-c", "200", two.pod_address], stdout=subprocess.PIPE, text=True
+    )
+    until(lambda: one.counters()["tx_packets"] > 50, "some pings are under way")
+    os.kill(workers_of(one)[0], signal.SIGKILL)
+    report = pinging.communicate(timeout=60)[0]
+    lost = re.search(r"(\d+) received", report)
+    assert lost is not None
+    assert int(lost.group(1)) >= 198, "at most what the worker had in hand is lost"
+
+
+def test_a_hung_worker_is_reported_at_once(pair: Pair) -> None:
+    start(*pair)
+    one, _ = pair
+    (worker,) = workers_of(one)
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        before = time.monotonic()
+        assert one.status()["running"] is False
+        assert time.monotonic() - before < 1.0
+        for number in range(50):
+            one.set_peers({f"10.{number}.{each}.0/24": "172.31.0.2" for each in range(100)})
+        until(lambda: workers_of(one) not in ([], [worker]) and one.status()["running"], "it is replaced")
+    finally:
+        if worker in workers_of(one):
+            os.kill(worker, signal.SIGCONT)
+
+
+def test_the_worker_dies_with_the_agent_and_the_tun_stays(pair: Pair) -> None:
+    start(*pair)
+    one, two = pair
+    (worker,) = workers_of(one)
+    index = one("cat /sys/class/net/flannel0/ifindex", check=False) or one("ip -o link show flannel0").split(":")[0]
+    one.kill()
+    until(lambda: not Path(f"/proc/{worker}").exists(), "the worker is gone")
+    assert "flannel0" in one("ip -o link show flannel0")
+    one.start("userspace", peers={two.subnet: two.address})
+    assert (
+        one("cat /sys/class/net/flannel0/ifindex", check=False) or one("ip -o link show flannel0").split(":")[0]
+    ) == index
+    assert "ttl=60" in one.in_pod(f"ping -c 1 {two.pod_address}")
+
+
+@pytest.mark.parametrize("kind", ["userspace", "userspace-4"])
+def test_a_removed_device_comes_back(pair: Pair, kind: str) -> None:
+    start(*pair, kind)
+    one, two = pair
+    one("ip link delete flannel0")
+    until(lambda: "flannel0" in one("ip -o link show"), "the device is there again")
+    until(lambda: one.status()["running"], "the workers run again")
+    one.configure()
+    until(lambda: "ttl=60" in one.in_pod(f"ping -c 1 -W 1 {two.pod_address}", check=False), "traffic goes on")
+
+
+def test_forged_icmp_does_little(pair: Pair) -> None:
+    """Fragmentation needed, with an absurd MTU or about a host that is no peer, from somebody on the underlay."""
+    start(*pair)
+    one, two = pair
+    script = (
+        "from scapy.all import IP, ICMP, UDP, send\n"
+        "for mtu in (1, 68, 500):\n"
+        f"    quoted = IP(src={one.address!r}, dst={two.address!r}) / UDP(sport=8285, dport=8285)\n"
+        f"    send(IP(dst={one.address!r}) / ICMP(type=3, code=4, nexthopmtu=mtu) / quoted, verbose=0)\n"
+        "for number in range(100):\n"
+        f"    quoted = IP(src={one.address!r}, dst=f'172.31.0.{{100 + number}}') / UDP(sport=8285, dport=8285)\n"
+        f"    send(IP(dst={one.address!r}) / ICMP(type=3, code=4, nexthopmtu=600) / quoted, verbose=0)"
+    )
+    assert python_in(two.namespace, script).wait(60) == 0
+    assert "ttl=60" in one.in_pod(f"ping -c 1 {two.pod_address}")
+    assert one.status()["path_mtus"] == {two.address: 524}
+
+
+@pytest.mark.parametrize("kind", ["userspace", "userspace-4"])
+def test_another_port_while_running(pair: Pair, kind: str) -> None:
+    start(*pair, kind)
+    one, two = pair
+    for node in pair:
+        node.configure(port=9999)
+    assert "ttl=60" in one.in_pod(f"ping -c 1 {two.pod_address}")
+    assert ":8285" not in one("ss -lun")
+    assert len(workers_of(one)) == (4 if kind == "userspace-4" else 1)
+
+
+def test_a_port_in_use_is_named(pair: Pair) -> None:
+    one, _ = pair
+    script = (
+        "import signal, socket\n"
+        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        "s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)\n"
+        f"s.bind(({one.address!r}, 8285)); signal.pause()"
+    )
+    holder = python_in(one.namespace, script)
+    try:
+        until(lambda: ":8285" in one("ss -lun"), "the port is held")
+        with pytest.raises(AssertionError, match=r"UDP port 8285 on 172\.31\.0\.1: address already in use; stop"):
+            one.start("userspace")
+    finally:
+        holder.kill()
+        holder.wait()
+    one.configure()
+
+
+def test_small_datagrams_keep_their_boundaries(pair: Pair) -> None:
+    """Coalesced on the way in (USO), cut again by the kernel: the same datagrams in the same order."""
+    start(*pair)
+    one, two = pair
+    receive = (
+        "import socket\n"
+        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('', 7)); s.settimeout(20)\n"
+        "s.setsockopt(1, 33, 1 << 22); print('bound', flush=True)\n"
+        "print(*(int.from_bytes(s.recv(2000), 'big') for _ in range(900)))"
+    )
+    send = (
+        "import socket, time\n"
+        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        "for burst in range(30):\n"
+        "    for number in range(30):\n"
+        f"        s.sendto((burst * 30 + number).to_bytes(8, 'big'), ({two.pod_address!r}, 7))\n"
+        "    time.sleep(0.005)"
+    )
+    receiver = python_in(two.pod, receive)
+    assert receiver.stdout is not None
+    assert receiver.stdout.readline() == "bound\n"
+    assert python_in(one.pod, send).wait(60) == 0
+    assert [int(word) for word in receiver.communicate(timeout=30)[0].split()] == list(range(900))

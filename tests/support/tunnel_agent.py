@@ -1,0 +1,94 @@
+"""One node's datapath as a process, told what to do by lines of JSON: ``python -m tests.support.tunnel_agent KIND``.
+
+It stands in for the agent where a test needs to kill a datapath, or to set its peers by hand. Commands, each answered
+by one line: ``{"do": "configure", …}``, ``{"do": "peers", …}``, ``{"do": "status"}``, ``{"do": "repair"}``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any
+
+from overlay.datapath.base import Datapath
+from overlay.datapath.kernel.datapath import KernelDatapath
+from overlay.datapath.kernel.programs import OBJECT
+from overlay.datapath.userspace.datapath import UserspaceDatapath
+from overlay.errors import OverlayError
+from overlay.model import Peer, PeerTable, TunnelSpec
+
+
+class Agent:
+    """Carries out commands on one datapath."""
+
+    def __init__(self, datapath: Datapath) -> None:
+        self._datapath = datapath
+        self._watching: asyncio.Task[None] | None = None
+
+    async def configure(self, command: dict[str, Any]) -> dict[str, Any]:
+        spec = TunnelSpec(
+            device="flannel0",
+            network=IPv4Network("10.0.0.0/16"),
+            subnet=IPv4Network(command["subnet"]),
+            mtu=command["mtu"],
+            underlay_interface=command["underlay"],
+            underlay_address=IPv4Address(command["address"]),
+            port=command.get("port", 8285),
+        )
+        await self._datapath.configure(spec)
+        for words in (
+            f"ip link set flannel0 mtu {spec.mtu} up",
+            f"ip address replace {spec.address}/32 dev flannel0",
+            f"ip route replace {spec.network} dev flannel0",
+            # What the slow path answers comes from the device's own address, which Linux takes for a forgery.
+            "sysctl -qw net.ipv4.conf.flannel0.accept_local=1",
+        ):
+            subprocess.run(words.split(), check=True)
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._datapath.watch())
+        return {}
+
+    async def peers(self, command: dict[str, Any]) -> dict[str, Any]:
+        peers = [Peer(IPv4Network(subnet), IPv4Address(address)) for subnet, address in command["peers"].items()]
+        self._datapath.set_peers(PeerTable.of(IPv4Network(command["subnet"]), peers))
+        return {}
+
+    async def status(self, _: dict[str, Any]) -> dict[str, Any]:
+        status = await self._datapath.status()
+        paths = {str(peer): mtu for peer, mtu in status.path_mtus.items()}
+        return {
+            "running": status.running,
+            "detail": status.detail,
+            "counters": dict(status.counters),
+            "path_mtus": paths,
+        }
+
+    async def repair(self, _: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(self._datapath, KernelDatapath):
+            return {}
+        state = await self._datapath.repair()
+        return {"problem": state.problem, "mended": state.mended}
+
+
+async def main(kind: str, path: Path) -> None:
+    slow = UserspaceDatapath(workers=4 if kind == "userspace-4" else 1, offloads=kind in {"userspace", "userspace-4"})
+    datapath: Datapath = slow if kind.startswith("userspace") else KernelDatapath(slow, path=path)
+    agent = Agent(datapath)
+    lines = asyncio.StreamReader(limit=1 << 24)  # thousands of peers make a long line
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    while line := await lines.readline():
+        command = json.loads(line)
+        try:
+            answer = await getattr(agent, command["do"])(command)
+        except OverlayError as error:
+            answer = {"error": str(error)}
+        print(json.dumps(answer), flush=True)
+    await datapath.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], Path(sys.argv[2]) if len(sys.argv) > 2 else OBJECT))

@@ -1,0 +1,270 @@
+"""Nodes in network namespaces whose datapaths a test drives by hand::
+
+pod1 ── cni0 ┐                                          ┌ cni0 ── pod2
+10.0.1.2     node1 ── eth0 ── switch (bridge) ── eth0 ── node2     10.0.2.2
+             172.31.0.1                          172.31.0.2
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+NETNS = Path("/run/netns")
+BPF_FS = Path("/sys/fs/bpf")
+PATIENCE = 20.0
+"""Seconds for anything that normally takes a fraction of one; the machine may be busy."""
+
+_prefix_count = 0
+
+
+def run(words: str, namespace: str | None = None, *, check: bool = True, timeout: float = 60) -> str:
+    """Runs a command, in a namespace if one is given, and returns what it printed."""
+    done = subprocess.run(
+        [*entering(namespace), *words.split()], capture_output=True, text=True, timeout=timeout, check=False
+    )
+    assert not check or done.returncode == 0, f"{namespace}: {words}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def entering(namespace: str | None) -> list[str]:
+    return [] if namespace is None else ["nsenter", f"--net={NETNS / namespace}"]
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Waits for a condition, generously."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {PATIENCE:.0f} s: {what}"
+        time.sleep(0.02)
+
+
+@dataclass
+class Node:
+    """A node's namespace, its pod's, and the process that runs its datapath."""
+
+    number: int
+    namespace: str
+    pod: str
+    switch: str
+    underlay: str = "eth0"
+    address: str = ""
+    mtu: int = 1472
+    process: subprocess.Popen[str] | None = field(default=None, repr=False)
+
+    @property
+    def subnet(self) -> str:
+        return f"10.0.{self.number}.0/24"
+
+    @property
+    def pod_address(self) -> str:
+        return f"10.0.{self.number}.2"
+
+    def __call__(self, words: str, **options: Any) -> str:
+        """Runs a command on the node."""
+        return run(words, self.namespace, **options)
+
+    def in_pod(self, words: str, **options: Any) -> str:
+        return run(words, self.pod, **options)
+
+    def start(self, kind: str = "kernel", path: Path | None = None, peers: dict[str, str] | None = None) -> None:
+        """Starts a datapath, configures it, and gives it its peers if there are any."""
+        self.process = subprocess.Popen(
+            [
+                *entering(self.namespace),
+                sys.executable,
+                "-m",
+                "tests.support.tunnel_agent",
+                kind,
+                *([str(path)] if path else []),
+            ],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.configure()
+        if peers is not None:
+            self.set_peers(peers)
+
+    def configure(self, **changes: Any) -> None:
+        wanted = {
+            "subnet": self.subnet,
+            "address": self.address,
+            "underlay": self.underlay,
+            "mtu": self.mtu,
+            **changes,
+        }
+        self.ask("configure", **wanted)
+
+    def set_peers(self, peers: dict[str, str]) -> None:
+        self.ask("peers", subnet=self.subnet, peers=peers)
+
+    def status(self) -> dict[str, Any]:
+        return self.ask("status")
+
+    def counters(self) -> dict[str, int]:
+        counters: dict[str, int] = self.status()["counters"]
+        return counters
+
+    def ask(self, what: str, **arguments: Any) -> dict[str, Any]:
+        assert self.process is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps({"do": what, **arguments}) + "\n")
+        self.process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self.process.stdout.readline() or '{"error": "ended"}')
+        assert "error" not in answer, answer
+        return answer
+
+    def kill(self) -> None:
+        """SIGKILL, as the worst that happens."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGKILL)
+            self._reap()
+
+    def stop(self) -> None:
+        """Lets the datapath close."""
+        if self.process is not None:
+            assert self.process.stdin is not None
+            self.process.stdin.close()
+            self._reap()
+
+    def _reap(self) -> None:
+        assert self.process is not None
+        self.process.wait(PATIENCE)
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+        self.process = None
+
+
+@contextmanager
+def nodes(count: int = 2, *, underlay_mtu: int = 1500) -> Iterator[tuple[Node, ...]]:
+    """Makes the topology above with ``count`` nodes, without datapaths; all of it is gone afterwards."""
+    global _prefix_count  # noqa: PLW0603
+    _prefix_count += 1
+    prefix = f"kt{os.getpid()}x{_prefix_count}"
+    switch = f"{prefix}-switch"
+    with ExitStack() as stack:
+        if not BPF_FS.is_mount():
+            stack.callback(_unmount_bpf_fs)
+        _namespace(stack, switch)
+        run("ip link add br0 type bridge", switch)
+        run(f"ip link set br0 mtu {underlay_mtu} up", switch)
+        made = tuple(_node(stack, prefix, switch, number, underlay_mtu) for number in range(1, count + 1))
+        yield made
+    assert not list(NETNS.glob(f"{prefix}*"))
+
+
+def _node(stack: ExitStack, prefix: str, switch: str, number: int, underlay_mtu: int) -> Node:
+    node = Node(
+        number,
+        f"{prefix}-node{number}",
+        f"{prefix}-pod{number}",
+        switch=switch,
+        address=f"172.31.0.{number}",
+        mtu=underlay_mtu - 28,
+    )
+    _namespace(stack, node.namespace)
+    _namespace(stack, node.pod)
+    stack.callback(_remove_pins, node)
+    stack.callback(node.kill)
+    node(f"ip link add eth0 mtu {underlay_mtu} type veth peer name n{number} mtu {underlay_mtu} netns {switch}")
+    run(f"ip link set n{number} master br0 up", switch)
+    node("ip link set eth0 up")
+    node(f"ip address add {node.address}/24 dev eth0")
+    node("ip link add cni0 type bridge")
+    node(f"ip address add 10.0.{number}.1/24 dev cni0")
+    node(f"ip link set cni0 mtu {node.mtu} up")
+    node(f"ip link add pod mtu {node.mtu} type veth peer name eth0 mtu {node.mtu} netns {node.pod}")
+    node("ip link set pod master cni0 up")
+    node("sysctl -qw net.ipv4.ip_forward=1")
+    node.in_pod("ip link set eth0 up")
+    node.in_pod(f"ip address add {node.pod_address}/24 dev eth0")
+    node.in_pod(f"ip route add default via 10.0.{number}.1")
+    return node
+
+
+def _namespace(stack: ExitStack, name: str) -> None:
+    run(f"ip netns add {name}")
+    stack.callback(run, f"ip netns delete {name}")
+    run("ip link set lo up", name)
+
+
+def _unmount_bpf_fs() -> None:
+    """An agent has mounted it; it goes as it came, unless somebody else has pinned something meanwhile."""
+    if BPF_FS.is_mount() and not any(path.is_dir() for path in BPF_FS.iterdir()):
+        run(f"umount {BPF_FS}")
+
+
+def _remove_pins(node: Node) -> None:
+    """What a killed agent leaves on purpose; here nobody comes after it."""
+    script = "from overlay.datapath.kernel.machine import cleanup; cleanup('flannel0')"
+    subprocess.run([*entering(node.namespace), sys.executable, "-c", script], cwd=ROOT, check=True, timeout=60)
+
+
+def peers_of(node: Node, every: tuple[Node, ...]) -> dict[str, str]:
+    """What ``node`` must know of the others."""
+    return {other.subnet: other.address for other in every if other is not node}
+
+
+def lost(printed: str) -> int:
+    """Packets that ping sent and got no answer to."""
+    for line in printed.splitlines():
+        if "packets transmitted" in line:
+            words = line.replace(",", "").split()
+            return int(words[0]) - int(words[3])
+    raise AssertionError(printed)
+
+
+@contextmanager
+def running(kinds: tuple[str, ...] = ("kernel", "kernel"), **options: int) -> Iterator[tuple[Node, ...]]:
+    """Nodes with datapaths that know each other; options are those of :func:`nodes`."""
+    with nodes(len(kinds), **options) as made:
+        for node, kind in zip(made, kinds, strict=True):
+            node.start(kind, peers=peers_of(node, made))
+        for node, kind in zip(made, kinds, strict=True):
+            if kind == "kernel":
+                until(lambda node=node: attached(node), f"programs on {node.namespace}")  # type: ignore[misc]
+        yield made
+
+
+def attached(node: Node) -> bool:
+    return "overlay_decap#" in filters(node, node.underlay, "ingress") and "overlay_encap#" in filters(
+        node, "flannel0", "egress"
+    )
+
+
+def filters(node: Node, device: str, hook: str) -> str:
+    return node(f"tc filter show dev {device} {hook}", check=False)
+
+
+def ping(source: Node, target: Node, options: str = "-c 3 -i 0.05") -> str:
+    return source.in_pod(f"ping -q -W 2 {options} {target.pod_address}", check=False)
+
+
+def gained(node: Node, before: dict[str, int], *names: str) -> list[int]:
+    after = node.counters()
+    return [after[name] - before[name] for name in names]
+
+
+@contextmanager
+def iperf_server(node: Node) -> Iterator[None]:
+    server = subprocess.Popen([*entering(node.pod), "iperf3", "-s"], stdout=subprocess.DEVNULL)
+    try:
+        until(lambda: ":5201" in node.in_pod("ss -Htln"), "iperf3 listens")
+        yield
+    finally:
+        server.kill()
+        server.wait()

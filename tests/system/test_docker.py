@@ -1,0 +1,121 @@
+"""Containers of two nodes reach each other with Docker's own bridge and the agent, and with no rule made by hand."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from tests.support.docker import Container, bridge, bridge_mtu, file_taken_by, move_file, start_container, start_docker
+from tests.support.site import RESYNC_SECONDS, Site, overlay, subnet, wait_for_agent
+from tests.support.systemd import Booted, wait_until
+
+pytestmark = pytest.mark.root
+
+MakeSite = Callable[..., Site]
+
+Pair = tuple[Container, Container]
+
+
+@pytest.fixture
+def containers(make_site: MakeSite) -> Pair:
+    """Two nodes on which nothing was done but to start Docker, and a container on each."""
+    nodes = make_site(nodes=2).nodes
+    for node in nodes:
+        start_docker(node)
+    first, second = (start_container(node, f"c{number}", restart="always") for number, node in enumerate(nodes, 1))
+    return first, second
+
+
+def assert_they_talk(containers: Pair, within: float = 2 * RESYNC_SECONDS + 5) -> None:
+    """Ping both ways, and a file of a megabyte across."""
+    first, second = containers
+    wait_until(lambda: first.reaches(second.address), within, "ping from first to second")
+    wait_until(lambda: second.reaches(first.address), within, "ping from second to first")
+    move_file(first, second, 1_000_000)
+
+
+def rules(node: Booted) -> str:
+    return node.run("sh", "-c", "iptables-save -t filter; iptables-save -t nat").stdout
+
+
+def test_docker_gets_its_addresses_from_the_lease(containers: Pair) -> None:
+    for container in containers:
+        node = container.node
+        assert bridge(node) == subnet(node)
+        assert container.address in subnet(node).network
+        assert bridge_mtu(container) == 1472
+        assert "--ip-masq=false" in node.read("/run/flannel/docker")
+
+
+def test_containers_talk_although_docker_drops_what_is_forwarded(containers: Pair) -> None:
+    assert ":FORWARD DROP" in rules(containers[0].node)
+    assert_they_talk(containers)
+
+
+def test_an_agent_that_is_killed_restarts_nothing_of_dockers(containers: Pair) -> None:
+    node = containers[0].node
+    docker, agent = node.main_pid("docker"), node.main_pid("overlay")
+    node.kill(agent, signal.SIGKILL)
+    wait_until(lambda: node.main_pid("overlay") not in (0, agent), 30, "another agent")
+    wait_for_agent(node)
+    assert node.main_pid("docker") == docker
+    assert containers[0].running
+    assert_they_talk(containers)
+
+
+def test_restarted_agents_keep_subnets_and_containers(containers: Pair) -> None:
+    before = [(container.address, subnet(container.node)) for container in containers]
+    for container in containers:
+        container.node.systemctl("restart", "overlay")
+    assert [(container.address, subnet(container.node)) for container in containers] == before
+    assert_they_talk(containers)
+
+
+def test_a_restarted_docker_has_the_same_options_once(containers: Pair) -> None:
+    node = containers[0].node
+    before = node.read("/run/flannel/docker")
+    node.systemctl("restart", "docker")
+    wait_until(lambda: containers[0].running, 30, "the container, which Docker starts again")
+    assert node.read("/run/flannel/docker") == before
+    assert before.count("--bip") == 1
+    assert_they_talk(containers)
+
+
+def test_flushed_rules_come_back_by_themselves(containers: Pair) -> None:
+    node = containers[1].node
+    assert_they_talk(containers)
+    node.run("iptables", "-F", "FORWARD")
+    node.run("iptables", "-F", "FLANNEL-FWD")
+    node.run("iptables", "-t", "nat", "-F")
+    wait_until(lambda: "-A FORWARD" in rules(node) and "-A POSTROUTING" in rules(node), 2 * RESYNC_SECONDS + 5, "rules")
+    assert rules(node).count("-j FLANNEL-FWD") == 1
+    assert rules(node).count("-j FLANNEL-POSTRTG") == 1
+    assert_they_talk(containers)
+
+
+def test_containers_see_each_others_own_addresses(containers: Pair) -> None:
+    """Masquerading is for what leaves the overlay, not for what stays in it."""
+    first, second = containers
+    assert_they_talk(containers)
+    assert file_taken_by(first) == {second.address}
+
+
+def test_another_subnet_readdresses_docker(make_site: MakeSite) -> None:
+    """An operator reserves another subnet for the node: Docker follows, and only Docker of that node."""
+    site = make_site(nodes=2)
+    for node in site.nodes:
+        start_docker(node)
+    moved, kept = site.nodes
+    docker_that_stays = kept.main_pid("docker")
+    site.etcdctl("del", "--prefix", f"/coreos.com/network/subnets/{subnet(moved).network.network_address}-")
+    overlay(kept, "reserve", "10.0.200.0/24", "--public-ip", "172.31.0.1")
+    moved.systemctl("restart", "overlay")
+    wait_until(lambda: str(subnet(moved)) == "10.0.200.1/24", 30, "the reserved subnet")
+    wait_until(lambda: bridge(moved) == subnet(moved), 60, "docker0 in the new subnet")
+    wait_until(lambda: moved.active("docker"), 30, "an active Docker")
+    assert kept.main_pid("docker") == docker_that_stays
+    containers = start_container(moved, "c1"), start_container(kept, "c2")
+    assert str(containers[0].address).startswith("10.0.200.")
+    assert_they_talk(containers)
