@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -31,7 +32,6 @@ from tests.support.tunnels import (
 pytestmark = pytest.mark.root
 
 Pair = tuple[Node, ...]
-ROOT = Path(__file__).parents[2]
 
 
 def start(made: Pair) -> None:
@@ -208,14 +208,54 @@ def test_a_router_with_a_smaller_mtu() -> None:
         assert gained(first, sent, "tx_packets", "slow_tx_too_big") == [3, 0]
 
 
-def test_an_xdp_program_and_another_tc_program_run_before_us() -> None:
+def test_an_older_ingress_qdisc_stays() -> None:
     with nodes(2) as made:
         first, second = made
-        first("ip link set eth0 xdpgeneric off")
         first("tc qdisc add dev eth0 ingress")  # the older qdisc, which excludes clsact
         start(made)
         assert lost(ping(first, second)) == 0
         assert "ingress" in first("tc qdisc show dev eth0")
+
+
+GUARD = """
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/ip.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+/* An operator's firewall: nothing over UDP from 172.31.0.3. */
+SEC("xdp") int guard(struct xdp_md *context)
+{
+	void *end = (void *)(long)context->data_end;
+	struct ethhdr *eth = (void *)(long)context->data;
+	struct iphdr *ip = (void *)(eth + 1);
+	if ((void *)(ip + 1) > end || eth->h_proto != bpf_htons(ETH_P_IP))
+		return XDP_PASS;
+	return ip->protocol == 17 && ip->saddr == bpf_htonl(0xac1f0003) ? XDP_DROP : XDP_PASS;
+}
+"""
+
+
+@pytest.mark.parametrize("hook", ["xdpgeneric", "xdpdrv"])
+def test_an_xdp_firewall_stays_in_front_of_us(hook: str, tmp_path: Path) -> None:
+    compiled = tmp_path / "guard.o"
+    words = ["clang", "-O2", "-g", "-target", "bpf", f"-I/usr/include/{platform.machine()}-linux-gnu", "-x", "c"]
+    subprocess.run([*words, "-c", "-", "-o", str(compiled)], input=GUARD, text=True, check=True)
+    with running(("kernel", "kernel", "kernel")) as (first, second, third):
+        first(f"ip link set eth0 {hook} obj {compiled} sec xdp")
+        guard = first("ip -o link show eth0").partition("prog/")[2]
+        assert lost(ping(second, first)) == 0
+        before = first.counters()
+        assert lost(ping(third, first, "-c 2 -i 0.05 -W 1")) == 2
+        assert gained(first, before, "rx_packets") == [0]
+        first.stop()
+        first.cleanup()
+        assert first("ip -o link show eth0").partition("prog/")[2] == guard
+        first.start(peers=peers_of(first, (first, second, third)))
+        until(lambda: attached(first), "programs")
+        first(f"ip link set eth0 {hook} off")
+        assert lost(ping(third, first)) == 0
+        assert attached(first)
 
 
 FORGER = """
@@ -307,10 +347,8 @@ def test_cleanup_leaves_nothing() -> None:
         assert sorted(path.name for path in pins.iterdir()) == ["config", "counters", "peers", "senders"]
         first.stop()
         assert attached(first), "closing leaves the programs to their work"
-        script = "from overlay.datapath.kernel.machine import cleanup; print(len(cleanup('flannel0')))"
-        words = [*entering(first.namespace), sys.executable, "-c", script]
-        removed = [subprocess.run(words, cwd=ROOT, capture_output=True, check=True).stdout for _ in range(2)]
-        assert removed == [b"6\n", b"0\n"]
+        removed = [first.cleanup() for _ in range(2)]
+        assert removed == [6, 0]
         assert "clsact" not in first("tc qdisc show")
         assert "flannel0-g" not in first("ip -br link")
         assert not pins.exists()

@@ -140,6 +140,12 @@ class Node:
             self.process.stdin.close()
             self._reap()
 
+    def cleanup(self) -> int:
+        """What ``overlay cleanup`` does for the kernel datapath; returns how many things it removed."""
+        script = "from overlay.datapath.kernel.machine import cleanup; print(len(cleanup('flannel0')))"
+        words = [*entering(self.namespace), sys.executable, "-c", script]
+        return int(subprocess.run(words, cwd=ROOT, capture_output=True, check=True, timeout=60).stdout)
+
     def _reap(self) -> None:
         assert self.process is not None
         self.process.wait(PATIENCE)
@@ -178,7 +184,7 @@ def _node(stack: ExitStack, prefix: str, switch: str, number: int, underlay_mtu:
     )
     _namespace(stack, node.namespace)
     _namespace(stack, node.pod)
-    stack.callback(_remove_pins, node)
+    stack.callback(node.cleanup)  # what a killed agent leaves on purpose; here nobody comes after it
     stack.callback(node.kill)
     node(f"ip link add eth0 mtu {underlay_mtu} type veth peer name n{number} mtu {underlay_mtu} netns {switch}")
     run(f"ip link set n{number} master br0 up", switch)
@@ -206,12 +212,6 @@ def _unmount_bpf_fs() -> None:
     """An agent has mounted it; it goes as it came, unless somebody else has pinned something meanwhile."""
     if BPF_FS.is_mount() and not any(path.is_dir() for path in BPF_FS.iterdir()):
         run(f"umount {BPF_FS}")
-
-
-def _remove_pins(node: Node) -> None:
-    """What a killed agent leaves on purpose; here nobody comes after it."""
-    script = "from overlay.datapath.kernel.machine import cleanup; cleanup('flannel0')"
-    subprocess.run([*entering(node.namespace), sys.executable, "-c", script], cwd=ROOT, check=True, timeout=60)
 
 
 def peers_of(node: Node, every: tuple[Node, ...]) -> dict[str, str]:

@@ -30,18 +30,18 @@ class BuildError(OverlayError):
     """The object cannot be made, or is not what its manifest says."""
 
 
-def build(target: Path) -> dict[str, object]:
-    """Compiles to ``target`` and strips what only a debugger reads; returns what the manifest has to say.
+def build(target: Path, source: Path = SOURCE) -> dict[str, object]:
+    """Compiles ``source`` to ``target`` and strips what only a debugger reads; returns what the manifest has to say.
 
     Raises:
         BuildError: clang or llvm-strip is missing or fails.
     """
     headers = f"/usr/include/{platform.machine()}-linux-gnu"  # Debian's place for asm/types.h
-    _run("clang", *FLAGS, f"-I{headers}", "-c", SOURCE.name, "-o", str(target))
+    _run("clang", *FLAGS, f"-I{headers}", "-c", source.name, "-o", str(target), directory=source.parent)
     _run("llvm-strip", "--strip-debug", str(target))
     return {
-        "source": SOURCE.name,
-        "source_sha256": _digest(SOURCE),
+        "source": source.name,
+        "source_sha256": _digest(source),
         "object_sha256": _digest(target),
         "compiler": _run("clang", "--version").splitlines()[0],
         "flags": list(FLAGS),
@@ -85,11 +85,11 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _run(command: str, *arguments: str) -> str:
+def _run(command: str, *arguments: str, directory: Path | None = None) -> str:
     if shutil.which(command) is None:
         raise BuildError("not found", about=command, remedy="install clang, llvm and libbpf-dev")
     done = subprocess.run(
-        (command, *arguments), cwd=SOURCE.parent, capture_output=True, text=True, timeout=120, check=False
+        (command, *arguments), cwd=directory, capture_output=True, text=True, timeout=120, check=False
     )
     if done.returncode != 0:
         raise BuildError(done.stderr.strip() or f"exit status {done.returncode}", about=command)
