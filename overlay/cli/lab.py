@@ -22,7 +22,7 @@ from overlay.errors import LabError, UsageError
 from overlay.lab.bench.plot import write_svg
 from overlay.lab.bench.report import print_report
 from overlay.lab.bench.run import run_bench
-from overlay.lab.bench.scenarios import WAYS, Mode
+from overlay.lab.bench.scenarios import UNDER_LOAD, WAYS, Mode
 from overlay.lab.cluster import Lab
 from overlay.lab.shell import clean_environment, inside
 from overlay.lab.state import StateDirectory
@@ -175,7 +175,13 @@ def demo(**values: Any) -> None:
 @lab.command(short_help="Compare all ways from pod to pod.")
 @click.option("--name", default="bench", show_default=True, help="Prefix of all names; a digit is added.")
 @click.option("--mode", "modes", multiple=True, type=click.Choice([m.value for m in Mode]), help="Default: all.")
-@click.option("--way", "ways", multiple=True, type=click.Choice([w.name for w in WAYS]), help="Default: all.")
+@click.option(
+    "--way",
+    "ways",
+    multiple=True,
+    type=click.Choice([way.name for way in (*WAYS, *UNDER_LOAD)]),
+    help="Default: all but those with stray and forged datagrams.",
+)
 @click.option("--seconds", default=2.0, show_default=True, type=click.FloatRange(1, 3600), help="Of a measurement.")
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 1000), help="How often all is repeated.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
@@ -188,7 +194,7 @@ def bench(
     Builds a lab for each, lets them take turns in every round, and prints medians and ratios: TCP with one and four
     flows, small UDP packets, TCP round trips, CPU per gigabit. Exit status 1 if anything could not be measured.
     """
-    chosen = [way for way in WAYS if not ways or way.name in ways]
+    chosen = [way for way in (*WAYS, *UNDER_LOAD) if way.name in ways] or list(WAYS)
     wanted = [mode for mode in Mode if not modes or mode.value in modes]
     errors = Console(stderr=True, highlight=False)
     with _terminable():

@@ -10,11 +10,13 @@ import pytest
 from rich.console import Console
 
 from overlay.errors import FileError, LabError
+from overlay.lab.bench.load import forgeries
 from overlay.lab.bench.plot import svg, write_svg
 from overlay.lab.bench.probes import PROBES, busy_seconds, sockperf_median
 from overlay.lab.bench.report import number, report
 from overlay.lab.bench.results import Conditions, Results
 from overlay.lab.bench.scenarios import PLAIN, VXLAN, WAYS, Measure, Mode
+from tests.support.admission import OWN, PEERS, Outcome, oracle
 
 OURS = WAYS[2]
 
@@ -64,12 +66,17 @@ class TestResults:
         filled.add(Mode.WIRE, OURS, 0, {Measure.UDP_RATE: 1.0})
         assert filled.ratio(Mode.WIRE, OURS, VXLAN, Measure.UDP_RATE) is None
 
-    def test_base_is_vxlan_else_plain_else_none(self, measured: Results) -> None:
+    def test_base_is_vxlan_else_plain_else_the_first_measured(self, measured: Results) -> None:
         assert measured.base == VXLAN
         without = results(PLAIN, OURS)
         assert without.base is None
         without.add(Mode.WIRE, PLAIN, 0, {Measure.TCP_ONE: 1.0})
         assert without.base == PLAIN
+
+    def test_base_of_ours_alone_is_the_first(self) -> None:
+        alone = results(OURS)
+        alone.add(Mode.WIRE, OURS, 0, {Measure.TCP_ONE: 1.0})
+        assert alone.base == OURS
 
     def test_json(self, measured: Results) -> None:
         document = json.loads(measured.to_json())
@@ -134,6 +141,15 @@ class TestPlot:
     def test_unwritable_file(self, measured: Results, tmp_path: Path) -> None:
         with pytest.raises(FileError, match="cannot write"):
             write_svg(measured, Mode.WIRE, tmp_path / "missing" / "x.svg")
+
+
+class TestLoad:
+    def test_forgeries_are_what_a_node_must_refuse(self) -> None:
+        sender, peer = next(iter(PEERS.peers.items()))
+        made = forgeries(sender, OWN)
+        assert len({len(datagram) for datagram in made}) == 1
+        for datagram in made:
+            assert oracle(peer.public_ip, datagram, OWN, PEERS) is Outcome.REFUSED
 
 
 class TestProbes:

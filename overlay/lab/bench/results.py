@@ -63,9 +63,9 @@ class Results:
 
     @property
     def base(self) -> Way | None:
-        """What ratios in the report refer to: kernel vxlan; without it plain node to node, without that nothing."""
+        """What ratios in the report refer to: kernel vxlan; without it plain node to node; else the first measured."""
         measured = {way for _, way, _ in self._samples}
-        return next((way for way in (VXLAN, PLAIN) if way in measured), None)
+        return next((way for way in (VXLAN, PLAIN, *self.ways) if way in measured), None)
 
     @property
     def complete(self) -> bool:

@@ -54,7 +54,9 @@ def _measure_all(ready: Sequence[Staged], mode: Mode, number: int, results: Resu
     for probe in PROBES:
         for it in ready:
             try:
-                results.add(mode, it.way, number, probe.run(it.ends, results.conditions.seconds))
+                with it.load():
+                    figures = probe.run(it.ends, results.conditions.seconds)
+                results.add(mode, it.way, number, figures)
             except LabError as error:
                 measures = " and ".join(measure.title for measure in probe.measures)
                 results.failures.append(f"{it.way.title}, {mode.value} mode, round {number + 1}, {measures}: {error}")

@@ -65,6 +65,16 @@ class Ends(Enum):
     PODS = "pods"
 
 
+class Load(Enum):
+    """Datagrams that arrive meanwhile, from hosts that take no part."""
+
+    FORGED = "forged"
+    """For the tunnel, and wrong in one field each."""
+
+    STRAY = "stray"
+    """As many, as long and from the same hosts, for an ordinary socket: what their bytes alone cost."""
+
+
 @dataclass(frozen=True, slots=True)
 class Way:
     """One way from one end to the other.
@@ -75,6 +85,7 @@ class Way:
         ends: nodes or pods.
         vxlan: the bench joins the nodes by a kernel vxlan device of its own.
         agent: arguments of our agent; None: no agent.
+        load: what else arrives at the far end.
     """
 
     name: str
@@ -82,6 +93,7 @@ class Way:
     ends: Ends = Ends.PODS
     vxlan: bool = False
     agent: tuple[str, ...] | None = None
+    load: Load | None = None
 
 
 PLAIN = Way("plain", "node to node, no overlay", ends=Ends.NODES)
@@ -95,3 +107,10 @@ WAYS = (
     Way("kernel", "overlay, kernel (eBPF)", agent=("--datapath", "kernel")),
 )
 """In the order of the table, and of every round."""
+
+UNDER_LOAD = tuple(
+    Way(f"{datapath}-{load.value}", f"overlay, {datapath}, {words}", agent=("--datapath", datapath), load=load)
+    for datapath in ("userspace", "kernel")
+    for load, words in ((Load.STRAY, "stray datagrams"), (Load.FORGED, "forged datagrams"))
+)
+"""What forgeries cost beyond their bytes; measured when asked for."""

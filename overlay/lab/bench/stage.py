@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from overlay.errors import LabError
 from overlay.lab import plan
-from overlay.lab.bench.scenarios import Ends, Mode, Way
+from overlay.lab.bench.load import Flood, forgeries
+from overlay.lab.bench.scenarios import Ends, Load, Mode, Way
 from overlay.lab.cluster import Lab
 from overlay.lab.machine import Node
 from overlay.lab.process import poll
@@ -42,6 +43,11 @@ class Staged:
     way: Way
     lab: Lab
     ends: Endpoints
+    flood: Flood | None = None
+
+    def load(self) -> contextlib.AbstractContextManager[None]:
+        """What arrives beside the measurement, for the length of a ``with`` statement."""
+        return self.flood.running() if self.flood else contextlib.nullcontext()
 
     def set_mode(self, mode: Mode) -> None:
         """Sets the underlay's offloads."""
@@ -62,7 +68,7 @@ def staged(ways: Sequence[Way], name: str, progress: Callable[[str], None]) -> I
             progress(way.title)
             spec = LabSpec(
                 name=f"{name}{number}",
-                nodes=2,
+                nodes=3 if way.load else 2,
                 pods=0 if way.ends is Ends.NODES else 1,
                 agents=way.agent is not None,
                 agent_arguments=way.agent or (),
@@ -76,7 +82,7 @@ def staged(ways: Sequence[Way], name: str, progress: Callable[[str], None]) -> I
 
 def _prepare(way: Way, lab: Lab) -> Staged:
     """Joins the nodes where the way needs that, and sends the first packets."""
-    near, far = lab.nodes
+    near, far, *others = lab.nodes
     if way.vxlan:
         for node, other in ((near, far), (far, near)):
             _join_by_vxlan(node, other)
@@ -86,7 +92,20 @@ def _prepare(way: Way, lab: Lab) -> Staged:
     # An agent is ready before it knows peers that come later.
     if not poll(lambda: source.ping(address, patience=0.5).complete, _WARM_UP_SECONDS):
         raise LabError("no packet gets through", about=way.title)
-    return Staged(way, lab, Endpoints(source.namespace, target.namespace, address))
+    flood = _flood(way.load, lab, others[0], far) if way.load else None
+    return Staged(way, lab, Endpoints(source.namespace, target.namespace, address), flood)
+
+
+def _flood(load: Load, lab: Lab, peer: Node, target: Node) -> Flood:
+    """From a node that is a peer, and from etcd's host, which is a stranger to the tunnel."""
+    forged = forgeries(_leased(peer), _leased(target))
+    return Flood(load, (peer.namespace, lab.etcd.namespace), (target.namespace, target.address), forged)
+
+
+def _leased(node: Node) -> IPv4Network:
+    if (leased := node.subnet_file) is None:
+        raise LabError("has no subnet", about=node.name)
+    return leased.gateway.network
 
 
 def _join_by_vxlan(node: Node, other: Node) -> None:
@@ -105,15 +124,19 @@ def _join_by_vxlan(node: Node, other: Node) -> None:
         namespace=node.namespace,
     )
     node.run("bridge", "fdb", "append", _mac(other), "dev", VXLAN_DEVICE, "dst", str(other.address))
-    for rule in (
-        ("-N", "FLANNEL-FWD"),
-        ("-A", "FORWARD", "-j", "FLANNEL-FWD"),
-        ("-A", "FLANNEL-FWD", "-s", str(node.lab.network), "-j", "ACCEPT"),
-        ("-A", "FLANNEL-FWD", "-d", str(node.lab.network), "-j", "ACCEPT"),
-    ):
+    for rule in _forwarding_rules(node.lab.network):
         node.run("iptables", "-w", *rule)
     node.files.subnet_file.write_text(f"FLANNEL_SUBNET={subnet.gateway}\nFLANNEL_MTU={subnet.mtu}\n")
     node.connect_pods()
+
+
+def _forwarding_rules(network: IPv4Network) -> Iterator[tuple[str, ...]]:
+    """To the letter: iptables-nft has the comment's match run for every packet."""
+    comment = ("-m", "comment", "--comment", "flanneld forward")
+    yield "-N", "FLANNEL-FWD"
+    yield "-A", "FORWARD", *comment, "-j", "FLANNEL-FWD"
+    for option in ("-s", "-d"):
+        yield "-A", "FLANNEL-FWD", option, str(network), *comment, "-j", "ACCEPT"
 
 
 def _number(node: Node) -> int:
