@@ -329,7 +329,9 @@ def test_ten_thousand_peers_in_a_second() -> None:
         begun = time.monotonic()
         first.set_peers(peers_of(first, made) | many)
         until(lambda: first.status()["detail"].startswith("10001 subnets"), "all peers are in the map")
-        assert time.monotonic() - begun < 1
+        took = time.monotonic() - begun
+        print(f"10,000 peers in {took:.2f} s")
+        assert took < 1
         assert lost(ping(first, second)) == 0
         first.set_peers(peers_of(first, made))
         until(lambda: first.status()["detail"].startswith("1 subnets"), "they are gone again")

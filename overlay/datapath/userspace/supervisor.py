@@ -107,7 +107,8 @@ class Supervisor:
         if self._link is None:
             return None
         try:
-            self._last = await asyncio.wait_for(self._link.ask(), patience)
+            async with asyncio.timeout(patience):
+                self._last = await self._link.ask()
         except (TimeoutError, DatapathError):
             return None
         return self._last
@@ -155,7 +156,8 @@ class Supervisor:
                 raise DatapathError(f"cannot start it: {failure.strerror}", about="userspace worker") from failure
         self._link = WorkerLink(ours, self._spec, self._peers)
         try:
-            detail = await asyncio.wait_for(asyncio.shield(self._link.ready), START_PATIENCE)
+            async with asyncio.timeout(START_PATIENCE):
+                detail = await asyncio.shield(self._link.ready)
         except (TimeoutError, DatapathError) as failure:
             raise DatapathError(
                 "ended before it moved packets" if self._link.closed.is_set() else "does not come up",
@@ -209,7 +211,8 @@ class Supervisor:
         heard = loop.time()
         while loop.time() - heard < HANG:
             try:
-                await asyncio.wait_for(self._link.closed.wait(), HEARTBEAT)
+                async with asyncio.timeout(HEARTBEAT):
+                    await self._link.closed.wait()
             except TimeoutError:
                 if await self.ask(HEARTBEAT) is not None:
                     heard = loop.time()
