@@ -12,7 +12,8 @@ set -eu
 
 action=${1:-}
 source=$(cd "$(dirname "$0")/.." && pwd)
-destdir=${DESTDIR:-}
+destdir=${DESTDIR:+$(realpath -m -- "$DESTDIR")}
+[ "$destdir" != / ] || destdir=
 prefix=${PREFIX:-/usr/local}
 python=${PYTHON:-/usr/bin/python3}
 
@@ -66,6 +67,7 @@ relocate_venv() {
     grep -rlIF "$new" "$new/bin" "$new/pyvenv.cfg" | while read -r file; do
         sed -i "s|$new|$venv|g" "$file"
     done
+    head -n 1 "$new/bin/overlay" | grep -qF "#!$venv/bin/" || fail "the command names another interpreter than $venv's"
 }
 
 swap_venv() {
@@ -126,7 +128,8 @@ do_uninstall() {
         systemctl --quiet disable --now overlay.service 2>/dev/null || true
     fi
     if [ -z "$destdir" ] && [ -x "$venv/bin/overlay" ]; then
-        "$venv/bin/overlay" cleanup || say "overlay cleanup did not succeed: see above for what is left"
+        # What the agent made has the names that its settings gave it.
+        (set -a && { [ ! -r "$settings" ] || . "$settings"; } && "$venv/bin/overlay" cleanup) || say "overlay cleanup did not succeed: see above for what is left"
     fi
     for file in "$command" "$manpage" "$bash_completion" "$zsh_completion" "$fish_completion" "$settings" \
         "$units/overlay.service" "$units/overlay-docker.path" "$units/overlay-docker.service" \
@@ -138,7 +141,7 @@ do_uninstall() {
     if [ -z "$destdir" ]; then
         rm -rf /var/lib/overlay /run/overlay
         rm -f /run/flannel/docker /run/flannel/docker.next
-        rmdir /sys/fs/bpf/overlay 2>/dev/null || true
+        rmdir /run/flannel /sys/fs/bpf/overlay 2>/dev/null || true
     fi
     if systemd_runs; then
         systemctl daemon-reload

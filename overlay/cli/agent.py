@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from ipaddress import IPv4Address, IPv6Address
-from pathlib import Path
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, TypeVar
 
 import click
@@ -14,17 +13,15 @@ import click
 from overlay.agent.runner import run
 from overlay.agent.settings import AgentSettings
 from overlay.cli.goflags import GO_BOOL, Verbatim, flag
-from overlay.cli.options import Etcd, etcd_flags
+from overlay.cli.options import Etcd, Places, etcd_flags, place_flags
 from overlay.datapath.choice import Wish
 from overlay.errors import UsageError
 from overlay.node.identity import default_node_id
 from overlay.node.interfaces import Selection
+from overlay.node.mtu import MAXIMUM, MINIMUM
 from overlay.observe.logging import set_up
 
 A = TypeVar("A", IPv4Address, IPv6Address)
-
-_STATE_DIR = "/run/overlay"
-_DATA_DIR = "/var/lib/overlay"
 
 _FOREIGN = {
     "kube-annotation-prefix": "there is no Kubernetes support",
@@ -37,11 +34,22 @@ _FOREIGN = {
     "vmodule": "-v turns debug messages on for all modules",
 }
 _FOREIGN_BOOL = {
+    "use-multi-cluster-cidr": "there is no Kubernetes support",
     "set-node-network-unavailable": "there is no Kubernetes support",
     "alsologtostderr": "the log goes to standard error",
     "logtostderr": "the log goes to standard error",
 }
 """flanneld's flags that mean nothing here, and why; they are accepted, so that its start scripts work."""
+
+
+class _Mtu(click.IntRange):
+    """0 or an MTU."""
+
+    def __init__(self) -> None:
+        super().__init__(MINIMUM, MAXIMUM)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return 0 if str(value) == "0" else super().convert(value, param, ctx)
 
 
 def _foreign_flags(command: Any) -> Any:
@@ -59,7 +67,6 @@ def _foreign_flags(command: Any) -> Any:
 @flag("iface-can-reach", default="", metavar="IP", help="The interface of the route to this address.")
 @flag("public-ip", default="", metavar="IP", help="Address that other nodes send to; default: the interface's.")
 @flag("public-ipv6", default="", metavar="IP", help="Accepted and published; the udp backend carries IPv4.")
-@flag("subnet-file", default="/run/flannel/subnet.env", metavar="FILE", help="Where the subnet is written for Docker.")
 @flag("subnet-lease-renew-margin", default=60, metavar="MINUTES", type=click.IntRange(1, 1439),
       help="Renew the lease at the latest so long before it expires.")  # fmt: skip
 @flag("ip-masq", default=False, type=GO_BOOL, help="Masquerade what leaves the overlay.")
@@ -73,13 +80,10 @@ def _foreign_flags(command: Any) -> Any:
     "workers", default=0, type=click.IntRange(0, 64), metavar="N", help="Userspace workers; 0: one for every two cores."
 )
 @flag("offloads", default=True, type=GO_BOOL, help="Use TUN and UDP offloads where the kernel has them.")
-@flag("device", default="flannel0", metavar="NAME", help="Name of the TUN device.")
-@flag("mtu", default=0, type=click.IntRange(0, 65535), metavar="BYTES", help="Its MTU; 0: the underlay's less 28.")
+@place_flags
+@flag("mtu", default=0, type=_Mtu(), metavar="BYTES", help="Its MTU; 0: the underlay's less 28.")
 @flag("lease-ttl", default=86400, type=click.IntRange(5), metavar="SECONDS", help="Life of the lease in etcd.")
 @flag("node-id", default="", metavar="ID", help="This node's id; default: from machine-id.")
-@flag("state-dir", default=_STATE_DIR, metavar="DIR", help="Runtime state of this agent.")
-@flag("data-dir", default="", metavar="DIR",
-      help=f"What a reboot must not lose; default {_DATA_DIR}, or the --state-dir if one is given.")  # fmt: skip
 @flag("release-on-exit", default=False, type=GO_BOOL, help="Give the subnet back at SIGTERM.")
 @flag("on-subnet-change", default="", metavar="COMMAND", help="Run by sh when the subnet changes; has FLANNEL_*.")
 @flag("log-format", default="text", type=click.Choice(["text", "json"]), help="Form of the log.")
@@ -87,7 +91,7 @@ def _foreign_flags(command: Any) -> Any:
 @flag("kube-subnet-mgr", default=False, type=GO_BOOL, hidden=True)
 @flag("version", default=False, type=GO_BOOL, help="Print the version and exit.")
 @_foreign_flags
-def agent(etcd: Etcd, **flags: Any) -> None:
+def agent(etcd: Etcd, places: Places, **flags: Any) -> None:
     """Run the agent of this node: lease a subnet, bring up the tunnel, keep both.
 
     Takes flanneld's flags, with one dash or two, and its FLANNELD_ variables; needs root. Ends with 0 at SIGTERM or
@@ -106,19 +110,15 @@ def agent(etcd: Etcd, **flags: Any) -> None:
         for name, why in (_FOREIGN | _FOREIGN_BOOL).items()
         if flags[name.replace("-", "_")] is not None
     )
-    asyncio.run(run(_settings(etcd, flags), ignored))
+    asyncio.run(run(_settings(etcd, places, flags), ignored))
 
 
-def _settings(etcd: Etcd, flags: dict[str, Any]) -> AgentSettings:
+def _settings(etcd: Etcd, places: Places, flags: dict[str, Any]) -> AgentSettings:
     for pattern in flags["iface_regex"]:
         try:
             re.compile(pattern)
         except re.error as error:
             raise UsageError(str(error), about=f"--iface-regex {pattern}") from error
-    state_dir = Path(flags["state_dir"])
-    own_state = flags["state_dir"] != _STATE_DIR
-    if not 0 < len(flags["device"].encode()) < 16 or "/" in flags["device"] or flags["device"].split() == []:
-        raise UsageError("is no interface name (1 to 15 bytes, no slash)", about=f"--device {flags['device']!r}")
     return AgentSettings(
         etcd=etcd.settings,
         prefix=etcd.prefix,
@@ -128,9 +128,9 @@ def _settings(etcd: Etcd, flags: dict[str, Any]) -> AgentSettings:
             can_reach=_address(flags, "iface-can-reach", IPv4Address),
             public_ip=_address(flags, "public-ip", IPv4Address),
         ),
-        subnet_file=Path(flags["subnet_file"]),
-        state_dir=state_dir,
-        data_dir=Path(flags["data_dir"]) if flags["data_dir"] else state_dir if own_state else Path(_DATA_DIR),
+        subnet_file=places.subnet_file,
+        state_dir=places.state_dir,
+        data_dir=places.data_dir,
         public_ipv6=_address(flags, "public-ipv6", IPv6Address),
         renew_margin=60 * flags["subnet_lease_renew_margin"],
         lease_ttl=flags["lease_ttl"],
@@ -139,12 +139,20 @@ def _settings(etcd: Etcd, flags: dict[str, Any]) -> AgentSettings:
         forward_rules=flags["iptables_forward_rules"],
         firewall_resync=flags["iptables_resync"],
         blackhole_route=flags["ip_blackhole_route"],
-        health_address=(flags["healthz_ip"], flags["healthz_port"]) if flags["healthz_port"] else None,
-        datapath=Wish(flags["datapath"], flags["workers"] or None, flags["offloads"], flags["device"]),
+        health_address=_health_address(flags),
+        datapath=Wish(flags["datapath"], flags["workers"] or None, flags["offloads"], places.device),
         mtu=flags["mtu"] or None,
         release_on_exit=flags["release_on_exit"],
         on_subnet_change=flags["on_subnet_change"],
     )
+
+
+def _health_address(flags: dict[str, Any]) -> tuple[str, int] | None:
+    try:
+        address = ip_address(flags["healthz_ip"])
+    except ValueError as error:
+        raise UsageError("is no IP address", about=f"--healthz-ip {flags['healthz_ip']}") from error
+    return (str(address), flags["healthz_port"]) if flags["healthz_port"] else None
 
 
 def _address(flags: dict[str, Any], name: str, kind: type[A]) -> A | None:

@@ -3,50 +3,54 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
 
+from overlay.cli.options import Places, place_flags
 from overlay.datapath.kernel.machine import cleanup as remove_programs
 from overlay.errors import NodeError, OverlayError
 from overlay.node.device import LAST_RESORT
 from overlay.node.firewall import Firewall
 from overlay.node.lock import lock
 from overlay.node.netlink import Netlink, RouteType
+from overlay.node.preflight import may_change_network
 
 _OWN_FILES = ("agent.lock", "agent.sock", "lease.json")
 
 
 @click.command()
-@click.option("--device", default="flannel0", show_default=True, metavar="NAME", help="The agent's --device.")
-@click.option("--subnet-file", default="/run/flannel/subnet.env", show_default=True, metavar="FILE")
-@click.option("--state-dir", default="/run/overlay", show_default=True, metavar="DIR")
-@click.option("--data-dir", default="/var/lib/overlay", show_default=True, metavar="DIR")
-def cleanup(device: str, subnet_file: str, state_dir: str, data_dir: str) -> int:
+@place_flags
+def cleanup(places: Places) -> int:
     """Remove device, routes, programs, firewall rules and files; the agent must have been stopped.
 
     Containers of this node lose the overlay. The lease in etcd stays until it ends; overlay release gives it back.
     Exit status 1 if something could not be removed.
     """
-    if Path(state_dir).is_dir():
-        os.close(lock(Path(state_dir)))
+    may_change_network()
+    if places.state_dir.is_dir():
+        os.close(lock(places.state_dir))
     steps: tuple[tuple[str, Callable[[], Iterator[str]]], ...] = (
-        ("programs", lambda: iter(remove_programs(device))),
-        ("device", lambda: _device(device)),
+        ("programs", lambda: iter(remove_programs(places.device))),
+        ("device", lambda: _device(places.device)),
         ("firewall", lambda: iter(Firewall().remove())),
-        ("files", lambda: _files(Path(subnet_file), Path(state_dir), Path(data_dir))),
+        ("files", lambda: _files(places.subnet_file, places.state_dir, places.data_dir)),
     )
-    status = 0
+    done, failed = [], []
     for name, step in steps:
         try:
             for line in step():
-                print(line)
+                done.append(line)  # printed at the end: a reader who goes away must not end this half-way
         except (OverlayError, OSError) as error:
             # One that fails must not keep the others from being removed.
-            print(f"{name}: {error}")
-            status = 1
-    return status
+            failed.append(f"overlay cleanup: {name}: {error}")
+    for line in failed:
+        print(line, file=sys.stderr)
+    for line in done:
+        print(line)
+    return 1 if failed else 0
 
 
 def _device(name: str) -> Iterator[str]:

@@ -37,6 +37,9 @@ def normalise(command: click.Command, arguments: Sequence[str]) -> list[str]:
             return [*result, argument, *rest]
         name, equals, _ = argument.lstrip("-").partition("=")
         option = options.get(name) if argument.startswith("-") else None
+        if argument == "-help":
+            result.append("--help")
+            continue
         if option is None:
             # An unknown -name is named in the error as a whole, unless it is a bundle of one-letter flags.
             unknown = len(argument) > 2 and argument[0] == "-" and argument[1] not in short | {"-", "h"}

@@ -16,15 +16,16 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 
+from overlay.cli.tables import show, table
+from overlay.control.schema import parse_config
 from overlay.errors import LabError, UsageError
 from overlay.lab.bench.plot import write_svg
-from overlay.lab.bench.report import print_report
+from overlay.lab.bench.report import report
 from overlay.lab.bench.run import run_bench
 from overlay.lab.bench.scenarios import UNDER_LOAD, WAYS, Mode
 from overlay.lab.cluster import Lab
-from overlay.lab.shell import clean_environment, inside
+from overlay.lab.shell import clean_environment, inside, overlay_command
 from overlay.lab.state import StateDirectory
 from overlay.lab.status import LabStatus, status_of
 from overlay.lab.teardown import tear_down
@@ -77,13 +78,15 @@ def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
 
 
 def _spec(**values: Any) -> LabSpec:
-    """The description that these options make. Raises UsageError for what cannot be."""
+    """The description that these options make. Raises UsageError or ConfigError for what cannot be."""
     try:
         values["network"] = IPv4Network(values["network"])
     except ValueError as error:
         raise UsageError(str(error), about="--network") from error
     values["config"] = _members(values["config"])
-    return LabSpec(**values)
+    spec = LabSpec(**values)
+    parse_config(json.dumps(spec.network_config()))
+    return spec
 
 
 def _members(text: str | None) -> dict[str, Any]:
@@ -134,7 +137,9 @@ def exec_(name: str, state: Path | None, machine: str, command: tuple[str, ...])
     argv = inside(namespace, command[1:] if command[:1] == ("--",) else command)
     sys.stdout.flush()
     try:
-        os.execvpe(argv[0], argv, clean_environment())
+        # The command as it is under test comes before one that is installed.
+        path = f"{Path(overlay_command()).parent}:{os.environ.get('PATH', os.defpath)}"
+        os.execvpe(argv[0], argv, clean_environment({"PATH": path}))
     except OSError as error:
         raise LabError(error.strerror or str(error), about=argv[0]) from error
 
@@ -202,7 +207,7 @@ def bench(
     if as_json:
         print(results.to_json())
     else:
-        print_report(results, Console(width=None if sys.stdout.isatty() else 160, highlight=False))
+        show(report(results), 160)
     if plot is not None:
         write_svg(results, wanted[0], plot)
     if not results.complete:
@@ -210,20 +215,15 @@ def bench(
 
 
 def _print_status(shown: LabStatus) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("NODE", "ADDRESS", "AGENT", "SUBNET", "LEASED", "MTU", "PODS"):
-        table.add_column(heading, no_wrap=True)
+    listed = table("NODE", "ADDRESS", "AGENT", "SUBNET", "LEASED", "MTU", "PODS")
     leased = {True: "yes", False: "no", None: "?"}
     for node in shown.nodes:
         agent = node.agent if node.pid is None else f"{node.agent} {node.pid}"
         pods = " ".join(f"{pod.name}={pod.address or '-'}" for pod in node.pods)
         subnet, mtu = node.subnet or "-", str(node.mtu or "-")
-        table.add_row(node.name, node.address, agent, subnet, leased[node.leased], mtu, pods)
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
-    console.print(table)
-    console.print(
-        f"etcd {shown.etcd}: {'answers' if shown.etcd_answers else 'does not answer'}; state in {shown.state}"
-    )
+        listed.add_row(node.name, node.address, agent, subnet, leased[node.leased], mtu, pods)
+    show(listed)
+    print(f"etcd {shown.etcd}: {'answers' if shown.etcd_answers else 'does not answer'}; state in {shown.state}")
 
 
 def _name_flag(name: str) -> str:

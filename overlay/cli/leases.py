@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from overlay.cli.options import Etcd, etcd_flags
+from overlay.cli.tables import show, table
 from overlay.control.schema import LeaseRecord, parse_lease, subnets_prefix
 from overlay.control.store import KeyRange, Snapshot, Store
 from overlay.errors import CompactedError, LeaseFormatError, StoreUnavailableError
@@ -172,12 +171,10 @@ def _cells(record: LeaseRecord, expiry: Mapping[int, int], me: Self) -> list[str
 
 
 def _print_table(records: list[LeaseRecord], expiry: Mapping[int, int], me: Self) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("SUBNET", "PUBLIC IP", "BACKEND", "EXPIRES IN", "NODE"):
-        table.add_column(heading, no_wrap=True)
+    listed = table("SUBNET", "PUBLIC IP", "BACKEND", "EXPIRES IN", "NODE")
     for record in records:
-        table.add_row(*_cells(record, expiry, me))
-    Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(table)
+        listed.add_row(*_cells(record, expiry, me))
+    show(listed)
 
 
 def duration(seconds: int) -> str:

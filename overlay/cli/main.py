@@ -75,15 +75,23 @@ def run(arguments: list[str]) -> int:
     """Runs one command; returns its exit status."""
     # The agent sends the log somewhere; any other command says what matters itself.
     logging.getLogger("overlay").addHandler(logging.NullHandler())
+    if arguments[:1] in (["-help"], ["-version"]):
+        arguments = [f"-{arguments[0]}", *arguments[1:]]
     try:
         status = cli.main(arguments, prog_name="overlay", standalone_mode=False)
         return status if isinstance(status, int) else 0
     except click.exceptions.Exit as error:
         return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        return 2
     except click.UsageError as error:
-        return _fail(error.ctx, _usage_line(error), 2)
+        # The parser knows no context when an option lacks its value.
+        command = error.ctx.command_path if error.ctx else " ".join(["overlay", *arguments[:1]])
+        message = error.format_message().replace("\n", " ").rstrip(".")
+        return _fail(f"{message}; see {command} --help", 2, command)
     except click.ClickException as error:
-        return _fail(None, error.format_message(), error.exit_code)
+        return _fail(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return 130
     except BrokenPipeError:
@@ -91,21 +99,14 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OverlayError as error:
-        return _fail(None, str(error), error.exit_status)
+        return _fail(str(error), error.exit_status)
     except Exception as error:
         if os.environ.get("OVERLAY_DEBUG"):
             raise
         first = first_of(error)
-        return _fail(None, f"unexpected {type(first).__name__}: {first}; OVERLAY_DEBUG=1 shows where", 1)
+        return _fail(f"unexpected {type(first).__name__}: {first}; OVERLAY_DEBUG=1 shows where", 1)
 
 
-def _usage_line(error: click.UsageError) -> str:
-    command = error.ctx.command_path if error.ctx is not None else "overlay"
-    message = error.format_message().replace("\n", " ").rstrip(".")
-    return f"{message}; see {command} --help"
-
-
-def _fail(context: click.Context | None, line: str, status: int) -> int:
-    name = context.command_path if context is not None else "overlay"
-    print(f"{name}: {line}", file=sys.stderr)
+def _fail(line: str, status: int, command: str = "overlay") -> int:
+    print(f"{command}: {line}", file=sys.stderr)
     return status

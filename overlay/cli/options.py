@@ -1,16 +1,19 @@
-"""Flags that several commands share: how to reach etcd."""
+"""Flags that several commands share: how to reach etcd, and what an agent calls its own on this node."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import wraps
+from pathlib import Path
 from typing import Any, TypeVar
 
 from overlay.cli.goflags import flag
 from overlay.control.etcd_settings import DEFAULT_ENDPOINTS, EtcdSettings
 from overlay.control.store import Store
+from overlay.errors import UsageError
 
 T = TypeVar("T")
 
@@ -71,3 +74,52 @@ def etcd_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     for add in reversed(_FLAGS):
         with_etcd = add(with_etcd)
     return with_etcd
+
+
+_STATE_DIR = "/run/overlay"
+_DATA_DIR = "/var/lib/overlay"
+
+_INTERFACE_NAME = re.compile(r"(?!\.{1,2}$)[^\s/:%]{1,15}")
+"""What the kernel takes (dev_valid_name in net/core/dev.c), but for ``%``: it would count up to the next free name."""
+
+state_dir_flag = flag("state-dir", default=_STATE_DIR, metavar="DIR", help="Runtime state of the agent.")
+
+_PLACES = (
+    flag("device", default="flannel0", metavar="NAME", help="Name of the TUN device."),
+    flag("subnet-file", default="/run/flannel/subnet.env", metavar="FILE", help="Where Docker's subnet is written."),
+    state_dir_flag,
+    flag("data-dir", default="", metavar="DIR",
+         help=f"What a reboot must not lose; default {_DATA_DIR}, or the --state-dir if one is given."),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """What one agent calls its own on this node: its device, and where its files are."""
+
+    device: str
+    subnet_file: Path
+    state_dir: Path
+    data_dir: Path
+
+    @classmethod
+    def from_flags(cls, flags: dict[str, Any]) -> Places:
+        """Takes its flags out of ``flags``. Raises UsageError for a name that no device can have."""
+        device, state_dir = flags.pop("device"), flags.pop("state_dir")
+        if not _INTERFACE_NAME.fullmatch(device) or len(device.encode()) > 15:
+            cause = "is no interface name (1 to 15 bytes, no spaces, none of / : %, and neither . nor ..)"
+            raise UsageError(cause, about=f"--device {device!r}")
+        data_dir = flags.pop("data_dir") or (state_dir if state_dir != _STATE_DIR else _DATA_DIR)
+        return cls(device, Path(flags.pop("subnet_file")), Path(state_dir), Path(data_dir))
+
+
+def place_flags(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the flags of :class:`Places` to a command, which gets one ``places: Places`` instead of them."""
+
+    @wraps(command)
+    def with_places(**flags: Any) -> Any:
+        return command(places=Places.from_flags(flags), **flags)
+
+    for add in reversed(_PLACES):
+        with_places = add(with_places)
+    return with_places

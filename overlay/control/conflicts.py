@@ -27,7 +27,8 @@ def conflicts(
         if record.key != own_key and claimant(record, identity, memory) is not Claimant.OURS:
             lease = record.lease
             texts[record.key] = (
-                f"node id {lease.node_id} is also used by {lease.public_ip} for {lease.subnet}; set --node-id"
+                f"node id {lease.node_id} is also used by {lease.public_ip} for {lease.subnet}; set --node-id, or if "
+                f"that was this node's own address, overlay release {lease.subnet}"
             )
     return [Problem(f"conflict {key}", text) for key, text in list(texts.items())[:MAX_CONFLICTS]]
 

@@ -126,10 +126,12 @@ def _denied(said: str, about: str) -> StoreDeniedError:
     return StoreDeniedError(cause, about=about, remedy=remedy)
 
 
+_IS_IT_THERE = "is etcd running there? check --etcd-endpoints"
+
 _PLAIN_WORDS: tuple[tuple[str, str, str], ...] = (
-    ("Connection refused", "connection refused", ""),
-    ("No route to host", "no route to host", ""),
-    ("Network is unreachable", "network is unreachable", ""),
+    ("Connection refused", "connection refused", _IS_IT_THERE),
+    ("No route to host", "no route to host", _IS_IT_THERE),
+    ("Network is unreachable", "network is unreachable", _IS_IT_THERE),
     (
         "Hostname Verification",
         "its certificate is for another name or address",
@@ -148,9 +150,11 @@ _PLAIN_WORDS: tuple[tuple[str, str, str], ...] = (
     ("Failed parsing HTTP/2", "it is not an etcd v3 server", "check --etcd-endpoints"),
     ("http2 header with status", "it is not an etcd v3 server", "check --etcd-endpoints"),
     ("no leader", "it has no leader", ""),
-    ("Deadline Exceeded", "connecting took too long", ""),
-    ("FD Shutdown", "connecting took too long", ""),
-    ("connection attempt timed out", "connecting took too long", ""),
+    ("Deadline Exceeded", "connecting took too long", _IS_IT_THERE),
+    ("FD Shutdown", "connecting took too long", _IS_IT_THERE),
+    ("connection attempt timed out", "connecting took too long", _IS_IT_THERE),
+    ("connect() timed out", "connecting took too long", _IS_IT_THERE),
+    ("handshaker shutdown", "connecting took too long", _IS_IT_THERE),
 )
 """What gRPC's details contain, what it means, and what helps; the first that fits counts."""
 

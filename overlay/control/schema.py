@@ -255,7 +255,7 @@ def _subnet_len(members: Members, family: _Family, network_len: int) -> int:
     length = members.get(family.subnet_len, int, 0)
     if length == 0:
         return family.usual_len if network_len <= family.usual_up_to else network_len + 2
-    if length < 0 or length > family.max_subnet_len:
+    if length > family.max_subnet_len:
         raise _bad_config(family.subnet_len, length, f"must be at most {family.max_subnet_len}")
     if length < network_len + 2:
         rule = f"must be at least {network_len + 2}, so that the /{network_len} network holds four subnets"

@@ -1,7 +1,8 @@
 """Which interface is the underlay, by flannel's rules (pkg/ipmatch/match.go); a pure choice from facts.
 
 Order: each ``--iface`` (an address or a name), then each ``--iface-regex`` (addresses first, then names), then
-``--iface-can-reach``; none of them given: the interface of the default route.
+``--iface-can-reach``; none of them given: the interface that has the ``--public-ip`` (main.go), else that of the
+default route.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ def _candidates(selection: Selection, facts: Facts, links: dict[int, Link]) -> I
             if source is not None:
                 yield links[route.index], source
     if not (selection.names or selection.patterns or selection.can_reach):
+        if selection.public_ip is not None:  # behind NAT it is on no interface here
+            yield from _by_name_or_address(str(selection.public_ip), facts, links)
         for route in facts.routes():
             if route.destination == _DEFAULT and route.index in links:
                 address = route.source or _first_address(facts, route.index)

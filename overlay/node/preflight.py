@@ -16,10 +16,7 @@ _TUN = Path("/dev/net/tun")
 
 def check() -> None:
     """Raises PrivilegeError or DeviceError where the agent could never work."""
-    if not _effective_capabilities() & (1 << _CAP_NET_ADMIN):
-        raise PrivilegeError(
-            "the agent changes links and routes, and may not", remedy="run it as root, or with CAP_NET_ADMIN"
-        )
+    may_change_network()
     try:
         mode = os.stat(_TUN).st_mode
     except OSError as error:
@@ -31,6 +28,14 @@ def check() -> None:
             "is no character device",
             about=str(_TUN),
             remedy=f"remove it and make it with 'mknod {_TUN} c 10 200'",
+        )
+
+
+def may_change_network() -> None:
+    """Raises PrivilegeError where links and routes of this namespace may not be changed."""
+    if not _effective_capabilities() & (1 << _CAP_NET_ADMIN):
+        raise PrivilegeError(
+            "this changes links and routes, and may not", remedy="run it as root, or with CAP_NET_ADMIN"
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -21,10 +21,6 @@ _MODE_TITLES = {
 def report(results: Results) -> RenderableType:
     """One table a mode, then what the figures mean and what went wrong."""
     return Group(*_parts(results))
-
-
-def print_report(results: Results, console: Console) -> None:
-    console.print(report(results))
 
 
 def number(value: float) -> str:
