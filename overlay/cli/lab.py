@@ -60,7 +60,7 @@ _TOPOLOGY = (
     click.option("--config", metavar="JSON", help="Further members of the network's config."),
     click.option("--agent-arg", "agent_arguments", multiple=True, help="For every agent; may be repeated."),
     click.option("--mtu", default=1500, show_default=True, help="Of the underlay."),
-    click.option("--wire", is_flag=True, help="No TSO and GSO on the underlay: packets cross at MTU size."),
+    click.option("--wire", is_flag=True, help="No segmentation offload on the underlay: packets cross at MTU size."),
     click.option("--gro", is_flag=True, help="GRO at the nodes' underlay interfaces, as network cards have it."),
 )
 """What the lab is."""

@@ -112,7 +112,10 @@ def offload_commands(spec: LabSpec) -> Iterator[tuple[str, list[str]]]:
     segmentation = "off" if spec.wire else "on"
     for port, namespace in switch_ports(spec).items():
         for where, link in ((spec.switch, port), (namespace, INTERFACE)):
-            argv = ["ethtool", "-K", link, "tso", segmentation, "gso", segmentation]
+            # Neither "tso" nor "gso" stops a train of datagrams that a socket sends with UDP_SEGMENT.
+            argv = ["ethtool", "-K", link]
+            for offload in ("tso", "gso", "tx-udp-segmentation"):
+                argv += [offload, segmentation]
             if link == INTERFACE:
                 argv += ["gro", "on" if spec.gro else "off"]
             yield where, argv

@@ -77,7 +77,7 @@ class LabSpec:
         agent_arguments: added to every agent's command line.
         agents: whether ``up`` starts etcd and the agents; without, there are only machines and links.
         mtu: of the underlay, in bytes.
-        wire: TSO and GSO off on both ends of the underlay's veths, so that packets cross at MTU size as on a wire.
+        wire: no segmentation offload on either end of the underlay's veths: packets cross at MTU size, as on a wire.
             Without it a veth carries 64 KB packets untouched, which no network does.
         gro: GRO on at the nodes' underlay interfaces, as network cards have it; veths come with it off.
         underlay: addresses of the nodes and of etcd.

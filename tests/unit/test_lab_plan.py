@@ -68,7 +68,7 @@ def test_wire_mode_is_set_at_both_ends_of_every_underlay_link(
     wire: bool, gro: bool, segmentation: str, merging: str
 ) -> None:
     spec = LabSpec(name="x", nodes=1, wire=wire, gro=gro)
-    set_ = ["tso", segmentation, "gso", segmentation]
+    set_ = ["tso", segmentation, "gso", segmentation, "tx-udp-segmentation", segmentation]
     assert list(plan.offload_commands(spec)) == [
         ("x-sw", ["ethtool", "-K", "etcd", *set_]),
         ("x-etcd", ["ethtool", "-K", "eth0", *set_, "gro", merging]),

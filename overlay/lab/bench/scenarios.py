@@ -10,7 +10,7 @@ class Mode(Enum):
     """How the underlay behaves."""
 
     WIRE = "wire"
-    """Packets cross at MTU size, as on a network: TSO and GSO off at both ends; GRO off, as veths come."""
+    """Packets cross at MTU size, as on a network: segmentation offloads off at both ends; GRO off, as veths come."""
 
     WIRE_GRO = "wire-gro"
     """The same with GRO on at the nodes' interfaces, as most network cards have it. vxlan gains most: cards and kernel
