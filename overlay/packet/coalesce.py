@@ -4,9 +4,12 @@ What the kernel's GRO would do (``tcp_gro_receive``, ``udp_gro_receive``, ``inet
 once: datagrams of one sender and one size that stand one after the other in the receive buffer, the last of them
 perhaps shorter. A packet may join only the packet right before it, so order holds by construction.
 
-Packet k continues packet k-1 if its headers, read as 32-bit words, are those of k-1 plus a *step* (IP identification
-+ 1, TCP sequence + payload), apart from what may differ. That is one subtraction and one comparison for all. Checksums
-are verified before anything is joined, since afterwards nobody could.
+Packet k continues packet k-1 if its headers, read as 32-bit words, are those of k-1 plus a *step* (TCP sequence +
+payload), apart from what may differ. That is one subtraction and one comparison for all. The IP identification means
+something only where the packet may be fragmented (RFC 6864, section 4.1); there it must be the one before + 1, or a
+joined packet could not be cut into the same ones again. For the same reason an empty packet joins nothing: a pure ACK
+would vanish, and with it what a duplicate ACK says. Checksums are verified before anything is joined, since afterwards
+nobody could.
 """
 
 from __future__ import annotations
@@ -38,8 +41,12 @@ from overlay.packet.transport import (
 
 FRAGMENT_WORD = ID_WORD
 """The identification shares its 32-bit word with flags and fragment offset."""
+NEXT_IDENTIFICATION = np.uint32(1 << 16)
+"""What that word has more than the one before it if the identification counts up; it wraps by itself."""
 NETWORK_CHECKSUM_WORD = 2
 ADDRESS_WORDS = slice(3, 5)
+RESERVED_FLAG = 0x80
+"""In the byte at offset 6 of an IP header; must be 0 (RFC 791), and ``inet_gro_receive`` joins nothing that has it."""
 MAX_DATAGRAMS = 64
 """Of one joined UDP packet: ``UDP_GRO_CNT_MAX``, what receivers are used to."""
 
@@ -73,6 +80,8 @@ def find_runs(train: Matrix, last: int, *, udp: bool) -> list[Run]:
     layout = _layout_of_row(train[0], size)
     if layout is None or count < 2 or layout.header >= size or (not layout.is_tcp and not udp):
         return [Run(0, count, None)]
+    if last <= layout.header:  # an empty packet, or less than one: only the last one can be
+        return [*find_runs(train[:-1], size, udp=udp), Run(count - 1, count, None)]
     words = train[:, : layout.header].view(BIG).astype(np.uint32)
     shortfall = size - last
     if shortfall:
@@ -143,8 +152,9 @@ def _layout_of_row(row: NDArray[np.uint8], size: int) -> Layout | None:
 
 def _has_layout(row: NDArray[np.uint8], size: int, layout: Layout) -> bool:
     """Whether the first packet of a run is one that the header words were compared for, with its length right."""
-    start = row[:4].tobytes()
-    return start[2] << 8 | start[3] == size and _layout_of_row(row, size) is layout
+    start = row[: ip.HEADER_LEN].tobytes()
+    right_length = start[2] << 8 | start[3] == size
+    return right_length and not start[6] & RESERVED_FLAG and _layout_of_row(row, size) is layout
 
 
 def _lengthen(words: NDArray[np.uint32], layout: Layout, shortfall: int) -> None:
@@ -173,10 +183,13 @@ def _sound_rows(train: Matrix, words: NDArray[np.uint32], layout: Layout, shortf
 
 def _step_by_step(words: NDArray[np.uint32], layout: Layout, payload: int) -> NDArray[np.bool_] | None:
     """Whether row k continues row k-1, for k from 1; None if all do."""
-    dont_fragment = int(words[0, FRAGMENT_WORD]) & ip.DONT_FRAGMENT != 0
-    step, mask = _expectation(layout, payload, dont_fragment)
+    step, mask = _expectation(layout, payload)
     compared = words & mask
     continues: NDArray[np.bool_] = np.logical_and.reduce(compared[1:] - compared[:-1] == step, axis=1)
+    fragment = words[:, FRAGMENT_WORD]
+    if not int(np.bitwise_and.reduce(fragment)) & ip.DONT_FRAGMENT:
+        may_not = fragment[1:] & ip.DONT_FRAGMENT != 0  # the one before then may not either, or they do not join anyway
+        continues &= may_not | (fragment[1:] - fragment[:-1] == NEXT_IDENTIFICATION)
     if layout.is_tcp:
         flags = words[:, (layout.network + TCP_FLAGS_AT) // 4] >> 16 & 0xFF
         alike = int(flags[0])
@@ -190,14 +203,11 @@ def _step_by_step(words: NDArray[np.uint32], layout: Layout, payload: int) -> ND
 
 
 @lru_cache(maxsize=64)
-def _expectation(layout: Layout, payload: int, dont_fragment: bool) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+def _expectation(layout: Layout, payload: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
     """What a packet's header words have more than those before, and the mask of those bits that must."""
     words = layout.header // 4
     step, mask = np.zeros(words, np.uint32), np.full(words, 0xFFFFFFFF, np.uint32)
-    if dont_fragment:
-        mask[FRAGMENT_WORD] = 0x0000FFFF  # identifications of what is never fragmented mean nothing (RFC 6864)
-    else:
-        step[ID_WORD] = 1 << 16
+    mask[FRAGMENT_WORD] = 0x0000FFFF  # identifications have a rule of their own
     mask[NETWORK_CHECKSUM_WORD] = 0xFFFF0000
     transport = layout.network // 4
     if layout.is_tcp:

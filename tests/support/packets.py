@@ -88,6 +88,16 @@ def segment_plainly(packet: Packet, gso_size: int) -> list[bytes]:
     return segments
 
 
+def successor(packet: Packet, payload: bytes) -> Packet:
+    """What the same flow sends next."""
+    return replace(
+        packet,
+        payload=payload,
+        identification=(packet.identification + 1) % 2**16,
+        sequence=(packet.sequence + len(packet.payload)) % 2**32,
+    )
+
+
 def decode(data: bytes) -> Packet:
     """The fields of a valid TCP or UDP packet."""
     network = (data[0] & 15) * 4

@@ -1,11 +1,18 @@
-"""The fuzz targets run, for as long as a unit test may."""
+"""The fuzz targets run, for as long as a unit test may, and see what they are there to see."""
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.datagrams import Target, from_bytes, with_mutations
+
+AN_ACK_AFTER_DATA = bytes((6, 0, 0, 7, 0, 0, 8, 0, 0))
+"""The flow's last two segments and an empty one; three bytes choose a datagram, its sender, and how it is edited."""
+ANOTHER_FLOW_FIRST = bytes((0, 0, 0, 9, 0, 0, 10, 0, 0x81, 5, 77))
+"""One that is never fragmented, then two of a flow that may be, of which the second's identification (byte 5) jumps."""
+A_COUNTER_LESS = bytes((6, 6, 1))
+"""The message is a Status, and its byte 6, the number of counters, changed by 1."""
 
 
 def test_mutations() -> None:
@@ -13,6 +20,9 @@ def test_mutations() -> None:
 
 
 @given(st.binary(max_size=400))
+@example(AN_ACK_AFTER_DATA)
+@example(ANOTHER_FLOW_FIRST)
+@example(A_COUNTER_LESS)
 @settings(max_examples=300, deadline=None)
 def test_raw_bytes(data: bytes) -> None:
     from_bytes(Target())(data)

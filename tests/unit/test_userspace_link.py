@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
+import struct
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
 
@@ -12,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overlay.datapath.userspace import messages
-from overlay.datapath.userspace.link import Subnets, WorkerLink, difference
+from overlay.datapath.userspace.counters import COUNTER_NAMES
+from overlay.datapath.userspace.link import NOTICE_BURST, Notices, Subnets, WorkerLink, difference
 from overlay.datapath.userspace.messages import (
     Ask,
     Configure,
@@ -34,6 +37,7 @@ SPEC = TunnelSpec(
     "flannel0", IPv4Network("10.0.0.0/16"), IPv4Network("10.0.1.0/24"), 1472, "eth0", IPv4Address("172.31.0.1")
 )
 CONFIGURE = Configure(0x0A000100, 24, 8285, 1472)
+COUNTERS = (*range(len(COUNTER_NAMES) - 1), 2**64 - 1)
 
 
 def many(count: int, host: int = 1) -> Subnets:
@@ -49,7 +53,8 @@ def test_to_worker_round_trip(message: messages.ToWorker) -> None:
 
 
 @pytest.mark.parametrize(
-    "message", [Ready("üser"), Status(1, (1, 2, 2**64 - 1), "x"), Status(0, (), "", ((1, 1272), (2, 68))), Notice("n")]
+    "message",
+    [Ready("üser"), Status(1, COUNTERS, "x"), Status(0, COUNTERS, "", ((1, 1272), (2, 68))), Notice("n")],
 )
 def test_from_worker_round_trip(message: messages.FromWorker) -> None:
     assert decode_from_worker(encode(message)) == message
@@ -79,6 +84,32 @@ def test_the_largest_message_fits() -> None:
 def test_malformed_to_worker(data: bytes) -> None:
     with pytest.raises(MalformedMessageError):
         decode_to_worker(data)
+
+
+@pytest.mark.parametrize("count", [0, 2, len(COUNTER_NAMES) - 1, len(COUNTER_NAMES) + 1, 65535])
+def test_a_status_has_the_counters_that_there_are(count: int) -> None:
+    """One that decodes can be added up, whoever wrote it."""
+    values = [1] * min(count, 100)
+    data = struct.pack(f"!BIH{len(values)}QH", 19, 7, count, *values, 0).ljust(2000, b"\0")
+    with pytest.raises(MalformedMessageError):
+        decode_from_worker(data)
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        ("red \x1b[31m\x07", "red \ufffd[31m\ufffd"),
+        ("one\nINFO agent: two\r\u2028three\x85", "one\ufffdINFO agent: two\ufffd\ufffdthree\ufffd"),
+        ("c1 \x9b2J, nothing \0, backwards \u202e", "c1 \ufffd2J, nothing \ufffd, backwards \ufffd"),
+        ("grün → ✓", "grün → ✓"),
+        ("x" * 5000, "x" * messages.MAX_TEXT),
+    ],
+)
+def test_text_of_a_worker_is_a_line_that_can_be_shown(sent: str, shown: str) -> None:
+    text = sent.encode()
+    assert decode_from_worker(b"\x12" + text) == Notice(shown)
+    assert decode_from_worker(b"\x11" + text) == Ready(shown)
+    assert decode_from_worker(encode(Status(1, COUNTERS, "")) + text) == Status(1, COUNTERS, shown)
 
 
 @given(st.binary(max_size=200))
@@ -147,7 +178,7 @@ def worker() -> Iterator[FakeWorker]:
 
 
 async def test_starts_only_after_the_whole_table(worker: FakeWorker) -> None:
-    link = WorkerLink(worker.agent, SPEC, many(5000))
+    link = WorkerLink(worker.agent, SPEC, many(5000), Notices())
     await worker.read_until(many(5000))
     worker.read()
     assert worker.seen == [CONFIGURE, Start()]
@@ -158,7 +189,7 @@ async def test_starts_only_after_the_whole_table(worker: FakeWorker) -> None:
 
 
 async def test_a_worker_that_does_not_read_costs_nothing_and_catches_up(worker: FakeWorker) -> None:
-    link = WorkerLink(worker.agent, SPEC, many(20_000))
+    link = WorkerLink(worker.agent, SPEC, many(20_000), Notices())
     for number in range(200):
         link.set_peers(many(20_000, number))
         link.configure(SPEC)
@@ -168,7 +199,7 @@ async def test_a_worker_that_does_not_read_costs_nothing_and_catches_up(worker: 
 
 
 async def test_only_changes_are_sent(worker: FakeWorker) -> None:
-    link = WorkerLink(worker.agent, SPEC, many(9000))
+    link = WorkerLink(worker.agent, SPEC, many(9000), Notices())
     await worker.read_until(many(9000))
     link.set_peers(many(9001))
     assert worker.read() == 1
@@ -178,20 +209,49 @@ async def test_only_changes_are_sent(worker: FakeWorker) -> None:
 
 
 async def test_asking(worker: FakeWorker) -> None:
-    link = WorkerLink(worker.agent, SPEC, {})
+    link = WorkerLink(worker.agent, SPEC, {}, Notices())
     first, second = asyncio.create_task(link.ask()), asyncio.create_task(link.ask())
     await asyncio.sleep(0)
     worker.read()
     assert worker.seen[-1] == Ask(1), "both share one question"
-    for nonsense in (b"\xff", encode(Status(99, (1,), "another question's")), encode(Notice("hear"))):
+    too_few = encode(Status(1, COUNTERS[1:], ""))
+    another = encode(Status(99, COUNTERS[::-1], "another question's"))
+    for nonsense in (b"\xff", too_few, another, encode(Notice("hear"))):
         worker.end.send(nonsense)
-    worker.end.send(encode(Status(1, (5,), "")))
-    assert (await asyncio.wait_for(first, 20)).counters == (await second).counters == (5,)
+    worker.end.send(encode(Status(1, COUNTERS, "")))
+    assert (await asyncio.wait_for(first, 20)).counters == (await second).counters == COUNTERS
     link.close()
 
 
+async def test_the_log_is_bounded_whatever_workers_send(worker: FakeWorker, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    link = WorkerLink(worker.agent, SPEC, {}, Notices())
+    question = asyncio.create_task(link.ask())
+    async with asyncio.timeout(20):
+        for number in range(1000):
+            for message in (encode(Notice(f"notice {number}")), b"\xff"):
+                await asyncio.get_running_loop().sock_sendall(worker.end, message)
+        await asyncio.get_running_loop().sock_sendall(worker.end, encode(Status(1, COUNTERS, "")))
+        await question
+    assert len(caplog.messages) == NOTICE_BURST, "of 2000"
+    link.close()
+
+
+def test_what_was_not_logged_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+    notices = Notices()
+    for number in range(NOTICE_BURST + 5000):
+        notices.say(f"notice {number}", 1000.0)
+    assert [text.rpartition(": ")[2] for text in caplog.messages] == [f"notice {each}" for each in range(NOTICE_BURST)]
+    notices.say("an hour later", 4600.0)
+    notices.say("and then", 4600.0)
+    assert caplog.messages[NOTICE_BURST:] == [
+        "userspace datapath: an hour later (and 5,000 notices before this one)",
+        "userspace datapath: and then",
+    ]
+
+
 async def test_the_end_of_the_worker_is_noticed(worker: FakeWorker) -> None:
-    link = WorkerLink(worker.agent, SPEC, {})
+    link = WorkerLink(worker.agent, SPEC, {}, Notices())
     question = asyncio.create_task(link.ask())
     await asyncio.sleep(0)
     worker.end.close()

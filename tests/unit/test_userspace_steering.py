@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import re
 import socket
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from overlay.datapath import kernel
 from overlay.datapath.userspace.sockets import open_sockets
-from overlay.datapath.userspace.steering import queue_for, source_ports, worker_for
+from overlay.datapath.userspace.steering import (
+    FLOW_PORTS,
+    MAX_TRIES,
+    MAX_WORKERS,
+    queue_for,
+    source_ports,
+    worker_for,
+)
 from overlay.errors import InterfaceError, PortInUseError
 from tests.support.admission import ipv4
 
@@ -25,12 +35,39 @@ def test_the_workers_of_one_node_reach_all_workers_of_another(workers: int, addr
         assert len({worker_for(address, port, workers) for port in ports}) == workers
 
 
-@pytest.mark.parametrize("port", [1024, 8285, 65530])
-@pytest.mark.parametrize("worker", [1, 7, 63])
-def test_source_ports(port: int, worker: int) -> None:
-    ports = list(source_ports(port, worker))
-    assert len(ports) > 100
-    assert all(1023 < candidate < 65536 and candidate != port for candidate in ports)
+def test_no_worker_sends_from_a_port_of_flows() -> None:
+    """Of any tunnel port: a kernel datapath at the other end would take the worker for another kernel."""
+    for port in range(1, 0x10000):
+        for worker in range(1, MAX_WORKERS):
+            candidate = next(source_ports(port, worker))
+            if not 1024 <= candidate < FLOW_PORTS or candidate == port:
+                pytest.fail(f"worker {worker} of port {port} sends from {candidate}")
+
+
+@pytest.mark.parametrize("port", [1, 1023, 1024, 2111, 2112, 8285, 32768, 49088, 49151, 49152, 50000, 65472, 65535])
+def test_source_ports(port: int) -> None:
+    taken: set[int] = set()
+    for worker in range(1, MAX_WORKERS):
+        candidates = list(source_ports(port, worker))
+        assert len(set(candidates)) == MAX_TRIES
+        assert min(candidates) >= 1024
+        assert max(candidates) < FLOW_PORTS
+        assert port not in candidates
+        assert taken.isdisjoint(candidates), "each is tried by one worker only"
+        taken.update(candidates)
+
+
+def test_around_the_end_too_the_workers_reach_different_ones() -> None:
+    for workers in range(2, 9):
+        for port in (*range(1, 3000), *range(45000, 0x10000)):
+            ports = [port, *(next(source_ports(port, worker)) for worker in range(1, workers))]
+            if len({worker_for(0, each, workers) for each in ports}) != workers:
+                pytest.fail(f"{workers} workers of port {port} send from {ports}")
+
+
+def test_the_ports_of_flows_are_the_kernel_datapaths() -> None:
+    source = (Path(kernel.__file__).parent / "overlay.bpf.c").read_text()
+    assert re.findall(r"^#define FLOW_PORTS\s+(0x[0-9a-f]+)", source, re.MULTILINE) == [f"{FLOW_PORTS:#x}"]
 
 
 @given(

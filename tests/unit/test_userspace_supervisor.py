@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import pytest_asyncio
 
 from overlay.datapath.userspace import supervisor
-from overlay.datapath.userspace.link import Subnets
+from overlay.datapath.userspace.link import NOTICE_BURST, Subnets
 from overlay.datapath.userspace.sockets import open_sockets
 from overlay.datapath.userspace.supervisor import Supervisor
 from overlay.errors import DatapathError
@@ -123,7 +126,7 @@ async def test_a_hang(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     await site.exchange()
 
 
-async def test_beyond_mending(site: Site, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_beyond_mending(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "MAX_DEATHS", 2)
     await site.supervisor.start(site.spec, PEERS)
     site.supervisor.mode = "no mode"
@@ -132,15 +135,80 @@ async def test_beyond_mending(site: Site, monkeypatch: pytest.MonkeyPatch, capfd
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(DatapathError, match="userspace worker: ended before it moved packets, 3 times"):
         await asyncio.wait_for(asyncio.shield(site.supervisor.failed), 30)
-    capfd.readouterr()
 
 
-async def test_a_worker_that_does_not_come_up(site: Site, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_a_worker_that_does_not_come_up(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     site.supervisor.mode = "no mode"
     with pytest.raises(DatapathError, match=r"userspace worker \d+: ended before it moved packets"):
         await site.supervisor.start(site.spec, PEERS)
     assert site.supervisor.pid is None
-    capfd.readouterr()
+    (words,) = caplog.messages
+    assert " said: Traceback (most recent call last): | " in words
+    assert words.endswith("ValueError: invalid literal for int() with base 10: 'no mode'")
+
+
+HOSTILE = """
+import os, socket, sys
+from overlay.datapath.userspace.messages import *
+control = socket.socket(fileno=int(sys.argv[7]))
+os.set_blocking(2, False)
+while data := control.recv(32768):
+    match decode_to_worker(data):
+        case Start():
+            control.send(encode(Ready("fine\\x1b[2J")))
+        case Ask(number):
+            for _ in range(100):
+                control.send(encode(Notice("red \\x1b[31m\\nINFO agent: all is well")))
+                control.send(b"?")
+            control.send(encode(Status(number, (1, 2), "")))
+            try:
+                while os.write(1, b"forged\\n") and os.write(2, b"INFO agent: all is \\x1b[31mwell\\n"):
+                    pass
+            except BlockingIOError:
+                os._exit(0)
+"""
+"""A worker that was taken over."""
+
+
+async def test_a_hostile_worker_is_replaced_like_any_other(
+    site: Site,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    (tmp_path / "hostile.py").write_text(HOSTILE)
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -I {tmp_path}/hostile.py "$@"\n')
+    python.chmod(0o755)
+    with monkeypatch.context() as patch:
+        patch.setattr(supervisor, "sys", SimpleNamespace(executable=str(python)))
+        await site.supervisor.start(site.spec, PEERS)
+    assert await site.supervisor.ask(20) is None, "it dies over the question"
+    assert "tx_packets" not in site.supervisor.totals()
+    await until(lambda: site.supervisor.restarts == 1)
+    await site.exchange()
+    assert await site.supervisor.ask(20) is not None
+    assert not site.supervisor.failed.done()
+    assert len(caplog.messages) <= NOTICE_BURST + 4, "starts, last words and the death besides"
+    assert all(text.isprintable() and len(text) < 3000 for text in caplog.messages)
+    assert "forged" not in "".join(capfd.readouterr())
+
+
+async def test_supervision_does_not_end_in_silence(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever goes wrong in it, whoever watches hears of it."""
+    await site.supervisor.start(site.spec, PEERS)
+
+    def break_off(tun: int) -> bool:
+        raise ZeroDivisionError("nobody thought of this")
+
+    monkeypatch.setattr(supervisor, "is_attached", break_off)
+    pid = site.supervisor.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(DatapathError, match=r"userspace worker: its supervision broke off: .*nobody thought of this"):
+        await asyncio.wait_for(asyncio.shield(site.supervisor.failed), 20)
 
 
 async def test_five_thousand_peers_are_there_in_time(site: Site) -> None:

@@ -53,7 +53,11 @@ COUNTER_NAMES = tuple(field.name for field in fields(Counters))
 
 
 def add(total: dict[str, int], values: Iterable[int]) -> None:
-    """Adds ``values``, in the order of :data:`COUNTER_NAMES`, to ``total`` in place."""
+    """Adds ``values``, in the order of :data:`COUNTER_NAMES`, to ``total`` in place.
+
+    Raises:
+        ValueError: more values than names, or fewer; a Status that decoded has neither.
+    """
     for name, value in zip(COUNTER_NAMES, values, strict=True):
         total[name] = total.get(name, 0) + value
 

@@ -30,6 +30,7 @@ from overlay.datapath.userspace.messages import (
     decode_from_worker,
     encode,
 )
+from overlay.datapath.userspace.ratelimit import TokenBucket
 from overlay.errors import DatapathError
 from overlay.model import PeerTable, TunnelSpec
 
@@ -37,6 +38,10 @@ logger = logging.getLogger(__name__)
 
 Subnets = dict[tuple[int, int], int]
 """Underlay address by (base, prefix length) of a subnet, all integers."""
+
+NOTICE_RATE, NOTICE_BURST = 1 / 60, 10
+"""Log lines a second, and at once, that what workers send may cause. An honest one has two things to say in its life;
+one that was taken over cannot fill the disk."""
 
 
 def subnets_of(table: PeerTable) -> Subnets:
@@ -59,6 +64,23 @@ def _configure(spec: TunnelSpec) -> Configure:
     return Configure(int(spec.subnet.network_address), spec.subnet.prefixlen, spec.port, spec.mtu)
 
 
+class Notices:
+    """Logs what a worker, and those after it, would have an operator read, at a bounded rate."""
+
+    def __init__(self) -> None:
+        self._bucket = TokenBucket(NOTICE_RATE, NOTICE_BURST)
+        self._unsaid = 0
+
+    def say(self, text: str, now: float) -> None:
+        """Logs ``text``, one line, or only counts it; ``now`` is in seconds."""
+        if not self._bucket.allow(now):
+            self._unsaid += 1
+            return
+        before = f" (and {self._unsaid:,} notices before this one)" if self._unsaid else ""
+        self._unsaid = 0
+        logger.warning("userspace datapath: %s%s", text, before)
+
+
 class WorkerLink:
     """One worker's control socket on the running loop.
 
@@ -67,10 +89,11 @@ class WorkerLink:
         closed: set when the worker closed its end, so when it died.
     """
 
-    def __init__(self, control: socket.socket, spec: TunnelSpec, peers: Subnets) -> None:
+    def __init__(self, control: socket.socket, spec: TunnelSpec, peers: Subnets, notices: Notices) -> None:
         self._loop = asyncio.get_running_loop()
         self._control = control
         self._control.setblocking(False)
+        self._notices = notices
         self.ready: asyncio.Future[str] = self._loop.create_future()
         self.closed = asyncio.Event()
         self._want = peers
@@ -184,7 +207,7 @@ class WorkerLink:
         try:
             self._understand(decode_from_worker(data))
         except MalformedMessageError as failure:
-            logger.warning("worker sent a message that does not decode: %s", failure)
+            self._notices.say(f"the worker sent a message that does not decode: {failure}", self._loop.time())
 
     def _understand(self, message: FromWorker) -> None:
         match message:
@@ -195,4 +218,4 @@ class WorkerLink:
                 if self._answer is not None and message.number == self._question and not self._answer.done():
                     self._answer.set_result(message)
             case Notice():
-                logger.warning("userspace datapath: %s", message.text)
+                self._notices.say(message.text, self._loop.time())

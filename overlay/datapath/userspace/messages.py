@@ -9,8 +9,8 @@
     Start      4                                            Status  19 | number 4 | n 2 | n x counter 8
                                                                        | m 2 | m x ( public IP 4 | MTU 2 ) | text
 
-All integers are in network order, text is UTF-8. The socket keeps message boundaries, so a message that cannot be
-decoded spoils nothing that follows.
+All integers are in network order, text is UTF-8; n is the number of counters that there are. The socket keeps message
+boundaries, so a message that cannot be decoded spoils nothing that follows.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
+
+from overlay.datapath.userspace.counters import COUNTER_NAMES
 
 MAX_MESSAGE = 32768
 """Bytes. Well below a socket's default buffer (212,992), so that several are under way at once."""
@@ -115,7 +117,8 @@ MAX_PATHS = 2048
 
 MAX_CHANGES = (MAX_MESSAGE - 1) // _CHANGE.size
 """Peer changes that fit one message: 3,276."""
-_MAX_TEXT = 4096
+MAX_TEXT = 512
+"""Bytes: what is shown to people is a line."""
 
 
 def encode(message: ToWorker | FromWorker) -> bytes:
@@ -185,8 +188,19 @@ def decode_from_worker(data: bytes) -> FromWorker:
     raise MalformedMessageError(f"unknown type {data[0]}")
 
 
+def harmless(data: bytes) -> str:
+    """UTF-8 that a worker wrote, as it may be shown: one line, all of it printable.
+
+    What would end the line, move a terminal's cursor or turn the direction of writing (``str.isprintable``), and what
+    is no UTF-8, is U+FFFD instead.
+    """
+    return "".join(each if each.isprintable() else "\ufffd" for each in data.decode(errors="replace"))
+
+
 def _decode_status(data: bytes) -> Status:
     number, count = _STATUS_HEAD.unpack_from(data, 1)
+    if count != len(COUNTER_NAMES):
+        raise MalformedMessageError(f"{count} counters, not {len(COUNTER_NAMES)}")
     at = 1 + _STATUS_HEAD.size
     counters = struct.unpack_from(f"!{count}Q", data, at)
     at += 8 * count
@@ -209,8 +223,8 @@ def _check_subnet(base: int, length: int) -> None:
 
 
 def _encode_text(text: str) -> bytes:
-    return text.encode()[:_MAX_TEXT]
+    return text.encode()[:MAX_TEXT]
 
 
 def _decode_text(data: bytes) -> str:
-    return data[:_MAX_TEXT].decode(errors="replace")
+    return harmless(data[:MAX_TEXT])

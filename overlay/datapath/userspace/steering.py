@@ -6,8 +6,12 @@ moves a flow back and forth as long as answers arrive by different workers.
 
 *In*: all workers of a node receive on one port (SO_REUSEPORT), and :func:`socket_program` chooses by the outer source
 address and port. Each worker sends from a port of its own, so what one worker of a peer sends reaches one worker here.
-Nobody looks at the source port otherwise, neither flanneld nor we. Choosing by the inner packet would not do: the
-kernel puts datagrams of one outer source together (UDP_GRO) before it chooses.
+Choosing by the inner packet would not do: the kernel puts datagrams of one outer source together (UDP_GRO) before it
+chooses.
+
+Flanneld does not look at the source port; the kernel datapath does, for it tells a socket from another kernel that
+way, to which it may send packets unfinished. So no worker sends from one of :data:`FLOW_PORTS`, unless it is the
+tunnel's own port, which every node knows to be a socket's.
 """
 
 from __future__ import annotations
@@ -23,6 +27,13 @@ MAX_WORKERS = 64
 """Also the distance of the ports that one worker may send from."""
 MAX_TRIES = 256
 """Ports that are tried for one worker."""
+FLOW_PORTS = 0xC000
+"""The first of the ports that the kernel datapath sends from, and that tell it of another (overlay.bpf.c): 49152, up to
+65535, IANA's dynamic ports (RFC 6335)."""
+FIRST_SOURCE_PORT = FLOW_PORTS - 47040
+"""2112, well above the privileged ports. 47040, as many as workers choose from, is a multiple of MAX_WORKERS, so that
+beginning again never leads to another worker's ports, and of 1 to 8, the usual numbers of workers, so that ports which
+follow each other around the end still reach different workers of a peer."""
 
 
 def default_workers() -> int:
@@ -32,14 +43,13 @@ def default_workers() -> int:
 
 
 def source_ports(port: int, worker: int) -> Iterator[int]:
-    """Ports that ``worker`` may send from, in order of preference; none is the tunnel's own.
+    """Ports that ``worker`` may send from, in order of preference: neither the tunnel's own, nor FLOW_PORTS.
 
     The first choices of a node's workers follow each other, so that they reach different workers of a peer.
     """
     for step in range(MAX_TRIES):
-        candidate = port + worker + MAX_WORKERS * step
-        if candidate > 0xFFFF:
-            candidate -= 0x10000 - 1024
+        number = port + worker + MAX_WORKERS * step
+        candidate = FIRST_SOURCE_PORT + (number - FIRST_SOURCE_PORT) % (FLOW_PORTS - FIRST_SOURCE_PORT)
         if candidate != port:
             yield candidate
 

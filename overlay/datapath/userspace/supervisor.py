@@ -1,6 +1,9 @@
 """Starts one worker process, watches over it, and starts another in its place when it dies or hangs.
 
 The TUN queue and the UDP sockets stay open in the agent, so packets wait in them while there is no worker.
+
+Whatever a worker sends, it cannot end its own supervision, nor write to the log what it likes as much as it likes: its
+standard error is a pipe, of which the end is logged once the worker has ended.
 """
 
 from __future__ import annotations
@@ -15,8 +18,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from overlay.datapath.userspace import counters
-from overlay.datapath.userspace.link import Subnets, WorkerLink
-from overlay.datapath.userspace.messages import Status
+from overlay.datapath.userspace.link import Notices, Subnets, WorkerLink
+from overlay.datapath.userspace.messages import Status, harmless
 from overlay.datapath.userspace.sockets import SocketPair
 from overlay.errors import DatapathError, OverlayError
 from overlay.model import TunnelSpec
@@ -35,6 +38,10 @@ HEARTBEAT = 2.0
 """Seconds between two questions to the worker."""
 HANG = 10.0
 """Seconds without an answer after which a worker is taken to hang, and killed."""
+LAST_WORDS = 2048
+"""Bytes of a worker's standard error that are logged when it has ended: the end of a traceback."""
+PIPE_CAPACITY = 1 << 20
+"""Bytes that a pipe of an unprivileged process can hold (/proc/sys/fs/pipe-max-size)."""
 
 ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {
@@ -49,7 +56,7 @@ class Supervisor:
     """One worker over one TUN queue and its sockets, which this owns and closes.
 
     Attributes:
-        failed: done, with DatapathError, when the worker could not be kept alive.
+        failed: done, with DatapathError, when the worker could not be kept alive, or nobody looks after it any more.
         restarts: deaths so far.
         mode: the worker's MODE argument, see :mod:`overlay.datapath.userspace.worker`.
 
@@ -67,6 +74,8 @@ class Supervisor:
         self._peers: Subnets = {}
         self._link: WorkerLink | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._stderr = -1
+        self._notices = Notices()
         self._task: asyncio.Task[None] | None = None
         self._last: Status | None = None
         self._former: dict[str, int] = {}
@@ -141,20 +150,12 @@ class Supervisor:
             self.tun = another
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            handed_over = (self.tun, self.sockets.receiving.fileno(), self.sockets.sending.fileno(), theirs.fileno())
-            arguments = [*map(str, handed_over), str(os.getpid()), self.mode]
             try:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-m", "overlay.datapath.userspace.worker", *arguments],
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=handed_over,
-                    cwd="/",
-                    env=dict(ENVIRONMENT),
-                )
+                self._process = self._launch(theirs)
             except OSError as failure:
                 ours.close()
                 raise DatapathError(f"cannot start it: {failure.strerror}", about="userspace worker") from failure
-        self._link = WorkerLink(ours, self._spec, self._peers)
+        self._link = WorkerLink(ours, self._spec, self._peers, self._notices)
         try:
             async with asyncio.timeout(START_PATIENCE):
                 detail = await asyncio.shield(self._link.ready)
@@ -166,6 +167,27 @@ class Supervisor:
             ) from failure
         logger.info("userspace worker %d runs: %s", self._process.pid, detail)
 
+    def _launch(self, control: socket.socket) -> subprocess.Popen[bytes]:
+        handed_over = (self.tun, self.sockets.receiving.fileno(), self.sockets.sending.fileno(), control.fileno())
+        arguments = [*map(str, handed_over), str(os.getpid()), self.mode]
+        self._stderr, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)  # full, it takes no more and holds up nobody
+        try:
+            return subprocess.Popen(
+                [sys.executable, "-I", "-m", "overlay.datapath.userspace.worker", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=writing,
+                pass_fds=handed_over,
+                cwd="/",
+                env=dict(ENVIRONMENT),
+            )
+        except OSError:
+            os.close(self._stderr)
+            self._stderr = -1
+            raise
+        finally:
+            os.close(writing)
+
     def _end_worker(self) -> None:
         if self._link is not None:
             self._link.close()
@@ -173,13 +195,41 @@ class Supervisor:
         if self._process is not None:
             self._process.kill()  # the end of the control socket ends a worker that works; a hung one it does not
             self._process.wait()
+            self._log_last_words(self._process.pid)
             self._process = None
         if self._last is not None:
             counters.add(self._former, self._last.counters)
             self._last = None
 
+    def _log_last_words(self, pid: int) -> None:
+        """What the worker that has ended wrote to its standard error, as one line."""
+        try:
+            said = os.read(self._stderr, PIPE_CAPACITY)
+        except BlockingIOError:  # nothing, and a copy of the other end is still open somewhere
+            said = b""
+        os.close(self._stderr)
+        self._stderr = -1
+        if lines := said[-LAST_WORDS:].splitlines():
+            logger.warning("userspace worker %d said: %s", pid, " | ".join(harmless(line) for line in lines))
+
     async def _supervise(self) -> None:
-        """Keeps a worker running until cancelled, or until it cannot be done."""
+        """Keeps a worker running until cancelled; whatever else ends this is in :attr:`failed`."""
+        try:
+            await self._keep_alive()
+        except DatapathError as failure:
+            self.failed.set_exception(failure)
+        except Exception as failure:
+            logger.exception("userspace worker: its supervision broke off")
+            error = DatapathError(f"its supervision broke off: {failure!r}", about="userspace worker")
+            error.__cause__ = failure
+            self.failed.set_exception(error)
+
+    async def _keep_alive(self) -> None:
+        """Starts a worker whenever there is none.
+
+        Raises:
+            DatapathError: there is no use in it.
+        """
         loop = asyncio.get_running_loop()
         pause, deaths, since = FIRST_PAUSE, 0, loop.time()
         while True:
@@ -191,8 +241,7 @@ class Supervisor:
                 self.restarts += 1
                 deaths += 1
                 if deaths > MAX_DEATHS:
-                    self.failed.set_exception(DatapathError(f"{cause}, {deaths} times", about="userspace worker"))
-                    return
+                    raise DatapathError(f"{cause}, {deaths} times", about="userspace worker")
                 logger.warning("userspace worker %s; starting another in %.1f s", cause, pause)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)

@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overlay.packet import virtio
+from overlay.packet import ip, virtio
 from overlay.packet.coalesce import Run, find_runs, join
 from overlay.packet.segment import segment
 from overlay.packet.transport import layout_of
 from tests.support import packets
-from tests.support.packets import Packet, decode, may_follow, segment_plainly
+from tests.support.admission import plain_checksum
+from tests.support.packets import Packet, decode, may_follow, segment_plainly, successor
 
 NOISE = os.urandom(65535)
 TIMESTAMPS = b"\x01\x01\x08\x0a" + bytes(range(8))
@@ -94,11 +95,11 @@ def test_undoes_segmentation(protocol: int, length: int, gso_size: int, **fields
     assert bool(head[1] & virtio.GSO_ECN) == (protocol == packets.TCP and bool(int(fields["flags"]) & packets.CWR))
 
 
-def train(protocol: int, count: int = 6) -> list[Packet]:
-    segments = segment_plainly(
-        Packet(protocol=protocol, payload=NOISE[: SIZE * count], dont_fragment=False, tcp_options=TIMESTAMPS), SIZE
+def train(protocol: int, count: int = 6, *, dont_fragment: bool = False) -> list[Packet]:
+    whole = Packet(
+        protocol=protocol, payload=NOISE[: SIZE * count], dont_fragment=dont_fragment, tcp_options=TIMESTAMPS
     )
-    return [decode(each) for each in segments]
+    return [decode(each) for each in segment_plainly(whole, SIZE)]
 
 
 CHANGES: dict[str, dict[str, object]] = {
@@ -109,6 +110,7 @@ CHANGES: dict[str, dict[str, object]] = {
     "ttl": {"ttl": 62},
     "traffic class": {"traffic_class": 3},
     "don't fragment": {"dont_fragment": True},
+    "may be fragmented": {"dont_fragment": False},
     "identification": {"identification": 999},
     "sequence": {"sequence": 5},
     "acknowledgement": {"acknowledgement": 78},
@@ -122,8 +124,9 @@ CHANGES: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("protocol", [packets.TCP, packets.UDP])
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("at", range(6))
-def test_every_field_agrees_with_the_twin(protocol: int, change: str, at: int) -> None:
-    members = train(protocol)
+@pytest.mark.parametrize("dont_fragment", [True, False])
+def test_every_field_agrees_with_the_twin(protocol: int, change: str, at: int, dont_fragment: bool) -> None:
+    members = train(protocol, dont_fragment=dont_fragment)
     members[at] = replace(members[at], **CHANGES[change])  # type: ignore[arg-type]
     check_against_twin([each.encode() for each in members])
 
@@ -139,12 +142,84 @@ def test_every_damaged_byte_agrees_with_the_twin(protocol: int) -> None:
 
 
 def check_against_twin(datagrams: list[bytes]) -> None:
-    """What is joined must be allowed to; what the twin would join must be joined, apart from the first row's layout."""
+    """What is joined must be allowed to; what the twin would join must be joined: all have the first row's layout."""
     together = {
         (number, number + 1) for run in runs_of(datagrams) if run.layout for number in range(run.start, run.stop - 1)
     }
     allowed = {(number, number + 1) for number, pair in enumerate(itertools.pairwise(datagrams)) if may_follow(*pair)}
     assert together == allowed
+
+
+@given(
+    protocol=st.sampled_from((packets.TCP, packets.UDP)),
+    chosen=st.lists(st.tuples(st.booleans(), st.booleans(), st.sampled_from((1, 1, 1, 0, 4))), min_size=2, max_size=8),
+    identification=st.sampled_from((0, 7, 0xFFFD)),
+    last=st.sampled_from((SIZE, SIZE - 1, 1, 0)),
+)
+@settings(max_examples=300, deadline=None)
+def test_any_mixture_agrees_with_the_twin(
+    protocol: int, chosen: list[tuple[bool, bool, int]], identification: int, last: int
+) -> None:
+    """Rows of two flows, with and without "don't fragment", whose identifications go on or jump; an empty last one."""
+    former = [Packet(protocol=protocol, source_port=port, identification=identification) for port in (40000, 40001)]
+    datagrams = []
+    for number, (flow, dont_fragment, step) in enumerate(chosen):
+        length = last if number == len(chosen) - 1 else SIZE
+        former[flow] = replace(
+            successor(former[flow], NOISE[number : number + length]),
+            dont_fragment=dont_fragment,
+            identification=(former[flow].identification + step) % 2**16,
+        )
+        datagrams.append(former[flow].encode())
+    check_against_twin(datagrams)
+
+
+@pytest.mark.parametrize("protocol", [packets.TCP, packets.UDP])
+def test_identifications_matter_where_packets_may_be_fragmented(protocol: int) -> None:
+    """For every packet by itself: what the first one of the train says goes for no other."""
+    for first in (True, False):
+        other = Packet(protocol=protocol, payload=NOISE[:SIZE], dont_fragment=first, source_port=1)
+        for dont_fragment, identifications, stop in (
+            (True, (5, 9, 2), 4),
+            (True, (0, 0, 0), 4),
+            (False, (5, 9, 2), 2),
+            (False, (0, 0, 0), 2),
+            (False, (0xFFFE, 0xFFFF, 0), 4),
+        ):
+            members = [
+                replace(each, identification=identification)
+                for each, identification in zip(
+                    train(protocol, 3, dont_fragment=dont_fragment), identifications, strict=True
+                )
+            ]
+            flow = [replace(each, tcp_options=b"").encode() for each in members]
+            runs = runs_of([other.encode(), *flow])
+            assert (runs[1].start, runs[1].stop, runs[1].layout is not None) == (1, stop, stop == 4)
+
+
+@pytest.mark.parametrize("protocol", [packets.TCP, packets.UDP])
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_empty_packet_joins_nothing(protocol: int, count: int) -> None:
+    """tcp_gro_receive and udp_gro_receive leave it as well: joined, a pure ACK would be lost."""
+    whole = Packet(protocol=protocol, payload=NOISE[: count * SIZE], tcp_options=TIMESTAMPS)
+    segments = [decode(each) for each in segment_plainly(whole, SIZE)]
+    datagrams = [each.encode() for each in (*segments, successor(segments[-1], b""))]
+    *joint, alone = runs_of(datagrams)
+    assert alone == Run(count, count + 1, None)
+    assert [(run.start, run.stop, run.layout is not None) for run in joint] == [(0, count, count > 1)]
+
+
+def test_a_last_packet_that_ends_within_its_header_joins_nothing() -> None:
+    """Its options are missing and all others' are 0, as what was never received is; both checksums are right."""
+    whole = Packet(payload=NOISE[: 2 * SIZE], tcp_options=bytes(12))
+    segments = segment_plainly(whole, SIZE)
+    missing = successor(decode(segments[-1]), b"").encode()[:-12]
+    ends = bytearray(missing[:2] + struct.pack("!H", 40) + missing[4:])
+    ip.with_checksum(ends)
+    ends[36:38] = b"\0\0"
+    pseudo = bytes(ends[12:20]) + struct.pack("!BBH", 0, packets.TCP, 20)
+    ends[36:38] = struct.pack("!H", plain_checksum(pseudo + bytes(ends[20:])))
+    assert runs_of([*segments, bytes(ends)])[-1] == Run(2, 3, None)
 
 
 def test_flows_one_after_the_other() -> None:
@@ -192,14 +267,13 @@ def test_udp_without_checksum_stays() -> None:
     assert all(run.layout is None for run in runs_of(bare))
 
 
-def test_fragments_stay() -> None:
-    for field in (0x2000, 0x0001, 0x3FFF, 0x8000):
-        datagrams = [
-            each[:6] + struct.pack("!H", field) + each[8:]
-            for each in segment_plainly(Packet(payload=NOISE[:600]), SIZE)
-        ]
-        mended = [each[:10] + b"\0\0" + each[12:] for each in datagrams]
-        assert all(run.layout is None for run in runs_of(mended))
+@pytest.mark.parametrize("field", [0x2000, 0x0001, 0x3FFF, 0x8000, 0xC000])
+@pytest.mark.parametrize("another_first", [True, False])
+def test_fragments_and_the_reserved_flag_stay(field: int, another_first: bool) -> None:
+    segments = segment_plainly(Packet(payload=NOISE[:600]), SIZE)
+    unusual = [bytes(ip.with_checksum(bytearray(each[:6] + struct.pack("!H", field) + each[8:]))) for each in segments]
+    another = [Packet(payload=NOISE[:SIZE], source_port=1).encode()] if another_first else []
+    assert all(run.layout is None for run in runs_of([*another, *unusual]))
 
 
 def test_a_run_is_no_longer_than_a_packet_can_be() -> None:
@@ -223,14 +297,16 @@ def test_random_bytes_are_never_joined(datagrams: list[bytes], last: int) -> Non
 
 
 def test_almost_valid_bytes_agree_with_the_twin() -> None:
-    """Random changes of whole fields, the checksums right again, so that the header rules alone decide."""
+    """Random changes of whole fields, the checksums right again, so that the header rules alone decide; at times the
+    last packet is short or empty."""
     chance = random.Random(7)
     names = list(CHANGES)
     for _ in range(500):
         protocol = chance.choice((packets.TCP, packets.UDP))
-        members = train(protocol, 8)
+        members = train(protocol, 8, dont_fragment=chance.random() < 0.5)
+        members[-1] = replace(members[-1], payload=members[-1].payload[: chance.choice((SIZE, SIZE, 1, 0))])
         for _ in range(chance.randrange(4)):
-            at = chance.randrange(1, 8)
+            at = chance.randrange(8)
             members[at] = replace(members[at], **CHANGES[chance.choice(names)])  # type: ignore[arg-type]
         check_against_twin([each.encode() for each in members])
 
