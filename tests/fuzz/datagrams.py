@@ -12,6 +12,7 @@ Without, mutations of almost valid datagrams, at the rate that plain Python allo
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import random
 import resource
@@ -19,23 +20,53 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from ipaddress import IPv4Address
 from types import FunctionType
 
 from overlay.datapath.userspace.answers import Answers
-from overlay.datapath.userspace.counters import Counters
+from overlay.datapath.userspace.batch import Batch
+from overlay.datapath.userspace.counters import COUNTER_NAMES, Counters, add
 from overlay.datapath.userspace.inbound import Inbound
-from overlay.datapath.userspace.messages import MalformedMessageError, decode_from_worker, decode_to_worker
+from overlay.datapath.userspace.messages import (
+    MAX_TEXT,
+    Ask,
+    Configure,
+    MalformedMessageError,
+    Notice,
+    PeerChange,
+    Peers,
+    Ready,
+    Start,
+    Status,
+    decode_from_worker,
+    decode_to_worker,
+    encode,
+)
 from overlay.datapath.userspace.routes import Routes
 from overlay.datapath.userspace.tunport import TunPort
 from overlay.datapath.userspace.underlay import Underlay
 from overlay.packet import Bytes, virtio
 from tests.support import packets
 from tests.support.admission import OWN, PEERS, VECTORS, Outcome, mutations, oracle, plain_checksum
-from tests.support.packets import Packet, segment_plainly
+from tests.support.packets import Packet, segment_plainly, successor
 
 Received = tuple[str, list[bytes]]
 """One receive: the sender, and datagrams of one size but the last."""
+
+CONTROL = tuple(
+    encode(message)
+    for message in (
+        Configure(0x0A000100, 24, 8285, 1472),
+        Peers([PeerChange(False, 0x0A000200, 24, 0xAC1F0002), PeerChange(True, 0x0A000300, 24, 0)]),
+        Ask(7),
+        Start(),
+        Ready("offloads: TSO"),
+        Notice("the kernel refuses \x1b[31mUDP_SEGMENT\n2026-11-21 INFO agent: \u202eall is well"),
+        Status(7, tuple(range(len(COUNTER_NAMES))), "offloads: TSO", ((0xAC1F0002, 1272), (0xAC1F0003, 68))),
+    )
+)
+"""Messages to begin with."""
 
 
 class MemoryTun(TunPort):
@@ -68,6 +99,9 @@ class MemoryUnderlay(Underlay):
         data = b"".join(datagrams)
         buffer[: len(data)] = data
         return len(data), len(datagrams[0]), sender
+
+    def receive_batch(self, batch: Batch, size: int) -> bool:
+        return bool(self.waiting)
 
     def send(self, packet: Bytes, peer: str) -> None:
         pass
@@ -151,22 +185,33 @@ def trains_of(datagrams: Sequence[tuple[str, bytes]]) -> list[Received]:
 
 
 def check_control(data: bytes) -> None:
-    """Control messages decode or are malformed; nothing else."""
-    for decode in (decode_to_worker, decode_from_worker):
-        try:
-            decode(data)
-        except MalformedMessageError:
-            continue
+    """Control messages decode or are malformed, nothing else; and what decodes can be added up and shown."""
+    with contextlib.suppress(MalformedMessageError):
+        decode_to_worker(data)
+    try:
+        message = decode_from_worker(data)
+    except MalformedMessageError:
+        return
+    text = message.text if isinstance(message, Notice) else message.detail
+    if not text.isprintable() or len(text) > MAX_TEXT:
+        raise AssertionError(f"not to be shown: {text!r}")
+    if isinstance(message, Status):
+        add({}, message.counters)
 
 
 def from_bytes(target: Target) -> Callable[[bytes], None]:
     """A function of raw bytes, as a fuzzing engine wants it: they choose senders, lengths, flows and damage."""
     senders = sorted({str(vector.outer_source) for vector in VECTORS})
-    flow = segment_plainly(Packet(payload=bytes(range(200)) * 4), 100)
-    seeds = [*flow, *(vector.datagram for vector in VECTORS)]
+    wholes = [
+        Packet(payload=bytes(range(200)) * 4, source_port=40000 + dont_fragment, dont_fragment=dont_fragment)
+        for dont_fragment in (True, False)
+    ]
+    flows = [each for whole in wholes for each in (*segment_plainly(whole, 100), successor(whole, b"").encode())]
+    seeds = [*flows, *(vector.datagram for vector in VECTORS)]
 
     def run(data: bytes) -> None:
         check_control(data)
+        check_control(edited(data))
         datagrams = []
         pieces = iter(data)
         for choice in pieces:
@@ -186,6 +231,14 @@ def from_bytes(target: Target) -> Callable[[bytes], None]:
     return run
 
 
+def edited(data: bytes) -> bytes:
+    """One of CONTROL, as the first byte chooses, up to four bytes of it changed."""
+    message = bytearray(CONTROL[data[0] % len(CONTROL)] if data else b"")
+    for at, value in itertools.islice(zip(data[1::2], data[2::2], strict=False), 4):
+        message[at % len(message)] ^= value
+    return bytes(message)
+
+
 def with_mutations(target: Target, count: int, seed: int) -> int:
     """Runs ``count`` mutated datagrams in trains, flows among them; returns how many entered."""
     chance = random.Random(seed)
@@ -195,11 +248,12 @@ def with_mutations(target: Target, count: int, seed: int) -> int:
     while burst := [(str(sender), datagram) for sender, datagram in itertools.islice(stream, 200)]:
         for _ in range(2):
             at = chance.randrange(len(burst))
-            protocol = chance.choice((packets.TCP, packets.UDP))
-            whole = Packet(protocol=protocol, payload=chance.randbytes(chance.randrange(1, 900)))
-            burst[at:at] = [("172.31.0.2", each) for each in damaged(chance, segment_plainly(whole, 100))]
+            burst[at:at] = [("172.31.0.2", each) for each in conversation(chance)]
         entered += target.check(trains_of(burst))
         check_control(chance.randbytes(chance.randrange(60)))
+        for _ in range(10):
+            message = edited(chance.randbytes(1 + 2 * chance.randrange(4)))
+            check_control(message[: chance.choice((None, chance.randrange(1 + len(message))))])
         done += len(burst)
         if time.monotonic() - report > 10:
             report = time.monotonic()
@@ -208,10 +262,30 @@ def with_mutations(target: Target, count: int, seed: int) -> int:
     return entered
 
 
+def conversation(chance: random.Random) -> list[bytes]:
+    """Up to three flows one after the other, so that one train may hold all of them, each as :func:`damaged` leaves it.
+
+    They differ in port, in whether they may be fragmented, and in whether the last segment is whole.
+    """
+    protocol = chance.choice((packets.TCP, packets.UDP))
+    out: list[bytes] = []
+    for number in range(chance.randrange(1, 4)):
+        whole = Packet(
+            protocol=protocol,
+            source_port=40000 + number,
+            dont_fragment=chance.random() < 0.5,
+            identification=chance.choice((0, 1, 0xFFFD)),
+            payload=chance.randbytes(chance.choice((chance.randrange(1, 900), 100 * chance.randrange(1, 9)))),
+        )
+        out += damaged(chance, segment_plainly(whole, 100))
+    return out
+
+
 def damaged(chance: random.Random, segments: list[bytes]) -> list[bytes]:
-    """A flow with, half the time, one of: a byte changed, a segment lost, doubled, or exchanged with the next."""
+    """A flow with, half the time, one of: a byte changed, a segment lost, doubled, or exchanged with the next; all
+    checksums right, an identification changed, the right to fragment changed, or an empty segment at the end."""
     at = chance.randrange(len(segments))
-    match chance.randrange(8):
+    match chance.randrange(14):
         case 0:
             broken = bytearray(segments[at])
             broken[chance.randrange(len(broken))] ^= 1 << chance.randrange(8)
@@ -222,6 +296,13 @@ def damaged(chance: random.Random, segments: list[bytes]) -> list[bytes]:
             segments.insert(at, segments[at])
         case 3:
             segments[at : at + 2] = reversed(segments[at : at + 2])
+        case 4:
+            segments[at] = replace(packets.decode(segments[at]), identification=chance.randrange(2**16)).encode()
+        case 5:
+            segment = packets.decode(segments[at])
+            segments[at] = replace(segment, dont_fragment=not segment.dont_fragment).encode()
+        case 6:
+            segments.append(successor(packets.decode(segments[-1]), b"").encode())
         case _:
             pass
     return segments

@@ -14,6 +14,8 @@ import os
 import random
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +25,8 @@ from pathlib import Path
 
 import pytest
 
+from overlay.datapath.userspace.batch import SOL_UDP
+from overlay.datapath.userspace.underlay import UDP_SEGMENT
 from overlay.errors import LabError
 from overlay.lab import namespace
 from overlay.lab.bench.scenarios import Measure
@@ -89,6 +93,26 @@ class TestMachines:
         link = json.loads(lab.nodes[0].run("ip", "-j", "link", "show", "dev", "eth0").stdout)
         assert link[0]["mtu"] == 1400
 
+    def test_in_wire_mode_nothing_crosses_that_is_larger_than_the_mtu(self, make_lab: MakeLab) -> None:
+        """Neither a stream nor a train of datagrams, as the userspace datapath sends them."""
+        n1, n2 = make_lab(nodes=2, pods=0, agents=False, wire=True).nodes
+
+        def tap() -> socket.socket:
+            return socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
+
+        def send_train() -> None:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+                udp.sendmsg((bytes(50_000),), [(SOL_UDP, UDP_SEGMENT, struct.pack("=H", 1000))], 0, (str(N2), 9))
+
+        with call_inside(n2.namespace, tap) as wire:
+            wire.bind(("eth0", 0x0800))
+            wire.setblocking(False)
+            call_inside(n1.namespace, send_train)
+            transfer(n1.namespace, n2.namespace, N2, seconds=1.0)
+            lengths = set(_lengths(wire))
+        assert 20 + 8 + 1000 in {length - 14 for length in lengths}, "the train's datagrams"
+        assert max(lengths) == 14 + 1500, "the stream's packets"
+
     def test_call_inside_leaves_the_caller_where_it_is(self, make_lab: MakeLab) -> None:
         lab = make_lab(nodes=1, pods=0, agents=False)
         here = os.readlink("/proc/self/ns/net")
@@ -99,6 +123,13 @@ class TestMachines:
             call_inside(lab.nodes[0].namespace, lambda: 1 // 0)
         with pytest.raises(LabError, match="namespace nosuch: does not exist"):
             call_inside("nosuch", lambda: None)
+
+
+def _lengths(wire: socket.socket) -> Iterator[int]:
+    """Of the frames that have come."""
+    with suppress(BlockingIOError):
+        while True:
+            yield len(wire.recv(1 << 17))
 
 
 class TestFaults:

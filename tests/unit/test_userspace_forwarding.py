@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from overlay.model import Peer, PeerTable
@@ -157,6 +157,7 @@ def test_random_bytes_never_enter_and_never_crash(any_bench: Bench, datagrams: l
     any_bench.tun_output()
 
 
+@example(b"\x00\x01\x00\x00\xd8\xff")  # segments of 65,536 bytes
 @given(st.binary(max_size=60))
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_random_virtio_headers_never_crash(full_bench: Bench, noise: bytes) -> None:

@@ -10,8 +10,11 @@ from overlay.packet import ip
 
 CAPACITY = 4 << 16
 """Bytes received before they are handed on anyway."""
-SLACK = 2 * (ip.MAX_LEN + 1)
-"""Bytes behind CAPACITY: one receive more, and the padding of its last datagram to the size of the others."""
+PLACE = 2 * (ip.MAX_LEN + 1)
+"""Bytes for one receive of any length, and the padding of its last datagram to the size of the others."""
+ASIDE = 64
+"""Places behind CAPACITY and the one that begins there, for what does not fit where it was expected; most are never
+touched, so they cost no memory."""
 ALIGNMENT = 8
 
 
@@ -37,35 +40,45 @@ class Arrivals:
 
     Attributes:
         array, view: the buffer, as numpy and as bytes.
+        at: where the next receive goes.
     """
 
     def __init__(self) -> None:
-        buffer = bytearray(CAPACITY + SLACK)
+        buffer = bytearray(CAPACITY + (1 + ASIDE) * PLACE)
         self.array, self.view = np.frombuffer(buffer, np.uint8), memoryview(buffer)
+        self.at = 0
         self._done: list[Train] = []
         self._last: Train | None = None
-        self._at = 0
 
-    def room(self) -> memoryview | None:
-        """Where the next receive goes, at least 65,535 bytes; None if enough is here."""
-        return self.view[self._at :] if self._at <= CAPACITY else None
+    @property
+    def full(self) -> bool:
+        """Whether enough is here; else there is room for 65,535 bytes at least."""
+        return self.at > CAPACITY
 
     def add(self, length: int, size: int, sender: str) -> None:
-        """``length`` bytes (not 0) are in the room now: datagrams of ``size`` bytes, the last may be shorter."""
-        last, end = self._last, self._at + length
-        if last is not None and sender == last.sender and (size == last.size or length == size < last.size):
+        """``length`` bytes (not 0) are at ``at`` now: datagrams of ``size`` bytes, the last may be shorter."""
+        self.put(self.at, length, size, sender)
+        self.at = self._last.end if self._last is not None else _aligned(self._padded_end(self._done[-1]))
+
+    def put(self, at: int, length: int, size: int, sender: str) -> None:
+        """As :meth:`add`, but the bytes are at a place of the caller's choice, and ``at`` stays."""
+        last, end = self._last, at + length
+        if (
+            last is not None
+            and at == last.end
+            and sender == last.sender
+            and (size == last.size or length == size < last.size)
+        ):
             train = Train(sender, last.size, last.start, end)
         else:
             if last is not None:
                 self._done.append(last)
-            train = Train(sender, size, self._at, end)
+            train = Train(sender, size, at, end)
         if (end - train.start) % train.size:
             self._done.append(train)
             self._last = None
-            self._at = _aligned(train.start + train.packets * train.size)
         else:
             self._last = train
-            self._at = end
 
     def take(self) -> list[Train]:
         """The trains, in the order of their arrival; the buffer is empty then."""
@@ -73,8 +86,16 @@ class Arrivals:
         if self._last is not None:
             trains.append(self._last)
             self._last = None
-        self._at = 0
+        self.at = 0
         return trains
+
+    def place(self, number: int) -> int:
+        """Where the place ``number``, from 0, of those aside begins."""
+        return CAPACITY + (1 + number) * PLACE
+
+    @staticmethod
+    def _padded_end(train: Train) -> int:
+        return train.start + train.packets * train.size
 
 
 def _aligned(at: int) -> int:

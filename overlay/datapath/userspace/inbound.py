@@ -7,6 +7,7 @@ import numpy as np
 from overlay.datapath.userspace.admission import Verdict, admit
 from overlay.datapath.userspace.answers import Answers
 from overlay.datapath.userspace.arrivals import Arrivals, Train
+from overlay.datapath.userspace.batch import Batch
 from overlay.datapath.userspace.counters import Counters
 from overlay.datapath.userspace.pace import SMALL, Pace
 from overlay.datapath.userspace.routes import Routes
@@ -35,6 +36,7 @@ class Inbound:
         self._answers = answers
         self._pace = Pace()
         self._arrivals = Arrivals()
+        self._batch = Batch(self._arrivals)
         self._buffer, self._array = self._arrivals.view, self._arrivals.array
         joined = bytearray(MAX_HEADERS + ip.MAX_LEN + 1)
         self._joined, self._joined_array = memoryview(joined), np.frombuffer(joined, np.uint8)
@@ -43,20 +45,32 @@ class Inbound:
         """Forwards datagrams until the socket is empty or ``budget`` receives have been made."""
         arrivals, after_pause = self._arrivals, self._pace.begin()
         for _ in range(budget):
-            room = arrivals.room()
-            received = None if room is None else self._underlay.receive(room)
+            if arrivals.full:
+                break
+            received = self._underlay.receive(self._buffer[arrivals.at :])
             if received is None:
                 break
             length, size, sender = received
             if not length:
-                self._counters.drop_malformed += 1
+                self._refuse_empty(sender)
                 continue
             arrivals.add(length, size, sender)
             if after_pause and length < SMALL:
                 break
+            together = size < length  # by the kernel
+            if not together and (arrivals.full or not self._underlay.receive_batch(self._batch, size)):
+                break
+        for sender in self._batch.take_empty():
+            self._refuse_empty(sender)
         for train in arrivals.take():
             self._forward(train)
         self._pace.end()
+
+    def _refuse_empty(self, sender: str) -> None:
+        self._refuse(admit(b"", 0, sender, self._routes))
+
+    def _refuse(self, verdict: Verdict) -> None:
+        setattr(self._counters, verdict.value, getattr(self._counters, verdict.value) + 1)
 
     def _forward(self, train: Train) -> None:
         count = train.packets
@@ -104,7 +118,7 @@ class Inbound:
         counters = self._counters
         verdict = admit(datagram, len(datagram), sender, self._routes)
         if verdict is not Verdict.ADMIT:
-            setattr(counters, verdict.value, getattr(counters, verdict.value) + 1)
+            self._refuse(verdict)
             if verdict is Verdict.EXPIRED:
                 self._answer(datagram, sender)
             return

@@ -103,7 +103,12 @@ class Outbound:
 
     def _segment(self, length: int, gso_size: int, peer: str) -> None:
         layout = layout_of(self._buffer, length)
-        if layout is None or not gso_size or segmented_length(length, layout.header, gso_size) > CAPACITY:
+        # Neither can be of a sound kernel: segments longer than IP's length field can say, or of more than we hold.
+        if (
+            layout is None
+            or not 0 < gso_size <= ip.MAX_LEN - layout.header
+            or segmented_length(length, layout.header, gso_size) > CAPACITY
+        ):
             self._counters.drop_tx_not_ipv4 += 1
             return
         if not self._fits(layout.header + gso_size, peer):

@@ -12,13 +12,13 @@ import struct
 import time
 from collections.abc import Callable, Container
 
+from overlay.datapath.userspace.batch import SOL_UDP, UDP_GRO, Batch
 from overlay.datapath.userspace.counters import Counters
 from overlay.datapath.userspace.paths import PathMtus
 from overlay.packet import Bytes, ip
 
-SOL_UDP = 17
-UDP_SEGMENT, UDP_GRO = 103, 104
-"""linux/udp.h; the socket module does not name them."""
+UDP_SEGMENT = 103
+"""linux/udp.h; the socket module does not name it."""
 MAX_SEGMENTS = 64
 """Datagrams in one send: ``UDP_MAX_SEGMENTS``, which was 64 before it became 128."""
 
@@ -117,6 +117,17 @@ class Underlay:
             return length, (size if 0 < size < length else length), sender
         return None
 
+    def receive_batch(self, batch: Batch, size: int) -> bool:
+        """Receives many datagrams, of ``size`` bytes by guess, at once; whether there may be more of them."""
+        for _ in range(MAX_REPORTS):
+            try:
+                return batch.receive(self.receiving, size)
+            except BlockingIOError:
+                return False
+            except OSError:
+                self.read_errors()
+        return False
+
     def read_errors(self) -> None:
         """Empties the sockets' error queues, and learns path MTUs from them."""
         self._read_errors(self.sending)
@@ -128,6 +139,8 @@ class Underlay:
             try:
                 _, ancillary, _, address = udp.recvmsg(0, 256, MSG_ERRQUEUE)
             except OSError:
+                # The socket's own note of an error stays where the report found no room, and would be told for ever.
+                udp.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 return
             for level, kind, data in ancillary:
                 if level == socket.SOL_IP and kind == IP_RECVERR and len(data) >= _EXTENDED_ERROR.size:
