@@ -48,6 +48,7 @@ class Outer:
     fragment: int = 0x4000
     options: bytes = b""
     udp_length: int | None = None
+    checksum: int | None = None
 
     def around(self, datagram: bytes) -> bytes:
         udp_length = 8 + len(datagram) if self.udp_length is None else self.udp_length
@@ -59,6 +60,7 @@ class Outer:
             protocol=self.protocol,
             fragment=self.fragment,
             options=self.options,
+            checksum=self.checksum,
         )
         return ETHERNET + header
 
@@ -129,8 +131,9 @@ def test_refusals_are_counted_under_the_userspace_datapaths_names(loaded: Loaded
         Outer(IPv4Address("172.31.0.2"), fragment=0x2000),
         Outer(IPv4Address("172.31.0.2"), fragment=0x0001),
         Outer(IPv4Address("172.31.0.2"), options=b"\x01\x01\x01\x00"),
+        Outer(IPv4Address("172.31.0.2"), checksum=0x1234),
     ],
-    ids=["another address", "another port", "TCP", "a first fragment", "a later fragment", "outer options"],
+    ids=["another address", "another port", "TCP", "a first fragment", "a later fragment", "outer options", "damaged"],
 )
 def test_not_for_the_tunnel_is_left_alone(loaded: Loaded, outer: Outer) -> None:
     frame = outer.around(ipv4())

@@ -17,7 +17,7 @@ from overlay.model import PeerTable
 _ONLY = struct.pack("=I", 0)
 """The key of a map with one entry."""
 _UNKNOWN = struct.pack("=I", 0)
-"""``unwraps`` of ``struct peer`` until the program learns better."""
+"""``unwrapped`` of ``struct peer`` until the program learns better."""
 
 COUNTERS = (
     "tx_packets",
@@ -106,7 +106,7 @@ class Peers:
         self._senders.close()
 
     def unwraps(self, subnet: IPv4Network) -> bool:
-        """Whether the programs have learned that packets to ``subnet`` are unwrapped in its node's kernel."""
+        """Whether the programs have learned, by the last packet, that ``subnet``'s node unwraps in its kernel."""
         value = self._subnets.get(_key(subnet))
         return value is not None and value[4:] != _UNKNOWN
 

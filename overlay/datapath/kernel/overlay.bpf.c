@@ -46,7 +46,9 @@
 #define IP_DF 0x4000
 #define IP_MORE_OR_OFFSET 0x3fff /* either bit set: a fragment */
 #define OUTER_TTL 64		 /* the default of a Linux socket, so flanneld's too */
-#define FLOW_PORTS 0xc000		 /* IANA's dynamic ports, 49152 to 65535 (RFC 6335) */
+#define FLOW_PORTS 0xc000		 /* IANA's dynamic ports, 49152 to 65535 (RFC 6335); no socket sends from them */
+#define TICKS_SHIFT 12
+#define UNWRAPS_FOR 2 /* units of now() that a peer's last proof holds */
 
 struct outer {
 	struct iphdr ip;
@@ -86,7 +88,7 @@ struct subnet_key {
 
 struct peer {
 	__be32 address;
-	__u32 unwraps; /* its kernel unwraps what we send (see overlay_finish); learned from its last packet */
+	__u32 unwrapped; /* when its kernel last proved to unwrap (see overlay_finish), as now() tells it; 0: not lately */
 };
 
 struct {
@@ -196,6 +198,12 @@ static __always_inline void *header(struct __sk_buff *skb, __u32 offset, __u32 l
 			return NULL;
 	}
 	return start;
+}
+
+/* Time in units of 4,096 of the kernel's ticks, from 4 s (HZ=1000) to 41 s (HZ=100): one load, where a clock is a call. */
+static __always_inline __u32 now(void)
+{
+	return bpf_jiffies64() >> TICKS_SHIFT;
 }
 
 static __always_inline __u16 fold(__u64 sum)
@@ -366,7 +374,7 @@ int overlay_encap(struct __sk_buff *skb)
 		return slow_path(SLOW_TX_NO_ROUTE);
 
 	/* A peer leaves IP options to its slow path, even if it unwraps otherwise. */
-	finished = !own->finish || (peer->unwraps && ip->ihl == 5);
+	finished = !own->finish || (now() - peer->unwrapped <= UNWRAPS_FOR && ip->ihl == 5);
 
 	/* The first change. Room between link and network layer (there is no link layer): so in front. Segments
 	 * keep their size, and the packet is marked as a tunnel's, which tells whoever cuts it where the inner
@@ -421,7 +429,8 @@ int overlay_encap(struct __sk_buff *skb)
  * packet as it is, and while a kernel at the other end can go on with that, a process behind a socket (flanneld, or
  * our slow path) reads a packet with a wrong checksum. So packets for peers that are not known to unwrap in the
  * kernel go through a device that has no offloads, where the kernel must finish them, and come out here. A peer
- * that unwraps sends from flow ports, not from the tunnel's port or those after it; so overlay_decap knows. */
+ * that unwraps sends from flow ports, and no socket of a tunnel does; so overlay_decap knows. What it knows ages, for
+ * the peer's next agent may be one with a socket, and nothing that its pods get would make them answer. */
 SEC("tc")
 int overlay_finish(struct __sk_buff *skb)
 {
@@ -466,7 +475,7 @@ static __always_inline int path_mtu(struct __sk_buff *skb, __u32 at, const struc
 	    message->type != ICMP_DEST_UNREACH || message->code != ICMP_FRAG_NEEDED ||
 	    message->quoted.ip.ihl != 5 || message->quoted.ip.protocol != IPPROTO_UDP ||
 	    message->quoted.ip.saddr != own->address || message->quoted.udp.dest != own->port ||
-	    message->quoted.udp.source == own->port)
+	    message->quoted.udp.source == own->port || !bpf_map_lookup_elem(&senders, &message->quoted.ip.daddr))
 		return NEXT_FILTER;
 	port = message->quoted.udp.source;
 	/* Both changes together leave the packet's sum as it was, so a checksum that the NIC summed up stays right. */
@@ -484,7 +493,7 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const __u32 at)
 	const struct outer *outer;
 	struct iphdr *inner;
 	struct peer *peer;
-	__u32 unwraps;
+	__u32 unwrapped;
 	__u8 protocol;
 
 	/* As the IP stack would: not what is addressed to another machine, and not what is in a VLAN, whose own
@@ -495,6 +504,8 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const __u32 at)
 	outer = header(skb, at, sizeof(*outer));
 	if (!outer || outer->ip.daddr != own->address || outer->ip.version != 4)
 		return NEXT_FILTER;
+	if (outer->ip.ihl == 5 && header_sum(&outer->ip) != 0xffff)
+		return NEXT_FILTER; /* damaged on the way: the stack drops it, and counts that where people look for it */
 	if (outer->ip.protocol == IPPROTO_ICMP)
 		return path_mtu(skb, at, own);
 	if (outer->ip.protocol != IPPROTO_UDP)
@@ -530,11 +541,10 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const __u32 at)
 	if ((inner->daddr & own->netmask) != own->subnet)
 		return drop(DROP_INNER_DESTINATION);
 
-	/* It may come in. Where did its sender wrap it: in the kernel, with a flow's port, or behind a socket? Those of a
-	 * userspace datapath's workers are the tunnel's port and some that follow it. */
-	unwraps = outer->udp.source != own->port && bpf_ntohs(outer->udp.source) >= FLOW_PORTS;
-	if (peer->unwraps != unwraps)
-		peer->unwraps = unwraps;
+	/* It may come in. Where did its sender wrap it: in the kernel, with a flow's port, or behind a socket? */
+	unwrapped = outer->udp.source != own->port && bpf_ntohs(outer->udp.source) >= FLOW_PORTS ? now() : 0;
+	if (peer->unwrapped != unwrapped)
+		peer->unwrapped = unwrapped;
 
 	/* What is unusual takes the socket: IP options; bytes behind the packet; a train of datagrams that
 	 * GRO built for the socket (one skb, but the first inner packet ends before it does). */

@@ -87,7 +87,8 @@ def _probe(path: Path) -> ProbeResult:
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.unshare(_CLONE_NEWNET) != 0:
             reason = os.strerror(ctypes.get_errno())
-            return ProbeResult(Answer.UNKNOWN, f"programs load, but there is no namespace to try them in: {reason}")
+            cause = f"programs load, but there is no namespace to try them in: {reason} (CAP_SYS_ADMIN makes one)"
+            return ProbeResult(Answer.UNKNOWN, cause)
         _there_and_back(loaded)
     except DeviceError as error:
         return ProbeResult(Answer.UNKNOWN, str(error))
