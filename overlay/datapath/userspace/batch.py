@@ -11,6 +11,7 @@ import ctypes
 import os
 import socket
 from ctypes import c_int, c_size_t, c_uint, c_void_p
+from functools import lru_cache
 
 import numpy as np
 
@@ -69,9 +70,12 @@ class Batch:
         for field, array in (("name", self._names), ("control", self._controls), ("iovecs", iovecs)):
             headers[field] = array.ctypes.data + self._slots * np.uintp(array.strides[0])
         headers["iovec_count"] = 2
+        headers["name_length"] = _NAME.itemsize
         self._iovecs = iovecs
+        self._first = self._messages.ctypes.data
+        self._layout = (-1, -1)
         self._lengths, self._addresses = self._messages["length"], self._names["address"]
-        self._name_lengths, self._control_lengths = headers["name_length"], headers["control_length"]
+        self._control_lengths = headers["control_length"]
         self._buffer = arrivals.array.ctypes.data
         self._aside = np.array([arrivals.place(number) for number in range(COUNT)], np.uintp)
 
@@ -91,12 +95,12 @@ class Batch:
         expected = max(size, self._expected)
         most = min(COUNT, (CAPACITY + PLACE - self._arrivals.at) // expected)
         count = self._call(udp, expected, most)
-        lengths, addresses = self._lengths[:count], self._addresses[:count]
-        sender = int(addresses[0])
-        if (lengths == expected).all() and (addresses == sender).all() and not self._control_lengths[:count].any():
-            self._arrivals.add(count * expected, expected, _dotted(sender))
-        else:
-            self._sort_out(expected, lengths.tolist(), addresses.tolist())
+        start, sender = self._arrivals.at, int(self._addresses[0])
+        odd = self._lengths[:count] != expected
+        odd |= self._addresses[:count] != sender
+        odd |= self._control_lengths[:count] != 0
+        self._sort_out(start, expected, _dotted(sender), count, np.flatnonzero(odd).tolist())
+        self._arrivals.at = start + count * expected
         return count == most
 
     def take_empty(self) -> list[str]:
@@ -105,41 +109,52 @@ class Batch:
         return senders
 
     def _call(self, udp: socket.socket, expected: int, most: int) -> int:
-        base, length = self._iovecs["base"], self._iovecs["length"]
-        base[:, 0] = self._slots * np.uintp(expected) + np.uintp(self._buffer + self._arrivals.at)
-        base[:, 1] = self._aside + np.uintp(self._buffer + expected)
-        length[:, 0] = expected
-        length[:, 1] = ip.MAX_LEN + 1 - expected
-        self._name_lengths[:] = _NAME.itemsize
-        self._control_lengths[:] = _CONTROL.itemsize
-        count: int = _libc.recvmmsg(udp.fileno(), self._messages.ctypes.data, most, socket.MSG_DONTWAIT, None)
+        if (layout := (self._arrivals.at, expected)) != self._layout:
+            self._layout = layout
+            base, length = self._iovecs["base"], self._iovecs["length"]
+            base[:, 0] = self._slots * np.uintp(expected) + np.uintp(self._buffer + self._arrivals.at)
+            base[:, 1] = self._aside + np.uintp(self._buffer + expected)
+            length[:, 0] = expected
+            length[:, 1] = ip.MAX_LEN + 1 - expected
+        self._control_lengths[:] = _CONTROL.itemsize  # the kernel wrote what it used; a name's length stays the same
+        count: int = _libc.recvmmsg(udp.fileno(), self._first, most, socket.MSG_DONTWAIT, None)
         if count < 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
         return count
 
-    def _sort_out(self, expected: int, lengths: list[int], addresses: list[int]) -> None:
-        """Makes arrivals of datagrams that are not all alike; in their order, each where it is."""
+    def _sort_out(self, start: int, expected: int, sender: str, count: int, odd: list[int]) -> None:
+        """Makes arrivals of ``count`` datagrams: those from ``sender`` that are as expected, and the ``odd`` ones."""
         arrivals = self._arrivals
-        start = arrivals.at
-        self._expected = 0
-        for number, (length, address) in enumerate(zip(lengths, addresses, strict=True)):
-            sender, at, size = _dotted(address), start + number * expected, length
-            if not length:
-                self._empty.append(sender)
-                continue
-            if length > expected:  # its beginning goes before the rest of it
-                aside = arrivals.place(number)
-                arrivals.view[aside : aside + expected] = arrivals.view[at : at + expected]
-                at = aside
-            control = self._controls[number]
-            if self._control_lengths[number] and (control["level"], control["type"]) == (SOL_UDP, UDP_GRO):
-                size = int(control["gro_size"])
-            else:
-                self._expected = max(self._expected, length)
-            arrivals.put(at, length, size, sender)
-        arrivals.at = start + len(lengths) * expected
+        done = longest = 0
+        for number in (*odd, count):
+            if number > done:
+                arrivals.put(start + done * expected, (number - done) * expected, expected, sender)
+                longest = expected
+            if number < count:
+                longest = max(longest, self._put_odd(start, expected, number))
+            done = number + 1
+        self._expected = longest
+
+    def _put_odd(self, start: int, expected: int, number: int) -> int:
+        """Returns the datagram's length; 0 for a train, which tells nothing about datagrams that come by themselves."""
+        arrivals, at = self._arrivals, start + number * expected
+        length, sender = int(self._lengths[number]), _dotted(int(self._addresses[number]))
+        if not length:
+            self._empty.append(sender)
+            return 0
+        if length > expected:  # its beginning goes before the rest of it
+            aside = arrivals.place(number)
+            arrivals.view[aside : aside + expected] = arrivals.view[at : at + expected]
+            at = aside
+        control = self._controls[number]
+        if self._control_lengths[number] and (control["level"], control["type"]) == (SOL_UDP, UDP_GRO):
+            arrivals.put(at, length, int(control["gro_size"]), sender)
+            return 0
+        arrivals.put(at, length, length, sender)
+        return length
 
 
+@lru_cache(maxsize=1024)
 def _dotted(address: int) -> str:
     return socket.inet_ntoa(address.to_bytes(4, "big"))

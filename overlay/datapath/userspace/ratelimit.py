@@ -1,4 +1,4 @@
-"""How often the worker answers with ICMP."""
+"""How often something may happen that costs others: ICMP answers, lines in the log."""
 
 from __future__ import annotations
 
