@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 
 from overlay import backends
+from overlay.agent.announce import Announcer
 from overlay.agent.settings import AgentSettings
 from overlay.backends.base import Backend, Desired
 from overlay.datapath.base import DatapathStatus
@@ -18,9 +18,6 @@ from overlay.node.firewall import Firewall, desired_rules
 from overlay.node.subnet_env import SubnetEnv
 
 _log = logging.getLogger(__name__)
-
-_COMMAND_SECONDS = 60.0
-"""How long ``--on-subnet-change`` may take before it is killed."""
 
 
 class Node:
@@ -39,6 +36,8 @@ class Node:
         self._firewall: Firewall | None = None
         self._firewall_nftables = False
         self._guarding = asyncio.Lock()
+        command = settings.on_subnet_change
+        self._announcer = Announcer(command, settings.state_dir) if command else None
 
     def set_peers(self, table: PeerTable) -> None:
         """Hands the peers on at once; they need not wait for anything else to be right."""
@@ -79,7 +78,9 @@ class Node:
         assert pool is not None
         async with self._guarding:
             if self._firewall is None or self._firewall_nftables != desired.config.enable_nftables:
-                self._firewall = Firewall(enable_nftables=desired.config.enable_nftables)
+                self._firewall = Firewall(
+                    device=settings.datapath.device, enable_nftables=desired.config.enable_nftables
+                )
                 self._firewall_nftables = desired.config.enable_nftables
             rules = desired_rules(
                 pool.network, desired.subnet, ip_masq=settings.ip_masq, forward_rules=settings.forward_rules
@@ -88,7 +89,7 @@ class Node:
                 _log.info("%s", change)
 
     async def _publish(self, desired: Desired, mtu: int) -> None:
-        """Writes ``subnet.env``; a subnet other than last time is told to ``--on-subnet-change``."""
+        """Writes ``subnet.env``, and has ``--on-subnet-change`` told of the subnet in it."""
         assert desired.config.ipv4 is not None
         content = SubnetEnv(
             network=desired.config.ipv4.network,
@@ -99,31 +100,18 @@ class Node:
             ipv6_subnet=desired.ipv6_subnet,
         )
         path = self._settings.subnet_file
-        before = await asyncio.to_thread(subnet_env.previous_subnet, path)
+        if self._announcer is not None:
+            before = await asyncio.to_thread(subnet_env.previous_subnet, path)
+            await asyncio.to_thread(self._announcer.begin, before or content.subnet)
         if await asyncio.to_thread(subnet_env.write, path, content):
             _log.info("%s: subnet %s, MTU %d", path, content.subnet, content.mtu)
-        if before is not None and before != content.subnet and self._settings.on_subnet_change:
-            await self._run_command(self._settings.on_subnet_change, before.with_prefixlen, content)
+        if self._announcer is not None:
+            self._announcer.tell(content)
 
-    @staticmethod
-    async def _run_command(command: str, before: str, content: SubnetEnv) -> None:
-        """Runs the operator's command with the new subnet in its environment; its failure is logged, no more."""
-        _log.info("subnet changed from %s to %s: running %s", before, content.subnet, command)
-        environment = os.environ | content.variables() | {"FLANNEL_OLD_SUBNET": before}
-        process = await asyncio.create_subprocess_exec("/bin/sh", "-c", command, env=environment)
-        try:
-            async with asyncio.timeout(_COMMAND_SECONDS):
-                status = await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-            _log.warning("%s: killed, it took more than %d s", command, _COMMAND_SECONDS)
-            return
-        except asyncio.CancelledError:
-            process.kill()
-            raise
-        if status != 0:
-            _log.warning("%s: ended with status %d", command, status)
+    async def announce(self) -> None:
+        """Tells ``--on-subnet-change`` of new subnets until cancelled; returns at once where there is no command."""
+        if self._announcer is not None:
+            await self._announcer.run()
 
     async def status(self) -> DatapathStatus:
         """How the datapath is."""

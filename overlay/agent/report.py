@@ -8,6 +8,7 @@ from typing import Any
 from overlay import __version__
 from overlay.agent.settings import AgentSettings
 from overlay.control.plane import ControlState, boottime
+from overlay.control.schema import LeaseRecord
 from overlay.datapath.base import DatapathStatus
 from overlay.node.interfaces import Underlay
 
@@ -21,10 +22,15 @@ def describe(
     uptime: float,
     endpoint: str,
     ready: bool,
+    taken_by: LeaseRecord | None,
     problems: tuple[str, ...],
     reason: str,
 ) -> dict[str, Any]:
-    """Members are stable: scripts read them. Times in whole seconds; null means "not yet" or "never ends"."""
+    """Members are stable: scripts read them. Times in whole seconds; null means "not yet" or "never ends".
+
+    Args:
+        taken_by: another node's lease of what was ours, while there is none instead.
+    """
     now = boottime()
     held = state.held
     return {
@@ -41,6 +47,13 @@ def describe(
             "subnet": str(held.subnet),
             "reserved": held.reserved,
             "valid_for_seconds": None if held.reserved else max(0, int(held.valid_until - now)),
+        },
+        "lost_lease": None
+        if taken_by is None
+        else {
+            "subnet": str(taken_by.lease.subnet),
+            "public_ip": str(taken_by.lease.public_ip),
+            "node_id": taken_by.lease.node_id,
         },
         "underlay": {
             "interface": underlay.interface,

@@ -6,6 +6,7 @@ Tasks, each of which runs as long as the agent::
     peers       ControlState → datapath, at once: a new peer must not wait for anything
     underlay    follows the kernel's links and addresses; publishes Underlay
     converge    ControlState and Underlay → this machine; again on every change, and after a while without one
+    announce    runs ``--on-subnet-change``
     firewall    masquerading and forwarding rules, checked every ``--iptables-resync`` seconds: netlink tells nothing
     datapath    ends only by an error, which then ends the agent
     heartbeat   systemd's status and watchdog, from what control and datapath say of themselves
@@ -35,6 +36,7 @@ from overlay.control.allocator import Identity
 from overlay.control.etcd import EtcdStore
 from overlay.control.linger import Lingering
 from overlay.control.plane import ControlPlane, ControlSettings, ControlState, boottime
+from overlay.control.schema import LeaseRecord
 from overlay.datapath.choice import choose
 from overlay.errors import ConfigError, DatapathError, InterfaceError, NodeError, OverlayError, PrivilegeError, first_of
 from overlay.node import interfaces, lock, netlink, preflight
@@ -128,6 +130,7 @@ class _Agent:
             tasks.create_task(self._follow_control(control, node), name="peers")
             tasks.create_task(self._follow_underlay(control), name="underlay")
             tasks.create_task(self._converge_for_ever(control, node), name="converge")
+            tasks.create_task(node.announce(), name="announce")
             tasks.create_task(self._keep_firewall(node), name="firewall")
             tasks.create_task(self._watch_datapath(node), name="datapath")
             tasks.create_task(self._heartbeat(control, node), name="heartbeat")
@@ -176,14 +179,23 @@ class _Agent:
                 try:
                     underlay = await self._choose_underlay()
                 except InterfaceError as error:
+                    self._troubles["underlay"] = f"{error}; no peer reaches this node until there is one"
                     self._says.say("underlay", f"{error}; going on as before")
                 else:
+                    self._troubles.pop("underlay", None)
                     self._says.over("underlay", f"underlay interface {underlay.interface} is there again")
                     if underlay != self._underlay:
-                        _log.info("underlay is now %s", underlay)
-                        self._underlay = underlay
-                        control.identify(self._identity(underlay))
+                        await self._move_to(underlay, control)
                 self._wake.set()
+
+    async def _move_to(self, underlay: Underlay, control: ControlPlane) -> None:
+        """Goes over to another underlay, or the same with another address or MTU, and has peers told."""
+        _log.info("underlay is now %s", underlay)
+        before, self._underlay = self._underlay, underlay
+        if before is None or before.address != underlay.address:
+            # What is sent from an address that is gone vanishes: writing the lease would wait for a time-out.
+            await self._store.reconnect()
+        control.identify(self._identity(underlay))
 
     async def _choose_underlay(self) -> Underlay:
         def choose() -> Underlay:
@@ -286,23 +298,35 @@ class _Agent:
     def _problems(self, state: ControlState) -> tuple[str, ...]:
         return (*state.problems, *self._troubles.values())
 
-    @property
-    def _set_up(self) -> bool:
-        """Whether this machine is as it should be, as of the last look."""
-        return self._converged is not None and "node" not in self._troubles
+    def _is_set_up(self, state: ControlState) -> bool:
+        """Whether this machine has a lease, is as it should be for it as of the last look, and peers can reach it.
+
+        A lease is held, too, while etcd is away and while it is being taken again.
+        """
+        if self._converged is None or state.held is None or self._converged.subnet != state.held.subnet:
+            return False
+        return self._troubles.keys().isdisjoint(("node", "underlay"))
 
     def _one_line(self, state: ControlState) -> str:
         if problems := self._problems(state):
             return problems[0]
-        if self._converged is None:
+        if state.held is None:
             return "waiting for a lease"
-        return f"subnet {self._converged.subnet}, {len(state.peers)} peers"
+        return f"subnet {state.held.subnet}, {len(state.peers)} peers"
+
+    def _taken_by(self, state: ControlState) -> LeaseRecord | None:
+        """The lease to which this machine lost the subnet that it is still set up for; None where it did not."""
+        if state.held is not None or self._converged is None or self._control is None:
+            return None
+        view = self._control.view
+        records = (view.record(key) for key in sorted(view.overlapping(self._converged.subnet)))
+        return next((record for record in records if record is not None), None)
 
     async def _health(self) -> Health:
         assert self._control is not None
         assert self._node is not None
-        running = (await self._node.status()).running
-        return Health(running or self._converged is None, running and self._set_up, self._one_line(self._control.state))
+        running, state = (await self._node.status()).running, self._control.state
+        return Health(running or self._converged is None, running and self._is_set_up(state), self._one_line(state))
 
     async def _report(self) -> dict[str, Any]:
         assert self._control is not None
@@ -316,7 +340,8 @@ class _Agent:
             await self._node.status(),
             uptime=time.monotonic() - self._started,
             endpoint=self._store.endpoint,
-            ready=self._set_up,
+            ready=self._is_set_up(state),
+            taken_by=self._taken_by(state),
             problems=self._problems(state),
             reason=self._node.reason,
         )

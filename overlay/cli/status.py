@@ -43,7 +43,8 @@ def _overview(report: dict[str, Any]) -> Table:
     shown.add_row("node", report["node_id"])
     shown.add_row("ready", "yes" if report["ready"] else "no")
     if lease is None:
-        shown.add_row("lease", "none yet")
+        lost = report["lost_lease"]
+        shown.add_row("lease", f"none ({lost['subnet']} is now {lost['public_ip']}'s)" if lost else "none")
     else:
         life = "reserved" if lease["reserved"] else f"valid for {duration(lease['valid_for_seconds'])}"
         shown.add_row("lease", f"{lease['subnet']}, {life}")

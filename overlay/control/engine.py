@@ -7,6 +7,7 @@ plane.py drives it against a store; the simulation drives many of them against a
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -22,10 +23,14 @@ from overlay.control.schema import LeaseRecord, config_key, parse_lease, subnets
 from overlay.control.session import DEFAULT_MARGIN, DEFAULT_TTL
 from overlay.control.store import Committed, Events, KeyRange, KeyValue, Snapshot
 from overlay.control.view import LeaseView
-from overlay.errors import StoreError
+from overlay.errors import CompactedError, StoreError, StoreRestoredError
 from overlay.model import EMPTY_PEERS, Lease, NetworkConfig, PeerTable
 
 log = logging.getLogger(__name__)
+
+
+RESTORED_ONCE = 60.0
+"""Seconds within which the store was restored once, whoever notices: each follower does, in its own time."""
 
 
 def accept_any(config: NetworkConfig) -> None:
@@ -111,6 +116,10 @@ class Engine:
         self._followers = {span: Follower(rng) for span in Span}
         self._configuration = Configuration(config, settings.check_config)
         self._membership = Membership(self.view)
+        self._had_lease = False
+        self._store_error: StoreError | None = None
+        self._recovered_at = -math.inf
+        self._restored_at = -math.inf
 
     # --- following ---
 
@@ -122,10 +131,16 @@ class Engine:
         """The follower's read was answered."""
         follower = self._followers[span]
         follower.loaded(snapshot, now)
+        if self._store_error is not None and all(each.error is None for each in self._followers.values()):
+            self._store_error = None
+            self._recovered_at = now
         if span is Span.CONFIG:
             self._configuration.see(snapshot.items[0].value if snapshot.items else None, self._held_lease())
         else:
+            epoch = self.view.epoch
             self._membership.update(self.view.load(snapshot, follower.asked_at))
+            if self.view.epoch != epoch:
+                self._note_restored(now)
             self.keeper.observe()
             self.keeper.reconnected()
 
@@ -144,6 +159,15 @@ class Engine:
     def lost(self, span: Span, error: StoreError, now: float) -> None:
         """The follower's read failed or its watch ended."""
         self._followers[span].failed(error, now)
+        if isinstance(error, StoreRestoredError):
+            self._note_restored(now)
+        elif not isinstance(error, CompactedError):
+            self._store_error = error  # the newest: at a recovery, no older one of the other follower takes its place
+
+    def _note_restored(self, now: float) -> None:
+        if now - self._restored_at > RESTORED_ONCE:
+            log.warning("etcd was restored from a backup or replaced: everything is compared anew")
+        self._restored_at = now
 
     def last_contact(self) -> float | None:
         """When the store last answered a follower."""
@@ -178,6 +202,7 @@ class Engine:
         for level, text in self.keeper.take_notes():
             log.log(level, "%s", text)
         held = self.keeper.held
+        self._had_lease = self._had_lease or held is not None
         self._configuration.reconsider(self._held_lease())
         config = self._configuration.current
         reconfigured = config is not None and config != self.keeper.config
@@ -210,11 +235,14 @@ class Engine:
 
     def _all_problems(self) -> list[Problem]:
         found: list[Problem] = []
-        error = next((f.error for f in self._followers.values() if f.error is not None), None)
+        error = self._store_error
         if error is not None:
-            found.append(Problem("store", f"{error}; trying again, traffic goes on as it is"))
+            rest = "trying again, traffic goes on as it is" if self._had_lease else "waiting for it"
+            found.append(Problem("store", f"{error}; {rest}"))
         if (problem := self._configuration.problem()) is not None:
             found.append(problem)
-        found.extend(p for p in self.keeper.problems() if error is None or p.kind != KEEPER_PROBLEM)
+        # What failed while the store was away is told as that, and is being done again since.
+        stale = error is not None or self.keeper.failed_at <= self._recovered_at
+        found.extend(p for p in self.keeper.problems() if not stale or p.kind != KEEPER_PROBLEM)
         found.extend(self._membership.problems())
         return found

@@ -7,6 +7,7 @@ plain words), :mod:`etcd_rpc` (the only importer of etcd3 and gRPC).
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any
 
@@ -92,6 +93,10 @@ class EtcdStore:
         """See :meth:`overlay.control.store.Store.watch`. Closing the generator ends the watch at the server."""
         return watch(self._cluster, self._history, span, after)
 
+    async def reconnect(self) -> None:
+        """Drops all connections; see :meth:`overlay.control.etcd_cluster.Cluster.reconnect`."""
+        await self._cluster.reconnect()
+
     async def close(self) -> None:
         """See :meth:`overlay.control.store.Store.close`."""
         await self._cluster.close()
@@ -124,8 +129,10 @@ async def _keep_alive_once(call: Call, lease_id: int) -> Any:
     """One refresh over etcd's stream of them."""
     stream = call.stubs.lease.LeaseKeepAlive(timeout=call.timeout, metadata=call.metadata)
     try:
-        await stream.write(pb.LeaseKeepAliveRequest(ID=lease_id))
-        answer = await stream.read()
+        # A limit of our own: gRPC's write waits for ever where the channel was closed before the stream had begun.
+        async with asyncio.timeout(call.timeout):
+            await stream.write(pb.LeaseKeepAliveRequest(ID=lease_id))
+            answer = await stream.read()
         if answer is END_OF_STREAM:
             raise EOFError
         return answer

@@ -2,7 +2,7 @@
 
 The members are tried in an order of this process's own, so that the clients of a member that dies spread over the
 others; the one that answered last is asked first. A failed call is repeated at the next member only where that cannot
-do a thing twice. Retrying later is the caller's business: nothing here sleeps.
+do a thing twice. Retrying later, and telling that it failed, is the caller's business: nothing here sleeps.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import random
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -61,9 +60,12 @@ class _Member:
         return self._stubs
 
     async def close(self) -> None:
+        await _close(self.take())
+
+    def take(self) -> Any:
+        """The channel, which is not used any more; None where there is none. The next call opens another."""
         channel, self.channel, self._stubs = self.channel, None, None
-        if channel is not None:
-            await channel.close()
+        return channel
 
 
 class Cluster:
@@ -83,7 +85,6 @@ class Cluster:
         self._token: str | None = None  # None: not logged in; empty: etcd does not ask for it
         self._logging_in = asyncio.Lock()
         self._last_good: Endpoint | None = None
-        self._lost_since: float | None = None
         self._closed = False
 
     @property
@@ -127,10 +128,7 @@ class Cluster:
             else:
                 self._answered(member)
                 return result
-        failure = _all_failed(self._settings, failures)
-        if len(failures) == len(self._members):
-            self._lost(failure)
-        raise failure
+        raise _all_failed(self._settings, failures)
 
     async def gone(self, error: Exception, endpoint: Endpoint, timeout: float) -> StoreError:
         """What the end of a stream from ``endpoint`` means; another member is asked first from now on.
@@ -153,6 +151,15 @@ class Cluster:
         task = asyncio.current_task()
         if task is not None and task.cancelling() == 0:
             raise _closed() from None
+
+    async def reconnect(self) -> None:
+        """Drops all connections, for new ones; calls and watches under way end with StoreUnavailableError.
+
+        For when an address of this machine has gone: what a connection sends from there is never answered, and TCP
+        would take minutes to say so.
+        """
+        for channel in [member.take() for member in self._members]:  # at once: calls may open new ones meanwhile
+            await _close(channel)
 
     async def close(self) -> None:
         """Closes all channels; calls under way end with StoreUnavailableError."""
@@ -194,18 +201,9 @@ class Cluster:
 
     def _answered(self, member: _Member) -> None:
         self._first = self._members.index(member)
-        if self._lost_since is not None:
-            gone = time.monotonic() - self._lost_since
-            log.info("etcd answers again at %s after %.1f s", member.endpoint.url, gone)
-            self._lost_since = None
-        elif self._last_good not in (None, member.endpoint):
+        if self._last_good not in (None, member.endpoint):
             log.info("etcd is now used at %s", member.endpoint.url)
         self._last_good = member.endpoint
-
-    def _lost(self, failure: StoreError) -> None:
-        if self._lost_since is None:
-            self._lost_since = time.monotonic()
-            log.warning("%s", failure)
 
     async def _pass_over(self, member: _Member) -> None:
         """Another member comes first from now on; certificates renewed on disk meanwhile are used from now on."""
@@ -219,6 +217,11 @@ class Cluster:
                 for each in self._members:
                     each.tls = files
                     await each.close()
+
+
+async def _close(channel: Any) -> None:
+    if channel is not None:
+        await channel.close()
 
 
 def _closed() -> StoreUnavailableError:

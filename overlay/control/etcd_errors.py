@@ -142,6 +142,7 @@ _PLAIN_WORDS: tuple[tuple[str, str, str], ...] = (
     ("Handshake read failed", "it broke off the TLS handshake", "use http:// if it does not speak TLS"),
     ("Socket closed", "it closed the connection", ""),
     ("Connection reset", "it closed the connection", ""),
+    ("Broken pipe", "it closed the connection", ""),
     ("GOAWAY", "it closed the connection", ""),
     ("ping timeout", "it has stopped answering", ""),
     ("keepalive", "it has stopped answering", ""),
@@ -154,6 +155,8 @@ _PLAIN_WORDS: tuple[tuple[str, str, str], ...] = (
     ("FD Shutdown", "connecting took too long", _IS_IT_THERE),
     ("connection attempt timed out", "connecting took too long", _IS_IT_THERE),
     ("connect() timed out", "connecting took too long", _IS_IT_THERE),
+    ("remote host: Connection timed out", "connecting took too long", _IS_IT_THERE),
+    ("Connection timed out", "it has stopped answering", ""),
     ("handshaker shutdown", "connecting took too long", _IS_IT_THERE),
 )
 """What gRPC's details contain, what it means, and what helps; the first that fits counts."""

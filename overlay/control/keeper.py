@@ -176,6 +176,7 @@ class Keeper:
         phase: see Phase; TRANSITIONS says what may follow what.
         memory: what is worth remembering beyond this process's life.
         error: why the last action failed; None after one that did not.
+        failed_at: when an action failed last (the caller's clock).
     """
 
     def __init__(
@@ -191,6 +192,7 @@ class Keeper:
         self.phase = Phase.WAITING
         self.memory = memory or Memory()
         self.error: StoreError | None = None
+        self.failed_at = -math.inf
         self.identity = identity
         self._view = view
         self._rng = rng
@@ -316,6 +318,7 @@ class Keeper:
                 self._retry_at = now + wait
             return
         self.error = error
+        self.failed_at = now
         self._retry_at = now + wait
         if isinstance(action, Commit):
             self._awaited = _Awaited(self._view.epoch, since=now, read_at=now)
@@ -362,7 +365,11 @@ class Keeper:
             return None
 
     def _reclaim_claim(self, config: NetworkConfig) -> Claim | None:
-        """The claim that takes our subnet again; None, and the subnet is given up, if it is another's by now."""
+        """The claim that takes our subnet again; None, and the subnet is given up, if it is another's by now.
+
+        A reservation that the store lost when it was restored or replaced is put back as one; one that was deleted was
+        meant to be.
+        """
         held = self._held
         assert held is not None
         record = self._view.record(held.key)
@@ -378,7 +385,7 @@ class Keeper:
             lease=self._wanted(config, held.lease),
             expected=self._view.mod_revision(held.key),
             source=Source.OWN,
-            reserved=record is not None and record.reserved,
+            reserved=record.reserved if record is not None else held.reserved and self._view.epoch != self._held_epoch,
             record=record,
         )
 
@@ -434,6 +441,7 @@ class Keeper:
         assert held is not None
         record = self._view.record(held.key)
         if record is not None and record.mod_revision == held.mod_revision and record.lease == held.lease:
+            self._held_epoch = self._view.epoch
             return
         if record is None and self._view.mod_revision(held.key) == ABSENT:
             self._reclaim(f"lease of {held.subnet} was deleted or has expired")

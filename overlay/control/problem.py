@@ -30,10 +30,12 @@ class Problem:
 
 @dataclass(slots=True)
 class _Said:
-    """What was last logged of one kind of problem, when, and how many texts it has had since it was last repeated."""
+    """What was last logged of one kind of problem, when, since when there is one, and how many texts it has had since
+    it was last repeated."""
 
     text: str
     at: float
+    since: float
     texts: int = 1
 
 
@@ -48,11 +50,12 @@ class ProblemLog:
         """The problems that there are at ``now`` (seconds of any steady clock)."""
         present = {problem.kind: problem for problem in problems}
         for kind in [kind for kind in self._said if kind not in present]:
-            self._log.info("over: %s", self._said.pop(kind).text)
+            over = self._said.pop(kind)
+            self._log.info("over: %s (after %.1f s)", over.text, now - over.since)
         for kind, problem in present.items():
             said = self._said.get(kind)
             if said is None or now - said.at >= REPEAT_AFTER:
-                self._said[kind] = _Said(problem.text, now)
+                self._said[kind] = _Said(problem.text, now, now if said is None else said.since)
             elif said.text != problem.text and said.texts < MAX_TEXTS:
                 said.text, said.texts = problem.text, said.texts + 1
             else:

@@ -8,21 +8,33 @@ n2   172.31.0.2   ──┘
 from __future__ import annotations
 
 import json
+import re
 import signal
 import stat
+import time
 from collections.abc import Iterator
+from contextlib import closing
+from http.client import HTTPConnection
 from ipaddress import IPv4Network
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from overlay.lab.cluster import Lab
+from overlay.lab.machine import Machine
+from overlay.lab.namespace import call_inside
 from overlay.lab.process import poll
 from overlay.lab.topology import LabSpec
 from overlay.node.subnet_env import previous_subnet
 from tests.netns.agents import OVERLAY, PATIENCE, agent
 
 pytestmark = [pytest.mark.root, pytest.mark.etcd]
+
+SUBNETS = "/coreos.com/network/subnets/"
+
+NEW_ADDRESS_SECONDS = 3.0
+"""Until traffic goes on from another address: half a second here, and one time-out of a dead connection is 3 s."""
 
 
 @pytest.fixture
@@ -254,22 +266,120 @@ def test_malformed_keys_hurt_nobody(site: Lab) -> None:
     assert listed.stderr.count("skipped") == 4
 
 
-def test_a_new_public_ip_reaches_every_peer(site: Lab) -> None:
+@pytest.mark.parametrize("datapath", ["userspace", "kernel"])
+def test_a_new_public_ip_reaches_every_peer(site: Lab, datapath: str) -> None:
     """flannel 408, 1052, 760: a changed address needs a restart."""
     one, two = site.nodes
     for each in (one, two):
-        each.start_agent()
-    one.run("ip", "addr", "add", "172.31.0.41/24", "dev", "eth0")
-    one.run("ip", "addr", "del", "172.31.0.1/24", "dev", "eth0")
-    one.run("ip", "addr", "replace", "172.31.0.41/24", "dev", "eth0")
-
-    def published() -> bool:
-        leases = json.loads(two.overlay("leases", "--json").stdout)
-        return "172.31.0.41" in {lease["public_ip"] for lease in leases}
-
-    assert poll(published, PATIENCE)
-    assert poll(lambda: one.pods[0].ping(two.pods[0].address, count=1).complete, PATIENCE)
+        each.start_agent(f"--datapath={datapath}")
+    one.run("sysctl", "-qw", "net.ipv4.conf.eth0.promote_secondaries=1")
+    ping = one.pods[0].popen("ping", "-i", "0.02", "-D", "-q", str(two.pods[0].address))
+    try:
+        one.run("ip", "addr", "add", "172.31.0.41/24", "dev", "eth0")
+        one.run("ip", "addr", "del", "172.31.0.1/24", "dev", "eth0")
+        changed = time.monotonic()
+        assert poll(lambda: "172.31.0.41" in {peer["public_ip"] for peer in report(two)["peers"]}, PATIENCE)
+        assert poll(lambda: one.pods[0].ping(two.pods[0].address, count=1).complete, PATIENCE)
+        took = time.monotonic() - changed
+        ping.send_signal(signal.SIGINT)
+        out, _ = ping.communicate(timeout=PATIENCE)
+    finally:
+        ping.kill()
+        ping.wait()
+    sent, received = (int(word) for word in re.findall(rb"(\d+) (?:packets transmitted|received)", out))
+    print(f"{datapath}: {(sent - received) * 0.02:.2f} s without traffic, {took:.2f} s until all was right")
+    assert took < NEW_ADDRESS_SECONDS, "the lease was written over a connection from the address that is gone"
     assert two.pods[0].ping(one.pods[0].address, count=3).complete
+
+
+def test_a_subnet_lost_to_another_with_none_free_is_not_ready(node: Lab, tmp_path: Path) -> None:
+    """Packets to the subnet go elsewhere: whoever asks for readiness has to know."""
+    node.start_etcd()
+    node.put_config('{"Network":"10.0.0.0/16","SubnetMin":"10.0.30.0","SubnetMax":"10.0.31.0"}')
+    machine = node.nodes[0]
+
+    def take(subnet: str, address: str) -> None:
+        node.etcd.run("etcdctl", "put", f"{SUBNETS}{subnet}", text=f'{{"PublicIP":"{address}","NodeID":"{address}"}}')
+
+    take("10.0.31.0-24", "172.30.9.51")
+    with agent(machine, tmp_path, "--healthz-port=8471", "--healthz-ip=127.0.0.1") as running:
+        running.says("ready: subnet 10.0.30.0/24")
+        assert probe(machine, "/readyz")[0] == 200
+        assert report(machine, tmp_path)["ready"]
+        take("10.0.30.0-24", "172.30.9.50")
+        assert poll(lambda: probe(machine, "/readyz")[0] == 503, PATIENCE)
+        assert poll(lambda: "out of subnets" in probe(machine, "/readyz")[1], PATIENCE)
+        assert probe(machine, "/healthz")[0] == 200, "to start it again would be of no use"
+        said = report(machine, tmp_path)
+        assert (said["ready"], said["lease"], said["phase"]) == (False, None, "exhausted")
+        shown = machine.run(OVERLAY, "status", f"--state-dir={tmp_path}", check=False)
+        assert shown.returncode == 1
+        assert "none (10.0.30.0/24 is now 172.30.9.50's)" in shown.stdout
+        node.etcd.run("etcdctl", "del", f"{SUBNETS}10.0.31.0-24")
+        assert poll(lambda: probe(machine, "/readyz") == (200, "subnet 10.0.31.0/24, 1 peers\n"), PATIENCE)
+        # A lease that is being taken again, of an etcd that is away, is held all the same.
+        node.stop_etcd()
+        assert poll(lambda: not report(machine, tmp_path)["store"]["connected"], PATIENCE)
+        assert probe(machine, "/readyz")[0] == 200
+
+
+def test_an_underlay_without_an_address_is_told_while_it_lasts(node: Lab, tmp_path: Path) -> None:
+    node.start_etcd()
+    node.put_config()
+    machine = node.nodes[0]
+    with agent(machine, tmp_path) as running:
+        running.says("ready:")
+        machine.run("ip", "addr", "del", "172.31.0.1/24", "dev", "eth0")
+        assert poll(lambda: not report(machine, tmp_path)["ready"], PATIENCE)
+        assert "--iface eth0" in " ".join(report(machine, tmp_path)["problems"])
+        machine.run("ip", "addr", "add", "172.31.0.1/24", "dev", "eth0")
+        assert poll(lambda: report(machine, tmp_path)["ready"], PATIENCE)
+        assert poll(lambda: report(machine, tmp_path)["problems"] == [], PATIENCE)
+
+
+def test_a_command_on_subnet_change_holds_nothing_up_and_is_not_lost(node: Lab, tmp_path: Path) -> None:
+    node.start_etcd()
+    node.put_config()
+    machine, told, pid = node.nodes[0], tmp_path / "told", tmp_path / "pid"
+    hangs = f"echo $FLANNEL_OLD_SUBNET $FLANNEL_SUBNET >>{told}; sleep 1000 & echo $! >{pid}; wait"
+    with agent(machine, tmp_path / "a", f"--on-subnet-change={hangs}") as running:
+        running.says("ready:")
+        before = previous_subnet(running.subnet_file)
+        assert before is not None
+        key = f"{SUBNETS}{before.network_address}-24"
+        node.etcd.run("etcdctl", "put", key, text='{"PublicIP":"172.30.9.50","NodeID":"another"}')
+        assert poll(lambda: pid.exists() and pid.read_text() != "", PATIENCE)
+        child = Path("/proc", pid.read_text().strip())
+        machine.run("ip", "route", "del", "10.0.0.0/16")
+        assert poll(lambda: "10.0.0.0/16 dev flannel0" in machine.run("ip", "route").stdout, PATIENCE)
+        assert child.exists(), "all this while the command runs"
+        assert running.terminate() == 0
+        assert poll(lambda: not child.exists(), PATIENCE)
+    now = previous_subnet(running.subnet_file)
+    assert now not in (None, before)
+    with agent(machine, tmp_path / "a", f"--on-subnet-change=echo $FLANNEL_OLD_SUBNET $FLANNEL_SUBNET >>{told}"):
+        assert poll(lambda: len(told.read_text().splitlines()) == 2, PATIENCE)
+    first, second = told.read_text().splitlines()
+    assert first == second
+    assert first.startswith(f"{before} ")
+
+
+def report(machine: Machine, directory: Path | None = None) -> dict[str, Any]:
+    """What the agent says of itself."""
+    where = directory or machine.files.directory
+    shown = machine.run(OVERLAY, "status", "--json", f"--state-dir={where}", check=False)
+    found: dict[str, Any] = json.loads(shown.stdout)
+    return found
+
+
+def probe(machine: Machine, path: str) -> tuple[int, str]:
+    """Status and body of the health port's answer."""
+    http = HTTPConnection("127.0.0.1", 8471, timeout=PATIENCE)
+    call_inside(machine.namespace, http.connect)
+    with closing(http):
+        http.request("GET", path)
+        with http.getresponse() as answer:
+            return answer.status, answer.read().decode()
 
 
 def test_a_wider_network_and_another_port_are_applied_while_running(site: Lab) -> None:

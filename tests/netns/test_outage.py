@@ -4,13 +4,15 @@
     n1   172.31.0.1   ──┼── bridge        n1p1 pings n2p1 throughout
     n2   172.31.0.2   ──┘
 
-Each fault lasts OVERLAY_OUTAGE_SECONDS (default 8; an outage of a minute needs OVERLAY_OUTAGE_SECONDS=60).
+Each fault lasts OVERLAY_OUTAGE_SECONDS (default 8). From 60 on it is asserted, too, that the agent uses less than 1 %
+of a core meanwhile, and that peers are right within 5 s after.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -23,11 +25,15 @@ from overlay.lab.cluster import Lab
 from overlay.lab.machine import Node
 from overlay.lab.process import poll
 from overlay.lab.topology import LabSpec
+from overlay.node.subnet_env import previous_subnet
 from tests.netns.agents import OVERLAY, PATIENCE
 
 pytestmark = [pytest.mark.root, pytest.mark.etcd]
 
 SECONDS = float(os.environ.get("OVERLAY_OUTAGE_SECONDS", "8"))
+LONG = SECONDS >= 60
+"""What an outage costs shows only then, and a machine that is used for it has nothing else to do."""
+
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -45,6 +51,13 @@ def cpu_seconds(node: Node) -> float:
     pids += [int(child) for child in Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()]
     fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
     return sum(int(each[11]) + int(each[12]) for each in fields) / _TICKS
+
+
+def is_quiet(node: Node) -> bool:
+    """Whether its agent has next to nothing to do, as of the last second."""
+    used = cpu_seconds(node)
+    lasting(1.0)
+    return cpu_seconds(node) - used <= 0.03
 
 
 @contextmanager
@@ -99,11 +112,12 @@ def test_an_outage_costs_no_packet_and_no_lease(lab: Lab, fault: Callable[[Lab],
     before = [node.files.subnet_file.read_text() for node in lab.nodes]
     keys = lab.etcd.run("etcdctl", "get", "--prefix", "--keys-only", "/coreos.com/network/subnets/").stdout
     with pinging(lab):
+        assert poll(lambda: is_quiet(one), PATIENCE), "what a start costs is over in a second"
         started, used = time.monotonic(), cpu_seconds(one)
         fault(lab)
         share = (cpu_seconds(one) - used) / (time.monotonic() - started)
         print(f"{fault.__name__} for {SECONDS:g} s: the agent used {100 * share:.2f} % of a core")
-        assert share < (0.01 if SECONDS >= 60 else 0.2), "a loop that spins uses a whole core"
+        assert share < (0.01 if LONG else 0.2), "a loop that spins uses a whole core"
 
         lab.etcd.run(
             "etcdctl", "put", "/coreos.com/network/subnets/10.0.251.0-24",
@@ -111,10 +125,41 @@ def test_an_outage_costs_no_packet_and_no_lease(lab: Lab, fault: Callable[[Lab],
         )  # fmt: skip
         back = time.monotonic()
         assert poll(lambda: "10.0.251.0/24" in peers(one), PATIENCE)
-        print(f"peers were right {time.monotonic() - back:.2f} s after")
+        took = time.monotonic() - back
+        print(f"peers were right {took:.2f} s after")
+        assert took < (5 if LONG else PATIENCE)
     assert [node.files.subnet_file.read_text() for node in lab.nodes] == before
     after = lab.etcd.run("etcdctl", "get", "--prefix", "--keys-only", "/coreos.com/network/subnets/").stdout
     assert set(keys.split()) < set(after.split())
+
+
+def test_an_etcd_that_lost_its_data_gets_everything_back_but_the_config(lab: Lab) -> None:
+    """Its revisions begin again at 1; a reservation stays one. flannel 1329: it becomes a lease of 24 hours."""
+    one, two = lab.nodes
+    before = [node.files.subnet_file.read_text() for node in lab.nodes]
+    reserved = str(previous_subnet(one.files.subnet_file)).replace("/", "-")
+    record = f'{{"PublicIP":"{one.address}","PublicIPv6":null}}'
+    lab.etcd.run("etcdctl", "put", f"/coreos.com/network/subnets/{reserved}", text=record)
+
+    def shown() -> list[tuple[object, object]]:
+        answer = one.overlay("leases", "--json", check=False).stdout
+        leases = json.loads(answer) if answer else []
+        return sorted((lease["node_id"], lease["reserved"]) for lease in leases if lease["node_id"])
+
+    assert poll(lambda: shown() == [("n1", True), ("n2", False)], PATIENCE)
+    with pinging(lab):
+        lab.stop_etcd()
+        shutil.rmtree(lab.etcd.files.directory / "data")
+        lab.start_etcd()
+        assert poll(lambda: "no network config" in one.files.log("agent").read_text(), PATIENCE)
+        lab.put_config()
+        assert poll(lambda: shown() == [("n1", True), ("n2", False)], PATIENCE)
+    assert [node.files.subnet_file.read_text() for node in lab.nodes] == before
+    assert two.pods[0].ping(one.pods[0].address, count=3).complete
+    for node in lab.nodes:
+        log = node.files.log("agent").read_text()
+        assert log.count("etcd was restored from a backup or replaced: everything is compared anew") == 1
+        assert log.count("WARNING control.plane: etcd at") + log.count("WARNING control.etcd_cluster") == 1, log
 
 
 def test_a_store_restored_empty_is_told_and_the_lease_put_back(lab: Lab) -> None:

@@ -42,6 +42,11 @@ SEEN = [
     ("UNAVAILABLE", CONNECT + "UNAVAILABLE: ipv4:192.0.2.1:2379: Unwrap failed (TSI_DATA_CORRUPTED)",
      StoreDeniedError, "refuses our client certificate"),
     ("UNAVAILABLE", "Stream removed (Socket closed)", StoreUnavailableError, "it closed the connection"),
+    ("UNAVAILABLE", "Stream removed (recvmsg:Connection timed out (110))", StoreUnavailableError,
+     "it has stopped answering"),
+    ("UNAVAILABLE", "sendmsg: Broken pipe (32)", StoreUnavailableError, "it closed the connection"),
+    ("UNAVAILABLE", CONNECT + "UNKNOWN: ipv4:192.0.2.1:2379: Failed to connect to remote host: Connection timed out",
+     StoreUnavailableError, "connecting took too long; is etcd running there?"),
     ("UNAVAILABLE", "errors resolving nope.invalid:2379: [field:hostname lookup error:address lookup failed for "
      "nope.invalid:2379: Domain name not found]", StoreUnavailableError, "name cannot be resolved"),
     ("UNAVAILABLE", "etcdserver: no leader", StoreUnavailableError, "it has no leader"),

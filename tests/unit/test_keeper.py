@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from ipaddress import IPv4Address, IPv4Network
 from itertools import count
@@ -318,6 +319,43 @@ def test_a_reservation_of_the_held_subnet_is_taken_while_it_runs() -> None:
     assert node.subnet == before
     assert node.keeper.held is not None
     assert node.keeper.held.reserved
+
+
+def reserving_node() -> Node:
+    core = MemoryCore()
+    put(core, f"{PREFIX}10.0.77.0-24", '{"PublicIP":"172.31.0.1","PublicIPv6":null}')
+    node = held_node(core)
+    assert node.keeper.held is not None
+    assert node.keeper.held.reserved
+    return node
+
+
+def test_a_reservation_that_a_wiped_store_lost_is_put_back_as_one() -> None:
+    node = reserving_node()
+    node.core.wipe()
+    node.see()
+    node.settle()
+    assert str(node.subnet) == "10.0.77.0/24"
+    assert node.key().lease_id == 0
+
+
+@pytest.mark.parametrize("restored_before", [False, True])
+def test_a_reservation_that_was_deleted_becomes_a_lease(restored_before: bool) -> None:
+    """Deleted by hand, it was meant to be; also in a store that was restored, with it, long before."""
+    node = reserving_node()
+    if restored_before:
+        backup = copy.deepcopy(node.core)
+        put(node.core, "/elsewhere", "1")
+        node.see()
+        node.core = backup
+        node.see()
+        node.settle()
+        assert node.view.epoch == 1
+    node.core.remove(f"{PREFIX}10.0.77.0-24", node.now)
+    node.see()
+    node.settle()
+    assert str(node.subnet) == "10.0.77.0/24"
+    assert node.key().lease_id != 0
 
 
 def test_garbage_over_our_key_is_put_right() -> None:

@@ -14,12 +14,14 @@ from random import Random
 import pytest
 
 from overlay.control.allocator import Identity, Memory
-from overlay.control.engine import ControlSettings, ControlState
+from overlay.control.engine import ControlSettings, ControlState, Engine, Span
+from overlay.control.follower import Read, Watch
 from overlay.control.keeper import Phase
 from overlay.control.memory import MemoryCore, MemoryStore
 from overlay.control.plane import ControlPlane
+from overlay.control.session import Grant
 from overlay.control.store import KeyRange, Put, Snapshot
-from overlay.errors import ConfigError, StoreDeniedError
+from overlay.errors import ConfigError, StoreDeniedError, StoreUnavailableError
 from overlay.model import NetworkConfig
 
 CONFIG_KEY = "/coreos.com/network/config"
@@ -151,6 +153,78 @@ async def test_without_the_store_all_stays_as_it_is() -> None:
         store.available = True
         back = await until(plane, lambda state: state.store_connected and not state.problems)
         assert back.held == before.held
+
+
+async def test_a_store_that_is_not_there_yet_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    """There is no traffic of which one could say that it goes on."""
+    store = MemoryStore(new_core())
+    store.available = False
+    plane = ControlPlane(store, ControlSettings(), Identity("me", IP))
+    async with running(plane):
+        state = await until(plane, lambda state: state.problems)
+        assert state.problems == ("store in memory: no endpoint answered; waiting for it",)
+        store.available = True
+        await until(plane, is_held)
+        store.available = False
+        state = await until(plane, lambda state: state.problems)
+        assert state.problems[0].endswith("; trying again, traffic goes on as it is")
+    assert len([record for record in caplog.records if "no endpoint answered" in record.message]) == 2
+
+
+def test_a_store_that_is_back_is_no_reason_to_tell_what_failed_before() -> None:
+    """Followers and keeper each fail in words of their own; as each recovers, no older one of another is new."""
+    core, engine = new_core(), Engine(ControlSettings(), Identity("me", IP), None, Random(1))
+    now = 100.0
+
+    def told() -> list[str]:
+        engine.settle()
+        return [problem.text.partition(";")[0] for problem in engine.problems]
+
+    def read(span: Span) -> None:
+        assert isinstance(engine.next_step(span, now), Read)
+        engine.loaded(span, core.read(engine.keys[span], now), now)
+
+    def fail(span: Span, words: str) -> None:
+        assert isinstance(engine.next_step(span, now), Read | Watch)
+        engine.lost(span, StoreUnavailableError(words), now)
+
+    for span in Span:
+        read(span)
+    assert told() == []
+    assert isinstance(engine.next_action(now), Grant)
+    for span in Span:
+        fail(span, f"{span.value} failed")
+    engine.failed(StoreUnavailableError("a grant failed"), now)
+    assert told() == ["leases failed"]
+    now += 10
+    read(Span.LEASES)
+    assert told() == ["leases failed"], "the config's failure is older"
+    read(Span.CONFIG)
+    assert told() == [], "the keeper's failure is older than the recovery"
+    assert isinstance(engine.next_action(now), Grant)
+    engine.failed(StoreUnavailableError("a grant failed"), now + 1)
+    assert told() == ["the lease cannot be kept up: a grant failed"], "and this one is not"
+
+
+async def test_a_replaced_store_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    core = new_core()
+    store = MemoryStore(core)
+    plane = ControlPlane(store, ControlSettings(), Identity("me", IP))
+    async with running(plane):
+        before = await until(plane, is_held)
+        put(core, f"{SUBNETS}10.0.200.0-24", '{"PublicIP":"172.31.0.9"}')
+        await until(plane, lambda state: len(state.peers) == 1)
+        store.available = False
+        await until(plane, lambda state: state.problems)
+        core.wipe()
+        configure(core)
+        store.available = True
+        after = await until(plane, lambda state: is_held(state) and state.store_connected and not state.problems)
+        assert after.held is not None
+        assert before.held is not None
+        assert after.held.subnet == before.held.subnet
+    told = [record.message for record in caplog.records if "was restored from a backup or replaced" in record.message]
+    assert len(told) == 1
 
 
 async def test_waiting_for_a_config_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
