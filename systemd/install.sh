@@ -146,7 +146,11 @@ do_uninstall() {
     if systemd_runs; then
         systemctl daemon-reload
         if systemctl --quiet is-active docker.service; then
-            say "Docker still runs on the old subnet: systemctl restart docker"
+            # docker0's addresses are stored (libnetwork's bridge driver): only another --bip changes them.
+            say "Docker keeps the old subnet, also when it is restarted. To give it its own again:"
+            say "  systemctl set-environment DOCKER_OPTS=--bip=172.17.0.1/16"
+            say "  systemctl restart docker"
+            say "  systemctl unset-environment DOCKER_OPTS"
         fi
     fi
     say "removed"

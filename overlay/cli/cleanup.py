@@ -18,7 +18,7 @@ from overlay.node.lock import lock
 from overlay.node.netlink import Netlink, RouteType
 from overlay.node.preflight import may_change_network
 
-_OWN_FILES = ("agent.lock", "agent.sock", "lease.json")
+_OWN_FILES = ("agent.lock", "agent.sock", "lease.json", "announced.json")
 
 
 @click.command()
@@ -35,7 +35,7 @@ def cleanup(places: Places) -> int:
     steps: tuple[tuple[str, Callable[[], Iterator[str]]], ...] = (
         ("programs", lambda: iter(remove_programs(places.device))),
         ("device", lambda: _device(places.device)),
-        ("firewall", lambda: iter(Firewall().remove())),
+        ("firewall", lambda: iter(Firewall(device=places.device).remove())),
         ("files", lambda: _files(places.subnet_file, places.state_dir, places.data_dir)),
     )
     done, failed = [], []

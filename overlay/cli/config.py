@@ -7,10 +7,12 @@ from pathlib import Path
 
 import click
 
+from overlay import backends
 from overlay.cli.options import Etcd, etcd_flags
 from overlay.control.schema import config_key, parse_config, render_config
 from overlay.control.store import Compare, KeyRange, KeyValue, Put, Store
-from overlay.errors import ConfigMissingError, StoreError, UsageError
+from overlay.errors import ConfigError, ConfigMissingError, StoreError, UsageError
+from overlay.model import NetworkConfig
 
 
 @click.group()
@@ -39,7 +41,7 @@ def show(etcd: Etcd, raw: bool) -> None:
 def set_(etcd: Etcd, text: str) -> None:
     """Check a config and write it, as it is, into etcd."""
     raw = _argument(text)
-    parse_config(raw)
+    _warn(parse_config(raw))
     key = config_key(etcd.prefix)
 
     async def write(store: Store) -> KeyValue | None:
@@ -57,7 +59,9 @@ def set_(etcd: Etcd, text: str) -> None:
 @click.argument("text", metavar="JSON|@FILE|-")
 def check(text: str) -> None:
     """Check a config without touching etcd; print what it would mean."""
-    print(render_config(parse_config(_argument(text))))
+    checked = parse_config(_argument(text))
+    _warn(checked)
+    print(render_config(checked))
 
 
 async def _stored(store: Store, prefix: str) -> KeyValue | None:
@@ -65,11 +69,21 @@ async def _stored(store: Store, prefix: str) -> KeyValue | None:
     return snapshot.items[0] if snapshot.items else None
 
 
+def _warn(config: NetworkConfig) -> None:
+    """Says on standard error where a config is right for flanneld and no agent of ours could run it."""
+    try:
+        backends.check(config)
+    except ConfigError as error:
+        print(f"overlay config: warning: no agent here takes it: {error}", file=sys.stderr)
+
+
 def _argument(text: str) -> bytes:
-    """The config itself, or where to read it: ``@FILE``, ``-`` for standard input."""
+    """The config itself, or where to read it: ``@FILE``, ``-`` for standard input. Raises UsageError."""
     if text == "-":
         return sys.stdin.buffer.read()
     if not text.startswith("@"):
+        if text and "{" not in text:
+            raise UsageError("is no JSON object", about=text, remedy=f"to read a file: @{text}")
         return text.encode()
     try:
         return Path(text[1:]).read_bytes()

@@ -39,6 +39,9 @@ _RTM_SETLINK = 19
 _NLM_F_REQUEST, _NLM_F_ACK = 1, 4
 _NLA_F_NESTED = 0x8000
 _IFLA_AF_SPEC, _IFLA_INET_CONF, _IPV4_DEVCONF_ACCEPT_LOCAL = 26, 1, 23
+_IN6_ADDR_GEN_MODE_NONE = 1
+_SILENT = (None, _IN6_ADDR_GEN_MODE_NONE)
+"""Of IFLA_INET6_ADDR_GEN_MODE; None where there is no IPv6."""
 _GROUPS = rtnl.RTMGRP_LINK | rtnl.RTMGRP_IPV4_IFADDR | rtnl.RTMGRP_IPV4_ROUTE
 
 
@@ -48,6 +51,7 @@ class Link:
 
     Attributes:
         kind: rtnetlink's ("tun", "veth", "bridge", …), empty for hardware.
+        ipv6_link_local: whether the kernel gives it an IPv6 address by itself when it is set up.
         accept_local: whether packets may come in from a source that is an address of ours (ip-sysctl, accept_local).
     """
 
@@ -57,6 +61,7 @@ class Link:
     up: bool
     kind: str = ""
     accept_local: bool = False
+    ipv6_link_local: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +125,15 @@ class RouteSocket:
     ) -> None:
         self._route.close()
 
+    def silence_ipv6(self, index: int) -> None:
+        """Keeps a link that is not up yet without IPv6 addresses, and so without packets of the kernel's own."""
+        try:
+            inet6 = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _IN6_ADDR_GEN_MODE_NONE)]}
+            self._route.link("set", index=index, IFLA_AF_SPEC={"attrs": [("AF_INET6", inet6)]})
+        except NetlinkError as error:
+            if error.code not in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL):  # no IPv6 here: silent anyway
+                raise
+
 
 class Netlink(RouteSocket):
     """Links, IPv4 addresses and routes of this namespace."""
@@ -181,6 +195,10 @@ class Netlink(RouteSocket):
             if code:
                 raise NetlinkError(-code)
 
+    def no_ipv6(self, link: Link) -> None:
+        with explained(f"IPv6 of {link.name}"):
+            self.silence_ipv6(link.index)
+
     def delete_link(self, link: Link) -> None:
         with explained(f"interface {link.name}"):
             self._route.link("del", index=link.index)
@@ -227,6 +245,7 @@ def _link(message: Any) -> Link:
         mtu=message.get("mtu"),
         up=bool(message["flags"] & _IFF_UP),
         kind=message.get(("linkinfo", "kind")) or "",
+        ipv6_link_local=(message.get(("af_spec", "af_inet6")) or {}).get("inet6_addr_gen_mode") not in _SILENT,
         accept_local=bool((message.get(("af_spec", "af_inet")) or {}).get("accept_local")),
     )
 

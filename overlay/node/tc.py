@@ -29,7 +29,6 @@ _RTM_F_FIB_MATCH = 0x2000
 _RTN_UNICAST = 1
 _ARPHRD_ETHER = 1
 _IFF_UP = 0x1
-_IN6_ADDR_GEN_MODE_NONE = 1
 _MAX_MTU = 65535
 
 
@@ -175,7 +174,7 @@ class TrafficControl(RouteSocket):
                 raise DeviceError("was removed while it was set up", about=f"{sender}, {receiver}", remedy="try again")
             for end in (first, second):
                 if not end.up:
-                    self._silence_ipv6(end)
+                    self.silence_ipv6(end.index)
                     self._route.link("set", index=end.index, state="up")
                     changed = True
         changed |= _set_features(sender, {"tx-tcp*-segmentation": False})
@@ -186,14 +185,6 @@ class TrafficControl(RouteSocket):
         """Removes a link; of a veth pair, both."""
         with explained(f"interface {device.name}"):
             self._route.link("del", index=device.index)
-
-    def _silence_ipv6(self, device: Device) -> None:
-        try:
-            inet6 = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _IN6_ADDR_GEN_MODE_NONE)]}
-            self._route.link("set", index=device.index, IFLA_AF_SPEC={"attrs": [("AF_INET6", inet6)]})
-        except NetlinkError as error:
-            if error.code not in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL):  # no IPv6 here: silent anyway
-                raise
 
     def _qdiscs(self, device: Device) -> list[str]:
         return [message.get_attr("TCA_KIND") for message in self._route.get_qdiscs(index=device.index)]

@@ -31,9 +31,13 @@ class Left:
             ["nsenter", f"--net=/run/netns/{self.name}", *command], capture_output=True, text=True, check=False
         )
 
-    def cleanup(self) -> subprocess.CompletedProcess[str]:
+    @property
+    def command(self) -> list[str]:
         flags = [f"--subnet-file={self.subnet_file}", f"--state-dir={self.state}", f"--data-dir={self.data}"]
-        return self.inside(sys.executable, "-m", "overlay", "cleanup", *flags)
+        return [sys.executable, "-m", "overlay", "cleanup", *flags]
+
+    def cleanup(self) -> subprocess.CompletedProcess[str]:
+        return self.inside(*self.command)
 
 
 @pytest.fixture
@@ -76,6 +80,42 @@ def test_a_device_that_is_no_tun_stays_and_the_rest_goes(left: Left) -> None:
     assert left.inside("ip", "link", "add", "flannel0", "type", "bridge").returncode == 0
     done = left.cleanup()
     assert done.returncode == 1
-    assert "device flannel0: is a bridge interface, not ours" in done.stdout + done.stderr
+    assert done.stderr == "overlay cleanup: device: device flannel0: is a bridge interface, not ours\n"
     assert "flannel0" in left.inside("ip", "link").stdout
     assert not left.subnet_file.exists()
+
+
+def test_another_agents_rules_and_device_stay(left: Left) -> None:
+    for command in (
+        "ip tuntap add name flannel0 mode tun multi_queue",
+        "ip tuntap add name flannel1 mode tun multi_queue",
+        "iptables -N FLANNEL-FWD",
+        "iptables -A FORWARD -j FLANNEL-FWD",
+        "iptables -N FLANNEL-FWD-flannel1",
+        "iptables -A FORWARD -j FLANNEL-FWD-flannel1",
+    ):
+        assert left.inside(*command.split()).returncode == 0, command
+    settings = (f"FLANNELD_SUBNET_FILE={left.subnet_file}", f"FLANNELD_STATE_DIR={left.state}")
+    done = left.inside("env", *settings, "FLANNELD_DEVICE=flannel1", *left.command[:4])
+    assert (done.returncode, done.stderr) == (0, "")
+    links, rules = left.inside("ip", "link").stdout, left.inside("iptables", "-S").stdout
+    assert "flannel0" in links
+    assert "flannel1" not in links
+    assert "-j FLANNEL-FWD\n" in rules
+    assert "flannel1" not in rules
+    assert not left.subnet_file.exists()
+
+
+def test_a_reader_who_goes_away_does_not_end_it_half_way(left: Left) -> None:
+    assert left.inside("ip", "tuntap", "add", "name", "flannel0", "mode", "tun", "multi_queue").returncode == 0
+    done = left.inside("sh", "-c", 'exec 3>&1; { "$@"; echo ended >&3; } | true', "sh", *left.command)
+    assert (done.stdout, done.stderr) == ("ended\n", "")
+    assert "flannel0" not in left.inside("ip", "link").stdout
+    assert not left.subnet_file.exists()
+
+
+def test_without_the_right_to_change_the_network_nothing_is_touched(left: Left) -> None:
+    done = left.inside("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", *left.command)
+    assert done.returncode == 1
+    assert "run it as root, or with CAP_NET_ADMIN" in done.stderr
+    assert left.subnet_file.exists()

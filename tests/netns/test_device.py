@@ -59,6 +59,7 @@ def reconcile(namespace: str, mode: str = "again") -> list[str]:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_from_nothing_then_nothing_then_what_others_broke(namespace: str) -> None:
     assert reconcile(namespace, "make") == [
+        "flannel0: no IPv6 address of its own",
         "flannel0: MTU 1500 → 1472",
         "flannel0: address 10.0.58.0/32 added",
         "flannel0: packets from our own addresses accepted",
@@ -79,6 +80,18 @@ def test_from_nothing_then_nothing_then_what_others_broke(namespace: str) -> Non
     inside(namespace, "ip", "link", "set", "flannel0", "mtu", "1300")
     assert set(reconcile(namespace)) == {"flannel0: MTU 1300 → 1472", "route 10.0.0.0/16 dev flannel0 added"}
     assert reconcile(namespace) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_the_kernel_sends_nothing_of_its_own_through_it(namespace: str) -> None:
+    """With an IPv6 address it would solicit routers."""
+    reconcile(namespace, "make")
+    assert "10.0.58.0/32" in inside(namespace, "ip", "address", "show", "dev", "flannel0")
+    assert inside(namespace, "ip", "-6", "address", "show", "dev", "flannel0") == ""
+    inside(namespace, "ip", "link", "set", "flannel0", "down")
+    reconcile(namespace)
+    assert inside(namespace, "ip", "-6", "address", "show", "dev", "flannel0") == ""
+    assert "addrgenmode none" in inside(namespace, "ip", "-d", "link", "show", "dev", "flannel0")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")

@@ -246,6 +246,33 @@ def test_masquerading_hides_containers_from_outside_but_not_from_each_other(rout
     assert source_seen_by_client() == "192.0.2.1"
 
 
+@pytest.mark.parametrize("enable_nftables", [False, True])
+def test_two_agents_leave_each_others_rules_alone(nft_router: Router, enable_nftables: bool) -> None:
+    """Each comes to rest, and what one removes is its own."""
+    network, subnet = IPv4Network("10.88.0.0/16"), IPv4Network("10.88.5.0/24")
+    theirs = desired_rules(network, subnet, ip_masq=True)
+    nft_router.restore(DOCKER_28)
+    first, second = (
+        Firewall(device=device, enable_nftables=enable_nftables, tools=nft_router.tools)
+        for device in ("flannel0", "fifteen-letters")
+    )
+    first.reconcile(BOTH)
+
+    def everything() -> str:
+        return nft_router.rules() + nft_router.inside("router", "nft", "-s", "list", "ruleset")
+
+    alone = everything()
+    assert second.reconcile(theirs)
+    assert first.reconcile(BOTH) == []
+    assert second.reconcile(theirs) == []
+    assert nft_router.reaches()
+    second.remove()
+    assert everything() == alone
+    second.reconcile(theirs)
+    first.remove()
+    assert second.reconcile(theirs) == []
+
+
 def test_nftables_mode_and_back_leaves_no_rule_twice(nft_router: Router) -> None:
     Firewall(tools=nft_router.tools).reconcile(BOTH)
     in_nft = Firewall(enable_nftables=True, tools=nft_router.tools)

@@ -154,8 +154,9 @@ def build_release(target: Path, wheels: Path, version: str) -> None:
 
 
 def install(stage: Path, wheels: Path) -> None:
-    """``make install`` into a directory, without an index."""
-    variables = {**os.environ, "DESTDIR": str(stage), "WHEELS": str(wheels), "PYTHON": PYTHON}
+    """``make install`` into a directory, without an index. DESTDIR as people write it: relative, and with a slash."""
+    spelling = f"{os.path.relpath(stage)}/"
+    variables = {**os.environ, "DESTDIR": spelling, "WHEELS": str(wheels), "PYTHON": PYTHON}
     _run("sh", str(SOURCE / "systemd/install.sh"), "install", env=variables)
 
 

@@ -6,12 +6,13 @@ import os
 import re
 import signal
 from collections.abc import Callable
+from ipaddress import IPv4Interface
 from pathlib import Path
 
 import pytest
 
-from tests.support.docker import bridge, start_docker
-from tests.support.site import Site, build_release, installer, overlay, subnet, wait_for_agent
+from tests.support.docker import bridge, start_container, start_docker
+from tests.support.site import Site, build_release, installer, overlay, settings, subnet, wait_for_agent
 from tests.support.systemd import Booted, wait_until
 
 pytestmark = pytest.mark.root
@@ -215,6 +216,28 @@ def release(wheels: Path, workspace: Path) -> tuple[str, Path]:
     return "99.0", target
 
 
+def test_a_staged_command_names_the_interpreter_that_it_is_installed_with(stage: Path) -> None:
+    """However DESTDIR was spelled."""
+    first, *_ = (stage / "opt/overlay/bin/overlay").read_text().splitlines()
+    assert re.fullmatch(r"#!/opt/overlay/bin/python[0-9.]*", first)
+
+
+def test_removal_takes_what_the_settings_named(make_site: MakeSite, wheels: Path) -> None:
+    """Another device and another file for the subnet go as well, and /run/flannel with them."""
+    site = make_site(nodes=1)
+    (node,) = site.nodes
+    own = {"FLANNELD_DEVICE": "flan9", "FLANNELD_SUBNET_FILE": "/run/flannel/nine.env"}
+    node.write("/etc/default/overlay", settings(site.lab, **own))
+    node.systemctl("start", "overlay")
+    assert "flan9" in node.run("ip", "route").stdout
+    assert "FLANNEL_SUBNET=" in node.read("/run/flannel/nine.env")
+    installer(node, "uninstall", wheels)
+    assert "flan9" not in node.run("ip", "link").stdout
+    assert "FLANNEL" not in node.run("sh", "-c", "iptables-save -t filter; iptables-save -t nat").stdout
+    for path in ("/run/flannel", "/run/overlay", "/var/lib/overlay", "/sys/fs/bpf/overlay", "/opt/overlay"):
+        assert node.run("test", "-e", path, check=False).returncode != 0, path
+
+
 def test_upgrade_and_removal_of_the_package(make_site: MakeSite, release: tuple[str, Path]) -> None:
     version, wheels = release
     site = make_site(nodes=1)
@@ -233,7 +256,7 @@ def test_upgrade_and_removal_of_the_package(make_site: MakeSite, release: tuple[
     assert "# kept" in node.read("/etc/default/overlay")
     assert len(site.leases()) == 1
 
-    installer(node, "uninstall", wheels)
+    told = installer(node, "uninstall", wheels).stdout
     left = node.run(
         "sh",
         "-c",
@@ -245,6 +268,18 @@ def test_upgrade_and_removal_of_the_package(make_site: MakeSite, release: tuple[
     assert node.run("test", "-e", "/sys/fs/bpf/overlay", check=False).returncode != 0
     assert "FLANNEL" not in node.run("sh", "-c", "iptables-save -t filter; iptables-save -t nat").stdout
     assert node.main_pid("docker") == docker
+
+    # Docker keeps what it has, and what it is told to do about that works and lasts.
+    container = start_container(node, "c1", restart="always")
+    node.systemctl("restart", "docker")
+    assert bridge(node) == before
+    advice = [line for line in told.splitlines() if line.startswith("  systemctl ")]
+    node.run("sh", "-ec", "\n".join(advice))
+    assert bridge(node) == IPv4Interface("172.17.0.1/16")
+    node.systemctl("restart", "docker")
+    assert bridge(node) == IPv4Interface("172.17.0.1/16")
+    wait_until(lambda: container.running, 30, "the container, which Docker starts again")
+    assert container.address in IPv4Interface("172.17.0.1/16").network
 
 
 def test_the_sandbox_lets_the_kernel_datapath_run(node: Booted) -> None:

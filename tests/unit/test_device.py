@@ -29,7 +29,8 @@ def steps(
 
 
 def test_a_new_device() -> None:
-    assert steps(Link(7, "flannel0", 1500, up=False, kind="tun"), [], []) == [
+    assert steps(Link(7, "flannel0", 1500, up=False, kind="tun", ipv6_link_local=True), [], []) == [
+        "flannel0: no IPv6 address of its own",
         "flannel0: MTU 1500 → 1472",
         "flannel0: address 10.0.58.0/32 added",
         "flannel0: packets from our own addresses accepted",

@@ -9,8 +9,8 @@ from ipaddress import IPv4Network
 import pytest
 
 from overlay.node.firewall import EMPTY, Ruleset, desired_rules
-from overlay.node.firewall.iptables import ANCHORS, Plan, Saved, plan, refuses_forwarding, render
-from overlay.node.firewall.model import Hook
+from overlay.node.firewall.iptables import Plan, Saved, anchors, plan, refuses_forwarding, render
+from overlay.node.firewall.model import Hook, Names
 
 NETWORK = IPv4Network("10.0.0.0/16")
 SUBNET = IPv4Network("10.0.58.0/24")
@@ -105,8 +105,8 @@ COMMIT
 """
 
 
-def planned(ruleset: Ruleset, filter_table: str = "", nat: str = "") -> Plan:
-    return plan(ruleset, {"filter": Saved.parse(filter_table), "nat": Saved.parse(nat)})
+def planned(ruleset: Ruleset, filter_table: str = "", nat: str = "", device: str = "flannel0") -> Plan:
+    return plan(ruleset, {"filter": Saved.parse(filter_table), "nat": Saved.parse(nat)}, Names.of(device))
 
 
 def table(*forward: str, policy: str = "ACCEPT", chains: str = "") -> str:
@@ -145,7 +145,7 @@ def test_what_a_flanneld_left_is_right_already() -> None:
 
 def test_rules_are_rendered_in_flannels_order_and_as_iptables_save_prints_them() -> None:
     for hook, golden in ((Hook.FORWARD, GOLDEN_FILTER), (Hook.POSTROUTING, GOLDEN_NAT)):
-        chain, anchor = BOTH.chain(hook), ANCHORS[hook]
+        chain, anchor = BOTH.chain(hook), anchors(Names.of())[hook]
         assert chain is not None
         assert [render(rule, anchor.comment) for rule in chain.rules] == Saved.parse(golden).chain(anchor.chain)
 
@@ -259,6 +259,25 @@ def test_strange_rules_of_others_are_no_obstacle() -> None:
 def test_a_deleted_rule_keeps_its_quotes() -> None:
     odd = '-m comment --comment "flanneld forward" -m comment --comment "say \\"no\\"" -j DROP'
     assert f"-D FORWARD {odd}\n" in planned(FORWARD_ONLY, table(odd, JUMP)).script
+
+
+@pytest.mark.parametrize("device", ["flannel1", "fifteen-letters", 'a"\\!$äöü', "-j"])
+def test_an_agent_with_another_device_has_names_that_fit_and_leaves_flannels_alone(device: str) -> None:
+    names = Names.of(device)
+    for name in (*names.chains.values(), names.table):
+        assert len(name) <= 28
+        assert name.replace("-", "").replace("_", "").isalnum()
+    assert set(names.chains.values()).isdisjoint(Names.of().chains.values())
+    assert planned(EMPTY, GOLDEN_FILTER, GOLDEN_NAT, device) == Plan()
+    both = planned(BOTH, GOLDEN_FILTER, GOLDEN_NAT, device).script
+    assert not [line for line in both.splitlines() if line.startswith(("-D", "-X", "-F", ":FLANNEL-POSTRTG "))]
+    assert f":{names.chains[Hook.FORWARD]} - [0:0]" in both
+
+
+def test_the_other_agents_jump_is_none_of_ours() -> None:
+    theirs = '-m comment --comment "flanneld forward flannel1" -j FLANNEL-FWD-flannel1'
+    assert planned(FORWARD_ONLY, table(theirs, JUMP)) == Plan()
+    assert planned(FORWARD_ONLY, table(JUMP, theirs)) == Plan()
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ from ipaddress import IPv4Network
 from typing import Any
 
 from overlay.node.firewall import EMPTY, desired_rules
-from overlay.node.firewall.model import Hook
+from overlay.node.firewall.model import Hook, Names
 from overlay.node.firewall.nftables import Json, parse, render, same, transaction
 
 NETWORK = IPv4Network("10.0.0.0/16")
+NAMES = Names.of()
 BOTH = desired_rules(NETWORK, IPv4Network("10.0.58.0/24"), ip_masq=True)
 
 
@@ -33,18 +34,18 @@ def rule(objects: list[Json], number: int) -> Json:
 
 
 def test_what_was_written_is_recognised_when_it_is_read_back() -> None:
-    assert same(read_back(render(BOTH)), render(BOTH))
+    assert same(read_back(render(BOTH, NAMES)), render(BOTH, NAMES))
 
 
 def test_the_order_of_chains_does_not_matter_but_that_of_rules_does() -> None:
-    objects = render(BOTH)
+    objects = render(BOTH, NAMES)
     assert same([objects[0], objects[2], objects[1], *objects[3:]], objects)
     assert not same([*objects[:-2], objects[-1], objects[-2]], objects)
 
 
 def test_any_difference_counts() -> None:
-    objects = render(BOTH)
-    other_subnet = render(desired_rules(NETWORK, IPv4Network("10.0.9.0/24"), ip_masq=True))
+    objects = render(BOTH, NAMES)
+    other_subnet = render(desired_rules(NETWORK, IPv4Network("10.0.9.0/24"), ip_masq=True), NAMES)
     strange = {"rule": {"family": "ip", "table": "flannel-ipv4", "chain": "forward", "expr": [{"drop": None}]}}
     elements = {"set": {"family": "ip", "table": "flannel-ipv4", "name": "s", "type": "ipv4_addr"}}
     dormant = [{"table": {"family": "ip", "name": "flannel-ipv4", "flags": ["dormant"]}}, *objects[1:]]
@@ -53,21 +54,21 @@ def test_any_difference_counts() -> None:
 
 
 def test_nothing_wanted_is_no_table() -> None:
-    assert render(EMPTY) == []
-    assert same([], render(EMPTY))
-    commands = json.loads(transaction([]))["nftables"]
+    assert render(EMPTY, NAMES) == []
+    assert same([], render(EMPTY, NAMES))
+    commands = json.loads(transaction([], NAMES))["nftables"]
     assert [next(iter(command)) for command in commands] == ["add", "delete"]
 
 
 def test_a_transaction_replaces_the_table_as_a_whole() -> None:
-    commands = json.loads(transaction(render(BOTH)))["nftables"]
+    commands = json.loads(transaction(render(BOTH, NAMES), NAMES))["nftables"]
     assert [next(iter(command)) for command in commands[:3]] == ["add", "delete", "add"]
     assert all("add" in command for command in commands[2:])
     assert sum("rule" in command.get("add", ()) for command in commands) == 8
 
 
 def test_rules_in_nfts_words() -> None:
-    objects = render(BOTH.only(Hook.POSTROUTING))
+    objects = render(BOTH.only(Hook.POSTROUTING), NAMES)
     assert rule(objects, 0)["expr"][0] == {
         "match": {"op": "==", "left": {"&": [{"meta": {"key": "mark"}}, 0x4000]}, "right": 0x4000}
     }
@@ -90,3 +91,10 @@ def test_rules_in_nfts_words() -> None:
         },
         {"masquerade": {"flags": "fully-random"}},
     ]
+
+
+def test_another_device_has_a_table_of_its_own() -> None:
+    names = Names.of("flannel1")
+    text = json.dumps(render(BOTH, names)) + transaction(render(BOTH, names), names)
+    assert text.count('"flannel-ipv4"') == 0
+    assert '"flannel-ipv4-flannel1"' in text

@@ -70,6 +70,17 @@ def test_public_ip_overrides_only_what_is_advertised() -> None:
     assert underlay.mtu == 1500
 
 
+@pytest.mark.parametrize("default", [True, False])
+def test_a_public_ip_alone_takes_the_interface_that_has_it(default: bool) -> None:
+    underlay = choose(Selection(public_ip=IPv4Address("10.1.0.9")), Machine(default=default))
+    assert (underlay.interface, str(underlay.address), str(underlay.public_ip)) == ("eth1", "10.1.0.9", "10.1.0.9")
+
+
+def test_a_named_interface_wins_over_the_one_that_has_the_public_ip() -> None:
+    underlay = choose(Selection(names=("eth0",), public_ip=IPv4Address("10.1.0.9")), Machine())
+    assert (underlay.interface, str(underlay.address), str(underlay.public_ip)) == ("eth0", "172.31.0.1", "10.1.0.9")
+
+
 def test_unknown_interface_names_what_there_is() -> None:
     with pytest.raises(InterfaceError, match=r"--iface eth9: no interface .*; here are: .*eth0 \(172\.31\.0\.1\)"):
         choose(Selection(names=("eth9",)), Machine())

@@ -7,7 +7,8 @@
 * ``reconciler``: :class:`Firewall`, which reads, compares and writes only what differs.
 
 Chains, comments and table names are flannel's, so flanneld and this agent replace each other's rules and never double
-them. Rules of others are read (to find the right place for ours) and never written.
+them; a second agent on the machine, with another device, has names of its own (``model.Names``). Rules of others are
+read (to find the right place for ours) and never written.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from overlay.node.firewall.model import Chain, Hook, Rule, Ruleset, Verdict
+from overlay.node.firewall.model import Chain, Hook, Names, Rule, Ruleset, Verdict
 
 Tokens = tuple[str, ...]
 """A rule without its chain, split as a shell would: ``("-s", "10.0.0.0/16", "-j", "ACCEPT")``."""
@@ -37,11 +37,16 @@ class Anchor:
         return ("-m", "comment", "--comment", self.comment, "-j", self.chain)
 
 
-ANCHORS = {
-    Hook.FORWARD: Anchor("filter", "FORWARD", "FLANNEL-FWD", "flanneld forward"),
-    Hook.POSTROUTING: Anchor("nat", "POSTROUTING", "FLANNEL-POSTRTG", "flanneld masq"),
-}
-"""flannel's names (pkg/trafficmngr/iptables/iptables.go)."""
+_BASES = {Hook.FORWARD: ("filter", "FORWARD"), Hook.POSTROUTING: ("nat", "POSTROUTING")}
+
+TABLES = tuple(table for table, _ in _BASES.values())
+"""The tables that a plan looks at."""
+
+
+def anchors(names: Names) -> dict[Hook, Anchor]:
+    """Where the rules of the agent with these names live."""
+    return {hook: Anchor(*base, names.chains[hook], names.comments[hook]) for hook, base in _BASES.items()}
+
 
 _GUARDS = frozenset({"DOCKER-USER", "DOCKER-ISOLATION-STAGE-1"})
 """Chains that ours must not bypass."""
@@ -100,14 +105,14 @@ class Plan:
     script: str = ""
 
 
-def plan(ruleset: Ruleset, tables: Mapping[str, Saved]) -> Plan:
-    """What to do about ``tables`` ("filter" and "nat" as they are) so that of ours they hold just ``ruleset``.
+def plan(ruleset: Ruleset, tables: Mapping[str, Saved], names: Names) -> Plan:
+    """What to do about ``tables`` (:data:`TABLES` as they are) so that of ours they hold just ``ruleset``.
 
     Each table's part of the script is committed as a whole or not at all. Empty when all is right already.
     """
     changes: list[str] = []
     script: list[str] = []
-    for hook, anchor in ANCHORS.items():
+    for hook, anchor in anchors(names).items():
         steps = list(_steps(anchor, ruleset.chain(hook), tables[anchor.table]))
         if steps:
             changes += [f"iptables {anchor.table}: {text}" for text, _ in steps]

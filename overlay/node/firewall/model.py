@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Network
@@ -13,11 +15,51 @@ MULTICAST = IPv4Network("224.0.0.0/4")
 """RFC 5771: an address of a group never answers, so masquerading a packet to one serves nobody."""
 
 
+FLANNELS_DEVICE = "flannel0"
+"""The device whose agent has flannel's own names in the firewall."""
+
+
 class Hook(Enum):
     """Where in the kernel's path of a packet a chain of ours is run."""
 
     FORWARD = "forward"
     POSTROUTING = "postrouting"
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What one agent's rules are called, so that several agents on one machine leave each other's alone.
+
+    Attributes:
+        chains: iptables' chain a hook, of at most 28 characters (linux/netfilter/x_tables.h, XT_EXTENSION_MAXNAMELEN).
+        comments: on every rule, by hook.
+        table: nftables' table.
+    """
+
+    chains: Mapping[Hook, str]
+    comments: Mapping[Hook, str]
+    table: str
+
+    @classmethod
+    def of(cls, device: str = FLANNELS_DEVICE) -> Names:
+        """flannel's names (pkg/trafficmngr) for its own device; for another one names that tell it.
+
+        Args:
+            device: an interface's name, of at most 15 bytes.
+        """
+        chains = {Hook.FORWARD: "FLANNEL-FWD", Hook.POSTROUTING: "FLANNEL-POSTRTG"}
+        comments = {Hook.FORWARD: "flanneld forward", Hook.POSTROUTING: "flanneld masq"}
+        table = "flannel-ipv4"
+        if device == FLANNELS_DEVICE:
+            return cls(chains, comments, table)
+        # Interfaces may have characters in their names that mean something to iptables-restore or nft.
+        name = re.sub(r"[^A-Za-z0-9_.-]", "_", device)
+        return cls(
+            # FLANNEL-POSTRTG leaves too little of 28 characters.
+            {Hook.FORWARD: f"FLANNEL-FWD-{name}", Hook.POSTROUTING: f"FLANNEL-MASQ-{name}"},
+            {hook: f"{comment} {name}" for hook, comment in comments.items()},
+            f"{table}-{name}",
+        )
 
 
 class Verdict(Enum):

@@ -1,7 +1,8 @@
 """The rules as nftables has them, in a table of our own, read and written as nft's JSON (libnftables-json(5)). Pure.
 
 The table's and chains' names are flannel's (pkg/trafficmngr/nftables/nftables.go): ``ip flannel-ipv4`` with
-``forward`` and ``postrtg``. The table is ours as a whole, so any difference means: written anew, in one transaction.
+``forward`` and ``postrtg``; the table of an agent with another device tells the device. It is ours as a whole, so any
+difference means: written anew, in one transaction.
 """
 
 from __future__ import annotations
@@ -9,20 +10,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from overlay.node.firewall.model import Chain, Hook, Match, Rule, Ruleset, Verdict
+from overlay.node.firewall.model import Chain, Hook, Match, Names, Rule, Ruleset, Verdict
 
 Json = dict[str, Any]
 
 FAMILY = "ip"
-TABLE = "flannel-ipv4"
 
 _CHAINS: dict[Hook, Json] = {
     Hook.FORWARD: {"name": "forward", "type": "filter", "hook": "forward", "prio": 0, "policy": "accept"},
     Hook.POSTROUTING: {"name": "postrtg", "type": "nat", "hook": "postrouting", "prio": 100, "policy": "accept"},
 }
 """Base chains; priorities are nft's "filter" and "srcnat"."""
-
-_COMMENTS = {Hook.FORWARD: "flanneld forward", Hook.POSTROUTING: "flanneld masq"}
 
 _VERDICTS: dict[Verdict, Json] = {
     Verdict.ACCEPT: {"accept": None},
@@ -31,15 +29,15 @@ _VERDICTS: dict[Verdict, Json] = {
 }
 
 
-def render(ruleset: Ruleset) -> list[Json]:
+def render(ruleset: Ruleset, names: Names) -> list[Json]:
     """The table's objects in the form in which ``nft -j list table`` prints them, without handles; [] for no table."""
     if not ruleset.chains:
         return []
-    objects: list[Json] = [{"table": {"family": FAMILY, "name": TABLE}}]
+    objects: list[Json] = [{"table": {"family": FAMILY, "name": names.table}}]
     for chain in ruleset.chains:
-        objects.append({"chain": {"family": FAMILY, "table": TABLE, **_CHAINS[chain.hook]}})
+        objects.append({"chain": {"family": FAMILY, "table": names.table, **_CHAINS[chain.hook]}})
     for chain in ruleset.chains:
-        objects += [{"rule": rule} for rule in _rules(chain)]
+        objects += [{"rule": rule} for rule in _rules(chain, names)]
     return objects
 
 
@@ -70,16 +68,16 @@ def same(actual: list[Json], wanted: list[Json]) -> bool:
     return by_chain(actual) == by_chain(wanted)
 
 
-def transaction(wanted: list[Json]) -> str:
+def transaction(wanted: list[Json], names: Names) -> str:
     """Input for ``nft -j -f -`` that puts ``wanted`` in place of the table as it is, whether there is one or not."""
-    table = {"table": {"family": FAMILY, "name": TABLE}}
+    table = {"table": {"family": FAMILY, "name": names.table}}
     commands = [{"add": table}, {"delete": table}, *({"add": item} for item in wanted)]
     return json.dumps({"nftables": commands})
 
 
-def _rules(chain: Chain) -> list[Json]:
-    place = {"family": FAMILY, "table": TABLE, "chain": _CHAINS[chain.hook]["name"]}
-    return [{**place, "comment": _COMMENTS[chain.hook], "expr": _expressions(rule)} for rule in chain.rules]
+def _rules(chain: Chain, names: Names) -> list[Json]:
+    place = {"family": FAMILY, "table": names.table, "chain": _CHAINS[chain.hook]["name"]}
+    return [{**place, "comment": names.comments[chain.hook], "expr": _expressions(rule)} for rule in chain.rules]
 
 
 def _expressions(rule: Rule) -> list[Json]:

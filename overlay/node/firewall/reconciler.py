@@ -6,7 +6,7 @@ import contextlib
 
 from overlay.errors import NodeError
 from overlay.node.firewall import iptables, nftables
-from overlay.node.firewall.model import EMPTY, Hook, Ruleset
+from overlay.node.firewall.model import EMPTY, FLANNELS_DEVICE, Hook, Names, Ruleset
 from overlay.node.firewall.tools import Tools
 
 _ATTEMPTS = 3
@@ -14,7 +14,7 @@ _ATTEMPTS = 3
 
 
 class Firewall:
-    """The rules of ours on this machine (in this network namespace), in iptables or nftables.
+    """One agent's rules on this machine (in this network namespace), in iptables or nftables.
 
     Every method blocks for some milliseconds, or longer where others hold iptables' lock: asynchronous code calls it
     through ``asyncio.to_thread``, one call at a time.
@@ -24,12 +24,16 @@ class Firewall:
     FORWARD refuses, it gets our chain as well.
     """
 
-    def __init__(self, *, enable_nftables: bool = False, tools: Tools | None = None) -> None:
+    def __init__(
+        self, *, device: str = FLANNELS_DEVICE, enable_nftables: bool = False, tools: Tools | None = None
+    ) -> None:
         """
         Args:
+            device: the agent's tunnel device, by which its rules are told from those of another agent.
             enable_nftables: the network config's ``EnableNFTables``. Without iptables it is nftables in any case.
             tools: which binaries to use; by default those installed.
         """
+        self._names = Names.of(device)
         self._tools = tools or Tools.locate()
         self._nftables = enable_nftables or not self._tools.has_iptables
         self._leftovers_gone = False
@@ -69,11 +73,11 @@ class Firewall:
         if not self._tools.has_iptables:
             return []
         for attempts_left in reversed(range(_ATTEMPTS)):
-            tables = {anchor.table: iptables.Saved.parse(self._tools.save(anchor.table)) for anchor in _ANCHORS}
+            tables = {table: iptables.Saved.parse(self._tools.save(table)) for table in iptables.TABLES}
             wanted = ruleset
             if only_where_needed:
                 wanted = ruleset.only(Hook.FORWARD) if iptables.refuses_forwarding(tables["filter"]) else EMPTY
-            plan = iptables.plan(wanted, tables)
+            plan = iptables.plan(wanted, tables, self._names)
             if not plan.changes:
                 break
             try:
@@ -88,13 +92,10 @@ class Firewall:
     def _in_nftables(self, ruleset: Ruleset) -> list[str]:
         if not self._tools.has_nftables and not ruleset.chains:
             return []
-        wanted = nftables.render(ruleset)
-        text = self._tools.list_table(nftables.FAMILY, nftables.TABLE)
+        wanted = nftables.render(ruleset, self._names)
+        text = self._tools.list_table(nftables.FAMILY, self._names.table)
         if nftables.same(nftables.parse(text) if text is not None else [], wanted):
             return []
-        self._tools.transact(nftables.transaction(wanted))
+        self._tools.transact(nftables.transaction(wanted, self._names))
         verb = "removed" if not wanted else "made" if text is None else "rewritten"
-        return [f"nftables: table {nftables.FAMILY} {nftables.TABLE} {verb}"]
-
-
-_ANCHORS = tuple(iptables.ANCHORS.values())
+        return [f"nftables: table {nftables.FAMILY} {self._names.table} {verb}"]
