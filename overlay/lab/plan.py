@@ -110,12 +110,12 @@ def sysctl_script(values: Mapping[str, str]) -> str:
 def offload_commands(spec: LabSpec) -> Iterator[tuple[str, list[str]]]:
     """ethtool commands (namespace, argv) that make the underlay's offloads what the description says."""
     segmentation = "off" if spec.wire else "on"
+    of_trains = "on" if spec.trains else segmentation
     for port, namespace in switch_ports(spec).items():
         for where, link in ((spec.switch, port), (namespace, INTERFACE)):
-            # Neither "tso" nor "gso" stops a train of datagrams that a socket sends with UDP_SEGMENT.
-            argv = ["ethtool", "-K", link]
-            for offload in ("tso", "gso", "tx-udp-segmentation"):
-                argv += [offload, segmentation]
+            argv = ["ethtool", "-K", link, "tso", segmentation, "gso", segmentation]
+            # Neither of these stops a train of datagrams that a socket sends with UDP_SEGMENT.
+            argv += ["tx-udp-segmentation", of_trains]
             if link == INTERFACE:
                 argv += ["gro", "on" if spec.gro else "off"]
             yield where, argv

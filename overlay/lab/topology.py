@@ -78,6 +78,7 @@ class LabSpec:
         agents: whether ``up`` starts etcd and the agents; without, there are only machines and links.
         mtu: of the underlay, in bytes.
         wire: no segmentation offload on either end of the underlay's veths: packets cross at MTU size, as on a wire.
+        trains: but with ``wire``, trains of datagrams (UDP_SEGMENT) cross whole, as without.
             Without it a veth carries 64 KB packets untouched, which no network does.
         gro: GRO on at the nodes' underlay interfaces, as network cards have it; veths come with it off.
         underlay: addresses of the nodes and of etcd.
@@ -93,6 +94,7 @@ class LabSpec:
     agents: bool = True
     mtu: int = 1500
     wire: bool = False
+    trains: bool = False
     gro: bool = False
     underlay: IPv4Network = UNDERLAY
 

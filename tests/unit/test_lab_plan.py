@@ -77,6 +77,11 @@ def test_wire_mode_is_set_at_both_ends_of_every_underlay_link(
     ]
 
 
+def test_trains_of_datagrams_may_cross_whole() -> None:
+    argv = next(argv for _, argv in plan.offload_commands(LabSpec(name="x", nodes=1, wire=True, trains=True)))
+    assert argv[3:] == ["tso", "off", "gso", "off", "tx-udp-segmentation", "on"]
+
+
 def test_agent_is_called_as_a_user_would() -> None:
     assert plan.agent_command(SPEC, "/opt/overlay", "/run/x/n1", ["--ip-masq"]) == [
         *("/opt/overlay", "agent", "--etcd-endpoints", "http://172.31.0.100:2379", "--iface", "eth0"),

@@ -21,6 +21,7 @@ specs = st.builds(
     agent_arguments=st.lists(st.text(max_size=8), max_size=3).map(tuple),
     mtu=st.integers(576, 9000),
     wire=st.booleans(),
+    trains=st.booleans(),
     gro=st.booleans(),
 )
 

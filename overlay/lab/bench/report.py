@@ -14,6 +14,7 @@ from overlay.lab.bench.scenarios import Measure, Mode, Way
 _MODE_TITLES = {
     Mode.WIRE: "Wire mode: packets cross at MTU size, as on a network",
     Mode.WIRE_GRO: "Wire mode with GRO on the underlay: the same, and joined on arrival, as network cards do",
+    Mode.WIRE_TRAINS: "TSO and GSO off: TCP crosses at MTU size, trains of datagrams as one, as on no network",
     Mode.VETH: "Veth mode: packets of 64 KB cross as one, as on no network",
 }
 

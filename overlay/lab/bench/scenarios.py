@@ -16,6 +16,10 @@ class Mode(Enum):
     """The same with GRO on at the nodes' interfaces, as most network cards have it. vxlan gains most: cards and kernel
     know its format and join packets before they decapsulate."""
 
+    WIRE_TRAINS = "wire-trains"
+    """TSO and GSO off and no more (``ethtool -K … tso off gso off``), which is easily taken for a wire: TCP crosses at
+    MTU size, but trains of datagrams cross whole. It flatters the userspace datapath, which sends such trains."""
+
     VETH = "veth"
     """As veth pairs come: a packet of 64 KB crosses as one, which flatters whatever lets it."""
 

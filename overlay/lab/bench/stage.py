@@ -51,7 +51,12 @@ class Staged:
 
     def set_mode(self, mode: Mode) -> None:
         """Sets the underlay's offloads."""
-        offloads = replace(self.lab.spec, wire=mode is not Mode.VETH, gro=mode is Mode.WIRE_GRO)
+        offloads = replace(
+            self.lab.spec,
+            wire=mode is not Mode.VETH,
+            gro=mode is Mode.WIRE_GRO,
+            trains=mode is Mode.WIRE_TRAINS,
+        )
         Lab(offloads, self.lab.state).set_offloads()
 
 
