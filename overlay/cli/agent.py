@@ -102,7 +102,6 @@ def agent(etcd: Etcd, places: Places, **flags: Any) -> None:
 
         print(f"overlay {__version__}")
         return
-    set_up(flags["log_format"], verbose=flags["v"] > 0, under_journald="JOURNAL_STREAM" in os.environ)
     if flags["kube_subnet_mgr"]:
         raise UsageError("there is no Kubernetes support", about="--kube-subnet-mgr", remedy="leases are kept in etcd")
     ignored = tuple(
@@ -110,7 +109,9 @@ def agent(etcd: Etcd, places: Places, **flags: Any) -> None:
         for name, why in (_FOREIGN | _FOREIGN_BOOL).items()
         if flags[name.replace("-", "_")] is not None
     )
-    asyncio.run(run(_settings(etcd, places, flags), ignored))
+    settings = _settings(etcd, places, flags)
+    set_up(flags["log_format"], verbose=flags["v"] > 0, under_journald="JOURNAL_STREAM" in os.environ)
+    asyncio.run(run(settings, ignored))
 
 
 def _settings(etcd: Etcd, places: Places, flags: dict[str, Any]) -> AgentSettings:

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pyroute2 import IPRoute
 
+from overlay.datapath.kernel.libbpf import Object
 from overlay.datapath.kernel.programs import pin_directory
 from overlay.lab.namespace import call_inside
 from tests.support.tunnels import (
@@ -236,26 +238,56 @@ SEC("xdp") int guard(struct xdp_md *context)
 """
 
 
-@pytest.mark.parametrize("hook", ["xdpgeneric", "xdpdrv"])
-def test_an_xdp_firewall_stays_in_front_of_us(hook: str, tmp_path: Path) -> None:
-    compiled = tmp_path / "guard.o"
-    words = ["clang", "-O2", "-g", "-target", "bpf", f"-I/usr/include/{platform.machine()}-linux-gnu", "-x", "c"]
-    subprocess.run([*words, "-c", "-", "-o", str(compiled)], input=GUARD, text=True, check=True)
+XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE = 2, 4
+"""linux/if_link.h: after the packet has become an skb, or before, in the driver."""
+
+
+@pytest.mark.parametrize("mode", [XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE], ids=["generic", "native"])
+def test_an_xdp_firewall_stays_in_front_of_us(mode: int, tmp_path: Path) -> None:
     with running(("kernel", "kernel", "kernel")) as (first, second, third):
-        first(f"ip link set eth0 {hook} obj {compiled} sec xdp")
-        guard = first("ip -o link show eth0").partition("prog/")[2]
+        with Object(compiled(GUARD, tmp_path)) as opened:
+            opened.load()
+            guard = opened.program("guard")
+            set_xdp(first, guard.fd, mode)
+            guard.close()
+        attached_guard = xdp_of(first)
+        assert attached_guard
         assert lost(ping(second, first)) == 0
         before = first.counters()
         assert lost(ping(third, first, "-c 2 -i 0.05 -W 1")) == 2
         assert gained(first, before, "rx_packets") == [0]
         first.stop()
         first.cleanup()
-        assert first("ip -o link show eth0").partition("prog/")[2] == guard
+        assert xdp_of(first) == attached_guard
         first.start(peers=peers_of(first, (first, second, third)))
         until(lambda: attached(first), "programs")
-        first(f"ip link set eth0 {hook} off")
+        set_xdp(first, -1, mode)
         assert lost(ping(third, first)) == 0
         assert attached(first)
+
+
+def compiled(source: str, directory: Path) -> Path:
+    target = directory / "guard.o"
+    words = ["clang", "-O2", "-g", "-target", "bpf", f"-I/usr/include/{platform.machine()}-linux-gnu", "-x", "c"]
+    subprocess.run([*words, "-c", "-", "-o", str(target)], input=source, text=True, check=True)
+    return target
+
+
+def set_xdp(node: Node, program: int, mode: int) -> None:
+    """Attaches a program to the node's underlay; -1 detaches. (iproute2 would leave directories in bpffs.)"""
+
+    def change() -> None:
+        with IPRoute() as route:
+            (index,) = route.link_lookup(ifname=node.underlay)
+            xdp = {"attrs": [("IFLA_XDP_FD", program), ("IFLA_XDP_FLAGS", mode)]}
+            route.link("set", index=index, IFLA_XDP=xdp)
+
+    call_inside(node.namespace, change)
+
+
+def xdp_of(node: Node) -> str:
+    """Which XDP program is attached to the node's underlay, as iproute2 says it."""
+    return node(f"ip -o link show {node.underlay}").partition("prog/")[2]
 
 
 FORGER = """
