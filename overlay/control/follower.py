@@ -47,6 +47,12 @@ STABLE_AFTER = 5.0
 """Seconds that a watch must have lasted before its end counts as a first failure again."""
 
 
+PROMPT = 1.0
+"""Seconds after which a read's answer is too old to watch on from: the store may have been restored meanwhile, and have
+reached that revision again with another history. It is used, and the range is read again. Each time that this happens
+in a row the limit doubles, so that a store that is merely slow is followed too."""
+
+
 class FollowPhase(Enum):
     """Where a follower is."""
 
@@ -94,6 +100,7 @@ class Follower:
         self._asked_at = 0.0
         self._revision = 0
         self._watching_since = 0.0
+        self._prompt = PROMPT
 
     @property
     def connected(self) -> bool:
@@ -124,7 +131,13 @@ class Follower:
         self.error = None
         self.last_contact = now
         self._revision = snapshot.revision
-        self._enter(FollowPhase.LOADED)
+        if now - self._asked_at > self._prompt:
+            self._prompt *= 2
+            self._due = now
+            self._enter(FollowPhase.DUE)
+        else:
+            self._prompt = PROMPT
+            self._enter(FollowPhase.LOADED)
 
     def heard(self, batch: Events, now: float) -> bool:
         """The watch brought a batch, or an empty sign of life.

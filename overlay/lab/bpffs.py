@@ -25,11 +25,15 @@ def note() -> None:
 
 def restore() -> None:
     """After a lab is gone: unmounts it if it was missing before and nobody has anything in it."""
-    if not _WAS_MISSING.exists():
-        return
+    if _WAS_MISSING.exists() and unmount():
+        with contextlib.suppress(FileNotFoundError):
+            _WAS_MISSING.unlink()
+
+
+def unmount() -> bool:
+    """Unmounts it, if it is mounted and nobody has anything in it; whether it is gone."""
     if os.path.ismount(MOUNT_POINT):
         if any(path.name not in _OF_THE_KERNEL for path in MOUNT_POINT.iterdir()):
-            return
+            return False
         run(["umount", str(MOUNT_POINT)], check=False)
-    with contextlib.suppress(FileNotFoundError):
-        _WAS_MISSING.unlink()
+    return True

@@ -98,6 +98,7 @@ class Agent:
         self._waiting.clear()
         for stream in self._streams.values():
             stream.open = False
+        self._streams.clear()
 
     def change_address(self, public_ip: IPv4Address) -> None:
         """The node's address becomes another one; a running process is told."""
@@ -201,6 +202,7 @@ class Agent:
             assert self.engine
             if not self.engine.heard(span, batch, self.now):
                 stream.open = False
+                del self._streams[span]
                 self._follow(span)
             self._input()
 

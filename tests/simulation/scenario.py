@@ -199,8 +199,13 @@ class Scenario:
             agent.release()
             self._at(self.rng.uniform(5, 30), lambda: self._after_release(agent))
 
-    def _after_release(self, agent: Agent) -> None:
-        if agent.engine is not None and agent.engine.keeper.phase in (Phase.RELEASING, Phase.RELEASED):
+    def _after_release(self, agent: Agent, looks: int = 6) -> None:
+        """Ends the process and starts it again; one that has to wait for an answer before it may release gets time."""
+        if agent.engine is not None:
+            if agent.engine.keeper.phase not in (Phase.RELEASING, Phase.RELEASED):
+                if looks:
+                    self._at(5.0, lambda: self._after_release(agent, looks - 1))
+                return
             self.checker.stopped(agent, remembers=False)
             agent.crash()
         self._start(agent)

@@ -35,6 +35,21 @@ def test_a_failed_first_read_is_tried_again() -> None:
     assert follower.error is None
 
 
+def test_an_answer_that_was_long_on_its_way_is_no_ground_to_watch_from() -> None:
+    """The store may have gone back and forth meanwhile; a store that is merely slow is followed all the same."""
+    follower = Follower(Random(1))
+    moment, reads = 0.0, 0
+    while (step := follower.next(moment)) == Read():
+        reads += 1
+        moment += 3.0
+        follower.loaded(Snapshot(10 + reads, ()), moment)
+    assert (reads, step) == (3, Watch(13))
+    follower.failed(CompactedError(50), moment + 20.0)
+    assert follower.next(moment + 20.0) == Read()
+    follower.loaded(Snapshot(60, ()), moment + 22.0)
+    assert follower.next(moment + 22.0) == Read(), "the limit is what it was"
+
+
 def test_compaction_means_reading_again_at_once() -> None:
     follower = watching()
     follower.failed(CompactedError(50), 20.0)
