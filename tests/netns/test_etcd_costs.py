@@ -19,9 +19,13 @@ import pytest
 from overlay.control import etcd_watch
 from overlay.control.store import Events, Put
 from tests.support.etcd import Etcd, eventually, following
+from tests.support.limits import limit
 from tests.support.store import FAILOVER_LIMIT, SUBNETS, connected, key, put, take, the_end
 
 pytestmark = pytest.mark.etcd
+
+SHARE = limit(0.01, 0.1)
+"""Of a core, all threads counted. A loop that spins uses a whole one."""
 
 
 AGENT = """
@@ -107,7 +111,7 @@ def figures(seconds: float, urls: tuple[str, ...], before: Callable[[], object] 
     finally:
         process.terminate()
         try:
-            _, errors = process.communicate(timeout=5)
+            _, errors = process.communicate(timeout=FAILOVER_LIMIT)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
@@ -117,7 +121,7 @@ def figures(seconds: float, urls: tuple[str, ...], before: Callable[[], object] 
 
 
 def test_1830_2171_cpu_and_log_while_etcd_is_down(three: Etcd) -> None:
-    """flannel 1830, 2171: 200 % CPU after etcd is lost. Here: under 1 %, all threads counted."""
+    """flannel 1830, 2171: 200 % CPU after etcd is lost."""
 
     def kill() -> None:
         for member in three.members:
@@ -125,7 +129,7 @@ def test_1830_2171_cpu_and_log_while_etcd_is_down(three: Etcd) -> None:
 
     found = figures(10, three.urls, before=kill)
     print(found)
-    assert found.share < 0.01
+    assert found.share < SHARE
     assert len(found.lines) <= 2
 
 
@@ -133,7 +137,7 @@ def test_1830_2171_cpu_and_log_while_etcd_is_frozen(single: Etcd) -> None:
     """flannel 1830, 2171, with a server that keeps its connections and does not answer."""
     found = figures(18, single.urls, before=single.members[0].freeze)
     print(found)
-    assert found.share < 0.01
+    assert found.share < SHARE
     assert len(found.lines) <= 2
 
 
@@ -141,7 +145,7 @@ def test_624_386_963_memory_and_cpu_when_nothing_happens(single: Etcd) -> None:
     """flannel 624, 386, 963: memory growth. A process that watches has its interpreter, asyncio and gRPC, no more."""
     found = figures(5, single.urls)
     print(found)
-    assert found.share < 0.01
+    assert found.share < SHARE
     assert found.resident_kib < 60 * 1024
     assert found.lines == []
 
@@ -162,7 +166,7 @@ async def test_a_large_network_is_read_at_once_and_followed_promptly(single: Etc
         began = time.process_time()
         assert len((await store.read(SUBNETS)).items) == 5000
         print("seconds of CPU for 5,000 leases:", reading := time.process_time() - began)
-        assert reading < 0.3  # 0.08 s seen
+        assert reading < limit(0.3, 3.0)
         revision = await fill(5000, 25000)
         assert len((await store.read(SUBNETS)).items) == 25000
         waits: list[float] = []
@@ -176,7 +180,7 @@ async def test_a_large_network_is_read_at_once_and_followed_promptly(single: Etc
                 waits.append(time.perf_counter() - began)
         waits.sort()
         print("seconds from put to event, median of 100:", waits[50])
-        assert waits[50] < 0.1
+        assert waits[50] < limit(0.1, 2.0)
 
 
 async def test_a_watch_that_is_closed_ends_at_the_server_too(single: Etcd) -> None:
@@ -205,20 +209,20 @@ async def test_a_watch_that_is_closed_ends_at_the_server_too(single: Etcd) -> No
 
 async def test_silence_is_broken_by_signs_of_life(single: Etcd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(etcd_watch, "SILENCE", 0.1)
-    monkeypatch.setattr(etcd_watch, "ANSWER_TIME", 0.5)
+    monkeypatch.setattr(etcd_watch, "ANSWER_TIME", 2.0)
     async with connected(*single.urls) as store:
         start = await put(store, "k")
         async with following(store.watch(SUBNETS, start)) as told:
             for _ in range(3):
                 assert await take(told, FAILOVER_LIMIT) == Events(start, ())
             single.members[0].freeze()
-            end = await the_end(told, 5)
-            assert str(end) == f"etcd at {single.urls[0]}: no answer within 0.5 s"
+            end = await the_end(told, FAILOVER_LIMIT)
+            assert str(end) == f"etcd at {single.urls[0]}: no answer within 2 s"
             single.members[0].thaw()
 
 
 async def test_cancelled_calls_at_a_frozen_server_end_at_once(single: Etcd) -> None:
-    async with connected(*single.urls) as store:
+    async with connected(*single.urls, timeout=60.0) as store:
         start = await put(store, "k")
         watch = store.watch(SUBNETS, start)
         waiting = asyncio.ensure_future(anext(watch))
@@ -230,5 +234,5 @@ async def test_cancelled_calls_at_a_frozen_server_end_at_once(single: Etcd) -> N
             task.cancel()
         outcomes = await asyncio.gather(waiting, *calls, return_exceptions=True)
         assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < FAILOVER_LIMIT
         single.members[0].thaw()

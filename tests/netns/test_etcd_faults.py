@@ -102,7 +102,7 @@ async def test_without_quorum_calls_and_watches_fail_soon_and_go_on_with_it(thre
             began = time.monotonic()
             with pytest.raises(StoreUnavailableError, match=r"it has no leader|no answer within 3 s"):
                 await store.commit((), (Put(key("without"), b"v"),))
-            assert time.monotonic() - began < 4
+            assert time.monotonic() - began < FAILOVER_LIMIT
             for member in lost:
                 three.start(member)
             three.wait()
@@ -151,7 +151,7 @@ async def test_the_endpoint_that_answers_is_remembered_and_said_once(
         for _ in range(20):
             await store.read(SUBNETS)
         assert store.endpoint == second
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < FAILOVER_LIMIT
         assert [record.getMessage() for record in caplog.records] == [f"etcd is now used at {second}"]
 
 
@@ -170,7 +170,7 @@ async def test_a_partition_is_noticed_and_survived(tmp_path: Path) -> None:
                 began = time.monotonic()
                 with pytest.raises(StoreUnavailableError):
                     await store.read(SUBNETS)
-                assert time.monotonic() - began < 4
+                assert time.monotonic() - began < FAILOVER_LIMIT
                 assert isinstance(await the_end(told, FROZEN_LIMIT), StoreUnavailableError)
             mend(places[0])
             await eventually(lambda: store.read(SUBNETS), limit=FAILOVER_LIMIT)

@@ -25,7 +25,7 @@ from tests.netns.agents import OVERLAY
 pytestmark = [pytest.mark.root, pytest.mark.etcd]
 
 PORT = 8285
-PATIENCE = 20.0
+PATIENCE = 30.0
 
 # The first ping of a capture between two flannelds (v0.20.2, udp backend): UDP payloads, as they crossed.
 REQUEST = bytes.fromhex(

@@ -27,13 +27,13 @@ from overlay.lab.cluster import Lab
 from overlay.lab.namespace import call_inside
 from overlay.lab.topology import ETCD_CLIENT_PORT, LabSpec
 from tests.netns.agents import PATIENCE, agent
+from tests.support.limits import STRICT, limit
 
 pytestmark = [pytest.mark.root, pytest.mark.etcd]
 
 LEASES = 5000
-STRICT = os.environ.get("OVERLAY_STRICT") == "1"
 NEW_PEERS = int(os.environ.get("OVERLAY_NEW_PEERS", "500" if STRICT else "100"))
-READY_SECONDS, PEER_SECONDS = (3.0, 0.1) if STRICT else (15.0, 2.0)
+READY_SECONDS, PEER_SECONDS = limit(3.0, 30.0), limit(0.1, 5.0)
 MEGABYTES = 150
 IDLE_SHARE = 0.01
 """Of a core that an agent without anything to do may use."""

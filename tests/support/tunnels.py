@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 NETNS = Path("/run/netns")
 BPF_FS = Path("/sys/fs/bpf")
-PATIENCE = 20.0
+PATIENCE = 30.0
 """Seconds for anything that normally takes a fraction of one; the machine may be busy."""
 
 _prefix_count = 0

@@ -14,7 +14,7 @@ from overlay.node.tun import Offload
 
 OWN, PEER = "127.0.0.1", "127.0.0.2"
 DECISIONS = ("rx_packets", "drop_tun_write", *(each.value for each in Verdict if each is not Verdict.ADMIT))
-PATIENCE = 5.0
+PATIENCE = 30.0
 EVERYTHING = str(int(Offload.CHECKSUM | Offload.TSO4 | Offload.USO4))
 
 

@@ -16,6 +16,7 @@ from overlay.control.store import ABSENT, KeyValue, Snapshot
 from overlay.control.view import LeaseView
 from overlay.errors import OutOfSubnetsError
 from overlay.model import NetworkConfig
+from tests.support.limits import limit
 
 DIRECTORY = "/coreos.com/network/subnets/"
 ME = Identity("me", IPv4Address("172.31.0.1"))
@@ -163,4 +164,4 @@ def test_fast_among_five_thousand_leases() -> None:
     began = time.process_time()
     for seed in range(10):
         assert allocate(view, config, ME, Memory(), Random(seed)).lease.subnet not in bases
-    assert (time.process_time() - began) / 10 < 0.1  # 6 ms on the machine it was written on
+    assert (time.process_time() - began) / 10 < limit(0.02, 0.5), "seconds a choice"

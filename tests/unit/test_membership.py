@@ -13,6 +13,7 @@ from overlay.control.membership import MAX_PROBLEMS, Membership
 from overlay.control.schema import parse_config
 from overlay.control.store import Event, Events, KeyValue, Snapshot
 from overlay.control.view import LeaseView
+from tests.support.limits import limit
 
 DIRECTORY = "/coreos.com/network/subnets/"
 ME = Identity("me", IPv4Address("172.31.0.1"))
@@ -132,4 +133,4 @@ def test_one_event_among_five_thousand_peers_is_cheap() -> None:
     for n in range(100):
         put(membership, view, kv("10.200.0.0-24", 5001 + n, f"172.31.1.{n}"))
         assert len(membership.table) == 5001
-    assert (time.process_time() - began) / 100 < 0.005  # seconds an event
+    assert (time.process_time() - began) / 100 < limit(0.001, 0.02), "seconds an event"

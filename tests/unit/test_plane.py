@@ -23,6 +23,7 @@ from overlay.control.session import Grant
 from overlay.control.store import KeyRange, Put, Snapshot
 from overlay.errors import ConfigError, StoreDeniedError, StoreUnavailableError
 from overlay.model import NetworkConfig
+from tests.support.limits import limit
 
 CONFIG_KEY = "/coreos.com/network/config"
 SUBNETS = "/coreos.com/network/subnets/"
@@ -376,4 +377,4 @@ async def test_away_for_long_it_costs_next_to_nothing() -> None:
         wall, used = time.monotonic(), time.process_time()
         while time.monotonic() - wall < 1.0:
             await asyncio.sleep(0.2)
-        assert (time.process_time() - used) / (time.monotonic() - wall) < 0.05
+        assert (time.process_time() - used) / (time.monotonic() - wall) < limit(0.05, 0.5)
