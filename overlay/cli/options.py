@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from functools import wraps
+from functools import reduce, wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 from overlay.cli.goflags import flag
 from overlay.control.etcd_settings import DEFAULT_ENDPOINTS, EtcdSettings
@@ -16,8 +16,10 @@ from overlay.control.store import Store
 from overlay.errors import UsageError
 
 T = TypeVar("T")
+Command: TypeAlias = Callable[..., Any]
+Flag: TypeAlias = Callable[[Command], Command]
 
-_FLAGS = (
+_ETCD = (
     flag("etcd-endpoints", default=",".join(DEFAULT_ENDPOINTS), metavar="URL,…", help="etcd servers, comma separated."),
     flag("etcd-prefix", default="/coreos.com/network", metavar="KEY", help="Where the network's keys are."),
     flag("etcd-keyfile", default="", metavar="FILE", help="Our TLS private key."),
@@ -64,16 +66,9 @@ class Etcd:
         return asyncio.run(main())
 
 
-def etcd_flags(command: Callable[..., Any]) -> Callable[..., Any]:
+def etcd_flags(command: Command) -> Command:
     """Adds etcd's flags to a command, which gets one ``etcd: Etcd`` instead of them."""
-
-    @wraps(command)
-    def with_etcd(**flags: Any) -> Any:
-        return command(etcd=Etcd.from_flags(flags), **flags)
-
-    for add in reversed(_FLAGS):
-        with_etcd = add(with_etcd)
-    return with_etcd
+    return _gathering(command, "etcd", Etcd.from_flags, _ETCD)
 
 
 _STATE_DIR = "/run/overlay"
@@ -113,13 +108,19 @@ class Places:
         return cls(device, Path(flags.pop("subnet_file")), Path(state_dir), Path(data_dir))
 
 
-def place_flags(command: Callable[..., Any]) -> Callable[..., Any]:
+def place_flags(command: Command) -> Command:
     """Adds the flags of :class:`Places` to a command, which gets one ``places: Places`` instead of them."""
+    return _gathering(command, "places", Places.from_flags, _PLACES)
+
+
+def _gathering(
+    command: Command, name: str, gather: Callable[[dict[str, Any]], object], flags: Sequence[Flag]
+) -> Command:
+    """Adds ``flags`` to a command, which gets what ``gather`` makes of them as its argument ``name``."""
 
     @wraps(command)
-    def with_places(**flags: Any) -> Any:
-        return command(places=Places.from_flags(flags), **flags)
+    def gathered(**values: Any) -> Any:
+        values[name] = gather(values)
+        return command(**values)
 
-    for add in reversed(_PLACES):
-        with_places = add(with_places)
-    return with_places
+    return reduce(lambda flagged, add: add(flagged), reversed(flags), cast(Command, gathered))

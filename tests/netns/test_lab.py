@@ -25,8 +25,7 @@ from pathlib import Path
 
 import pytest
 
-from overlay.datapath.userspace.batch import SOL_UDP
-from overlay.datapath.userspace.underlay import UDP_SEGMENT
+from overlay.datapath.userspace.sockopt import SOL_UDP, UDP_SEGMENT
 from overlay.errors import LabError
 from overlay.lab import namespace
 from overlay.lab.bench.scenarios import Measure

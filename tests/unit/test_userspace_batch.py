@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from overlay.datapath.userspace.arrivals import Arrivals
-from overlay.datapath.userspace.batch import COUNT, SOL_UDP, UDP_GRO, Batch
+from overlay.datapath.userspace.batch import COUNT, Batch
 from overlay.datapath.userspace.counters import Counters
-from overlay.datapath.userspace.sockets import IP_RECVERR
-from overlay.datapath.userspace.underlay import UDP_SEGMENT, Underlay
+from overlay.datapath.userspace.sockopt import IP_RECVERR, SOL_UDP, UDP_GRO, UDP_SEGMENT
+from overlay.datapath.userspace.underlay import Underlay
 
 SENDERS = ("127.0.0.2", "127.0.0.3")
 NOISE = bytes(range(256)) * 256

@@ -8,7 +8,7 @@ Two processes, two halves of this package:
 * in the worker: ``worker`` (its main loop), ``privileges`` (gives them up), ``outbound`` and ``inbound`` (the two
   directions), ``pace`` (when to look for more), ``admission`` (who may send what), ``routes`` (the peers), ``tunport``
   and ``underlay`` (the descriptors), ``arrivals`` and ``departures`` (packets gathered, as received and for one
-  send), ``paths`` (MTUs), ``answers`` and ``ratelimit`` (ICMP), ``counters``.
+  send), ``batch`` (many receives in one call), ``paths`` (MTUs), ``answers`` and ``ratelimit`` (ICMP), ``counters``.
 
 ``messages`` is what both say to each other, over a socketpair. The worker's half imports neither asyncio nor grpc nor
 click: it is short of memory and parses what strangers send.

@@ -16,13 +16,11 @@ from functools import lru_cache
 import numpy as np
 
 from overlay.datapath.userspace.arrivals import ASIDE, CAPACITY, PLACE, Arrivals
+from overlay.datapath.userspace.sockopt import SOL_UDP, UDP_GRO
 from overlay.packet import ip
 
 COUNT = ASIDE
 """Datagrams a call at most."""
-
-SOL_UDP, UDP_GRO = 17, 104
-"""linux/udp.h; the socket module does not name them."""
 
 
 class _Iovec(ctypes.Structure):

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from overlay.datapath.userspace import steering
+from overlay.datapath.userspace.sockopt import (
+    IP_MTU_DISCOVER,
+    IP_PMTUDISC_DO,
+    IP_RECVERR,
+    SO_RCVBUFFORCE,
+    SO_SNDBUFFORCE,
+)
 from overlay.errors import DatapathError, InterfaceError, PortInUseError, PrivilegeError
 
-IP_MTU_DISCOVER, IP_PMTUDISC_DO = 10, 2
-IP_RECVERR = 11
-SO_SNDBUFFORCE = 32
-SO_RCVBUFFORCE = 33
-"""linux/in.h, asm-generic/socket.h; the socket module does not name them."""
 BUFFER_SIZE = 4 << 20
 """Bytes that may wait in each direction: 64 bursts of 64 KB, some milliseconds of a 10 Gbit/s flow."""
 

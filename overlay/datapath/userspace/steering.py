@@ -23,6 +23,8 @@ import socket
 import struct
 from collections.abc import Iterator
 
+from overlay.datapath.userspace.sockopt import SO_ATTACH_REUSEPORT_CBPF
+
 MAX_WORKERS = 64
 """Also the distance of the ports that one worker may send from."""
 MAX_TRIES = 256
@@ -54,7 +56,6 @@ def source_ports(port: int, worker: int) -> Iterator[int]:
             yield candidate
 
 
-SO_ATTACH_REUSEPORT_CBPF = 51
 SKF_NET_OFF = 0xFFF00000
 """-0x100000, the offset of the network header for loads (linux/filter.h)."""
 SOURCE_ADDRESS, SOURCE_PORT = SKF_NET_OFF + 12, SKF_NET_OFF + 20

@@ -12,18 +12,14 @@ import struct
 import time
 from collections.abc import Callable, Container
 
-from overlay.datapath.userspace.batch import SOL_UDP, UDP_GRO, Batch
+from overlay.datapath.userspace.batch import Batch
 from overlay.datapath.userspace.counters import Counters
 from overlay.datapath.userspace.paths import PathMtus
+from overlay.datapath.userspace.sockopt import IP_RECVERR, MSG_ERRQUEUE, SOL_UDP, UDP_GRO, UDP_SEGMENT
 from overlay.packet import Bytes, ip
 
-UDP_SEGMENT = 103
-"""linux/udp.h; the socket module does not name it."""
 MAX_SEGMENTS = 64
 """Datagrams in one send: ``UDP_MAX_SEGMENTS``, which was 64 before it became 128."""
-
-IP_RECVERR = 11
-MSG_ERRQUEUE = 0x2000
 
 _ANCILLARY_SIZE = socket.CMSG_SPACE(4)
 _GRO_SIZE = struct.Struct("=i")
