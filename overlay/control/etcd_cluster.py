@@ -15,10 +15,18 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from overlay.control.etcd_errors import CALL_FAILURES, WatchRefusedError, explain, is_answer, never_sent, token_refused
+from overlay.control.etcd_errors import (
+    CALL_FAILURES,
+    WatchRefusedError,
+    all_failed,
+    explain,
+    is_answer,
+    never_sent,
+    token_refused,
+)
 from overlay.control.etcd_rpc import RpcError, Stubs, channel_to, pb
 from overlay.control.etcd_settings import Endpoint, EtcdSettings, TlsFiles
-from overlay.errors import StoreDeniedError, StoreError, StoreUnavailableError, UsageError
+from overlay.errors import StoreError, StoreUnavailableError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +136,7 @@ class Cluster:
             else:
                 self._answered(member)
                 return result
-        raise _all_failed(self._settings, failures)
+        raise all_failed([member.url for member in self._settings.members()], failures)
 
     async def gone(self, error: Exception, endpoint: Endpoint, timeout: float) -> StoreError:
         """What the end of a stream from ``endpoint`` means; another member is asked first from now on.
@@ -226,21 +234,3 @@ async def _close(channel: Any) -> None:
 
 def _closed() -> StoreUnavailableError:
     return StoreUnavailableError("the connection was closed", about="etcd")
-
-
-def _all_failed(settings: EtcdSettings, failures: list[StoreError]) -> StoreError:
-    """One error for those of several members: denied only if all of them refuse us."""
-    if len(failures) == 1:
-        return failures[0]
-    kind = (
-        StoreDeniedError
-        if all(isinstance(failure, StoreDeniedError) for failure in failures)
-        else StoreUnavailableError
-    )
-    remedy = next((failure.remedy for failure in failures if failure.remedy), "")
-    causes = {failure.cause for failure in failures}
-    if len(causes) == 1:
-        urls = ", ".join(endpoint.url for endpoint in settings.members())
-        return kind(causes.pop(), about=f"etcd at {urls}", remedy=remedy)
-    told = ", ".join(f"{failure.about.removeprefix('etcd at ')}: {failure.cause}" for failure in failures)
-    return kind(told, about="etcd", remedy=remedy)

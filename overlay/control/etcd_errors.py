@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from overlay.control.etcd_rpc import RpcError, StatusCode
 from overlay.control.etcd_settings import Endpoint
@@ -108,6 +109,24 @@ def explain(error: Exception, endpoint: Endpoint, timeout: float) -> StoreError:
         case _ if code in _ANSWERS:
             return StoreError(said or code.name, about=about)
     return _unreachable(details, code.name, about)
+
+
+def all_failed(urls: Sequence[str], failures: Sequence[StoreError]) -> StoreError:
+    """One error for those of the members at ``urls``: denied only if all that were asked refuse us.
+
+    It has one remedy: what helps with a member that answered, rather than what finds one that did not.
+    """
+    if len(failures) == 1:
+        return failures[0]
+    denied = all(isinstance(failure, StoreDeniedError) for failure in failures)
+    kind = StoreDeniedError if denied else StoreUnavailableError
+    remedies = [failure.remedy for failure in failures if failure.remedy]
+    remedy = min(remedies, key=lambda each: each == _IS_IT_THERE, default="")
+    causes = {failure.cause for failure in failures}
+    if len(causes) == 1:
+        return kind(causes.pop(), about=f"etcd at {', '.join(urls)}", remedy=remedy)
+    told = ", ".join(f"{failure.about.removeprefix('etcd at ')}: {failure.cause}" for failure in failures)
+    return kind(told, about="etcd", remedy=remedy)
 
 
 def _no_answer(timeout: float) -> str:

@@ -9,6 +9,7 @@ import pytest
 from overlay.control.etcd_errors import (
     LeaseExistsError,
     WatchRefusedError,
+    all_failed,
     explain,
     is_answer,
     never_sent,
@@ -77,6 +78,17 @@ def test_an_error_becomes_one_line_for_people(code: str, details: str, kind: typ
     assert words in line
     assert not {"UNAVAILABLE", "ipv4:", "etcdserver", "TSI_"} & set(line.replace(":", ": ").split())
     assert "\n" not in line
+
+
+def test_the_remedy_of_a_member_that_answered_counts() -> None:
+    refused = explain(rpc_error("UNAVAILABLE", CONNECT + "Connection refused"), ENDPOINT, 3.0)
+    untrusted = explain(rpc_error("UNAVAILABLE", "CERTIFICATE_VERIFY_FAILED"), Endpoint.parse("https://192.0.2.2"), 3.0)
+    for failures in ((refused, untrusted), (untrusted, refused)):
+        told = all_failed([ENDPOINT.url, "https://192.0.2.2"], failures)
+        assert isinstance(told, StoreUnavailableError)
+        assert str(told).endswith("check --etcd-cafile")
+        assert "192.0.2.1:2379: connection refused" in str(told)
+    assert str(all_failed([ENDPOINT.url] * 2, (refused, refused))).endswith("check --etcd-endpoints")
 
 
 def test_endings_without_a_status() -> None:
