@@ -45,7 +45,7 @@ def test_distant_packets_never_keep_it_awake() -> None:
     world = World(*times(*[1e-3] * 20))
     waiting = Waiting(world, world.clock, world.rest)
     for _ in range(20):
-        assert waiting.next() == [(7, 1)]
+        assert waiting.next(64) == [(7, 1)]
     assert world.sleeps == 20
     assert world.rests == 0
 
@@ -54,7 +54,7 @@ def test_close_packets_are_met_awake() -> None:
     world = World(*times(*[60e-6] * 50))
     waiting = Waiting(world, world.clock, world.rest)
     for _ in range(50):
-        waiting.next()
+        waiting.next(64)
     assert world.sleeps <= 1
     assert world.rests > 50
 
@@ -63,14 +63,22 @@ def test_after_a_stream_it_looks_for_its_time_and_sleeps() -> None:
     world = World(*times(10e-6, 10e-6, 10e-6, 1.0, 1.0))
     waiting = Waiting(world, world.clock, world.rest)
     for _ in range(3):
-        waiting.next()
+        waiting.next(64)
     slept, rested = world.sleeps, world.rests
-    waiting.next()
+    waiting.next(64)
     assert world.sleeps == slept + 1
     assert 0 < (world.rests - rested) * 1e-6 <= AWAKE
     rested = world.rests
-    waiting.next()
+    waiting.next(64)
     assert world.rests == rested, "the pause was long, so the next one is slept through from the start"
+
+
+def test_after_much_data_nobody_waits_for_the_next() -> None:
+    world = World(*times(*[60e-6] * 50))
+    waiting = Waiting(world, world.clock, world.rest)
+    for _ in range(50):
+        waiting.next(65000)
+    assert world.rests == 0
 
 
 def test_being_woken_counts_as_part_of_a_short_pause() -> None:

@@ -41,8 +41,12 @@ class Inbound:
         joined = bytearray(MAX_HEADERS + ip.MAX_LEN + 1)
         self._joined, self._joined_array = memoryview(joined), np.frombuffer(joined, np.uint8)
 
-    def drain(self, budget: int) -> None:
-        """Forwards datagrams until the socket is empty or ``budget`` receives have been made."""
+    def drain(self, budget: int) -> int:
+        """Forwards datagrams until the socket is empty or ``budget`` receives have been made.
+
+        Returns:
+            About how many bytes they had: what they took of the buffer.
+        """
         arrivals, after_pause = self._arrivals, self._pace.begin()
         for _ in range(budget):
             if arrivals.full:
@@ -62,9 +66,11 @@ class Inbound:
                 break
         for sender in self._batch.take_empty():
             self._refuse_empty(sender)
+        moved = arrivals.at
         for train in arrivals.take():
             self._forward(train)
         self._pace.end()
+        return moved
 
     def _refuse_empty(self, sender: str) -> None:
         self._refuse(admit(b"", 0, sender, self._routes))

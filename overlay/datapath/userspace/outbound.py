@@ -50,20 +50,22 @@ class Outbound:
         self._prefix = virtio.LENGTH if tun.vnet_hdr else 0
         underlay.too_big = self.too_big
 
-    def drain(self, budget: int) -> None:
-        """Forwards packets until the queue is empty or ``budget`` are through."""
+    def drain(self, budget: int) -> int:
+        """Forwards packets until the queue is empty or ``budget`` are through; returns how many bytes they had."""
         into, prefix, descriptor = self._into, self._prefix, self._tun.descriptor
-        after_pause = self._pace.begin()
+        moved, after_pause = 0, self._pace.begin()
         for _ in range(budget):
             try:
                 length = os.readv(descriptor, into)
             except BlockingIOError:
                 break
             self._forward(length - prefix)
+            moved += length
             if after_pause and length < SMALL:
                 break
         self._departures.flush()
         self._pace.end()
+        return moved
 
     def _forward(self, length: int) -> None:
         """Sends the packet in the buffer on its way, or answers it, or counts why not."""

@@ -75,10 +75,12 @@ class Worker:
             poll.register(sending, 0)  # only its errors, which are always reported
         self._say(messages.Ready(self._describe()))
         waiting = Waiting(poll)
+        moved = 0
         while True:
-            for descriptor, events in waiting.next():
+            ready, moved = waiting.next(moved), 0
+            for descriptor, events in ready:
                 if descriptor == tun:
-                    self.outbound.drain(BUDGET)
+                    moved += self.outbound.drain(BUDGET)
                 elif descriptor == control:
                     if not self.obey():
                         return
@@ -86,7 +88,7 @@ class Worker:
                     if events & select.EPOLLERR:
                         self._underlay.read_errors()
                     if descriptor == receiving:
-                        self.inbound.drain(BUDGET)
+                        moved += self.inbound.drain(BUDGET)
 
     def obey(self) -> bool:
         """Carries out one message; False once the agent is gone."""
