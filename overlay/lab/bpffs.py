@@ -9,12 +9,15 @@ import contextlib
 import os
 from pathlib import Path
 
+from overlay.lab.process import poll
 from overlay.lab.shell import run
 
 MOUNT_POINT = Path("/sys/fs/bpf")
 _WAS_MISSING = Path("/run/overlay-lab.bpffs-was-missing")
 _OF_THE_KERNEL = ("maps.debug", "progs.debug")
 """What is in every bpffs of a kernel with preloaded iterators (kernel/bpf/preload)."""
+_PATIENCE = 5.0
+"""Seconds in which it may be busy."""
 
 
 def note() -> None:
@@ -35,5 +38,11 @@ def unmount() -> bool:
     if os.path.ismount(MOUNT_POINT):
         if any(path.name not in _OF_THE_KERNEL for path in MOUNT_POINT.iterdir()):
             return False
-        run(["umount", str(MOUNT_POINT)], check=False)
+        # Somebody whose end is not over yet may still be looking at it.
+        return poll(_try_to_unmount, _PATIENCE)
     return True
+
+
+def _try_to_unmount() -> bool:
+    run(["umount", str(MOUNT_POINT)], check=False)
+    return not os.path.ismount(MOUNT_POINT)

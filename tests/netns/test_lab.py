@@ -27,7 +27,7 @@ import pytest
 
 from overlay.datapath.userspace.sockopt import SOL_UDP, UDP_SEGMENT
 from overlay.errors import LabError
-from overlay.lab import namespace
+from overlay.lab import bpffs, namespace
 from overlay.lab.bench.scenarios import Measure
 from overlay.lab.cluster import Lab
 from overlay.lab.demo import capture_one, ping_matrix
@@ -459,3 +459,15 @@ def test_processes_in_finds_only_those_inside(make_lab: MakeLab) -> None:
     assert other is not None
     assert poll(lambda: processes_in([number]) == [Process(inside.pid, inside.start_time)], 10)
     assert processes_in([other]) == []
+
+
+def test_a_bpf_file_system_that_is_still_in_use_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bpffs, "MOUNT_POINT", tmp_path)
+    run(["mount", "-t", "bpf", "lab", str(tmp_path)])
+    try:
+        user = subprocess.Popen(["sleep", "0.5"], cwd=tmp_path)
+        assert bpffs.unmount()
+        assert user.wait() == 0
+        assert not os.path.ismount(tmp_path)
+    finally:
+        run(["umount", str(tmp_path)], check=False)
