@@ -1,6 +1,6 @@
 # All that a fresh Debian machine needs, as root: `make demo` shows the main job, `make test` proves it.
 
-# The system's interpreter, as the installed service has it; one from elsewhere may be half as fast.
+# The system's interpreter, as the installed service has it; one from elsewhere may be built without optimization.
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 VENV   := .venv
 BIN    := $(VENV)/bin

@@ -6,9 +6,9 @@ import asyncio
 import re
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from functools import reduce, wraps
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar
 
 from overlay.cli.goflags import flag
 from overlay.control.etcd_settings import DEFAULT_ENDPOINTS, EtcdSettings
@@ -123,4 +123,7 @@ def _gathering(
         values[name] = gather(values)
         return command(**values)
 
-    return reduce(lambda flagged, add: add(flagged), reversed(flags), cast(Command, gathered))
+    flagged: Command = gathered
+    for add in reversed(flags):
+        flagged = add(flagged)
+    return flagged

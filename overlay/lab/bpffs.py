@@ -35,12 +35,12 @@ def restore() -> None:
 
 def unmount() -> bool:
     """Unmounts it, if it is mounted and nobody has anything in it; whether it is gone."""
-    if os.path.ismount(MOUNT_POINT):
-        if any(path.name not in _OF_THE_KERNEL for path in MOUNT_POINT.iterdir()):
-            return False
-        # Somebody whose end is not over yet may still be looking at it.
-        return poll(_try_to_unmount, _PATIENCE)
-    return True
+    if not os.path.ismount(MOUNT_POINT):
+        return True
+    if any(path.name not in _OF_THE_KERNEL for path in MOUNT_POINT.iterdir()):
+        return False
+    # Somebody whose end is not over yet may still be looking at it.
+    return poll(_try_to_unmount, _PATIENCE)
 
 
 def _try_to_unmount() -> bool:

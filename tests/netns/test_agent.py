@@ -28,13 +28,12 @@ from overlay.lab.process import poll
 from overlay.lab.topology import LabSpec
 from overlay.node.subnet_env import previous_subnet
 from tests.netns.agents import OVERLAY, PATIENCE, agent
-from tests.support.limits import limit
 
 pytestmark = [pytest.mark.root, pytest.mark.etcd]
 
 SUBNETS = "/coreos.com/network/subnets/"
 
-NEW_ADDRESS_SECONDS = limit(3.0, PATIENCE)
+NEW_ADDRESS_SECONDS = 3.0
 """Until traffic goes on from another address: half a second here, and one time-out of a dead connection is 3 s."""
 
 

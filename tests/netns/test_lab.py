@@ -25,7 +25,7 @@ from pathlib import Path
 
 import pytest
 
-from overlay.datapath.userspace.sockopt import SOL_UDP, UDP_SEGMENT
+from overlay.datapath.userspace.sockopt import UDP_SEGMENT
 from overlay.errors import LabError
 from overlay.lab import bpffs, namespace
 from overlay.lab.bench.scenarios import Measure
@@ -101,7 +101,7 @@ class TestMachines:
 
         def send_train() -> None:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-                udp.sendmsg((bytes(50_000),), [(SOL_UDP, UDP_SEGMENT, struct.pack("=H", 1000))], 0, (str(N2), 9))
+                udp.sendmsg((bytes(50_000),), [(socket.SOL_UDP, UDP_SEGMENT, struct.pack("=H", 1000))], 0, (str(N2), 9))
 
         with call_inside(n2.namespace, tap) as wire:
             wire.bind(("eth0", 0x0800))

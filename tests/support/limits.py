@@ -11,5 +11,5 @@ STRICT = os.environ.get("OVERLAY_STRICT") == "1"
 
 
 def limit(promised: float, busy: float) -> float:
-    """`busy` is far above `promised`, and still below what the fault would cost that the test is there for."""
+    """``busy`` is far above ``promised``, and still below what the fault would cost that the test is there for."""
     return promised if STRICT else busy

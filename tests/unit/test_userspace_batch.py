@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from overlay.datapath.userspace.arrivals import Arrivals
 from overlay.datapath.userspace.batch import COUNT, Batch
 from overlay.datapath.userspace.counters import Counters
-from overlay.datapath.userspace.sockopt import IP_RECVERR, SOL_UDP, UDP_GRO, UDP_SEGMENT
+from overlay.datapath.userspace.sockopt import IP_RECVERR, UDP_GRO, UDP_SEGMENT
 from overlay.datapath.userspace.underlay import Underlay
 
 SENDERS = ("127.0.0.2", "127.0.0.3")
@@ -27,7 +27,7 @@ class Wire:
     def __init__(self) -> None:
         self.udp = _bound("127.0.0.1")
         self.udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
-        self.udp.setsockopt(SOL_UDP, UDP_GRO, 1)
+        self.udp.setsockopt(socket.SOL_UDP, UDP_GRO, 1)
         self.senders = {address: _bound(address) for address in SENDERS}
         self.arrivals = Arrivals()
         self.batch = Batch(self.arrivals)
@@ -35,7 +35,7 @@ class Wire:
         self._poll.register(self.udp, select.POLLIN)
 
     def send(self, sender: str, datagram: bytes, segment: int = 0) -> None:
-        ancillary = [(SOL_UDP, UDP_SEGMENT, segment.to_bytes(2, "little"))] if segment else []
+        ancillary = [(socket.SOL_UDP, UDP_SEGMENT, segment.to_bytes(2, "little"))] if segment else []
         self.senders[sender].sendmsg((datagram,), ancillary, 0, self.udp.getsockname())
 
     def received(self, size: int, number: int) -> list[tuple[str, bytes]]:

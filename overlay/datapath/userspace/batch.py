@@ -16,7 +16,7 @@ from functools import lru_cache
 import numpy as np
 
 from overlay.datapath.userspace.arrivals import ASIDE, CAPACITY, PLACE, Arrivals
-from overlay.datapath.userspace.sockopt import SOL_UDP, UDP_GRO
+from overlay.datapath.userspace.sockopt import UDP_GRO
 from overlay.packet import ip
 
 COUNT = ASIDE
@@ -146,7 +146,7 @@ class Batch:
             arrivals.view[aside : aside + expected] = arrivals.view[at : at + expected]
             at = aside
         control = self._controls[number]
-        if self._control_lengths[number] and (control["level"], control["type"]) == (SOL_UDP, UDP_GRO):
+        if self._control_lengths[number] and (control["level"], control["type"]) == (socket.SOL_UDP, UDP_GRO):
             arrivals.put(at, length, int(control["gro_size"]), sender)
             return 0
         arrivals.put(at, length, length, sender)

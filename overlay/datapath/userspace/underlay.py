@@ -15,7 +15,7 @@ from collections.abc import Callable, Container
 from overlay.datapath.userspace.batch import Batch
 from overlay.datapath.userspace.counters import Counters
 from overlay.datapath.userspace.paths import PathMtus
-from overlay.datapath.userspace.sockopt import IP_RECVERR, MSG_ERRQUEUE, SOL_UDP, UDP_GRO, UDP_SEGMENT
+from overlay.datapath.userspace.sockopt import IP_RECVERR, UDP_GRO, UDP_SEGMENT
 from overlay.packet import Bytes, ip
 
 MAX_SEGMENTS = 64
@@ -108,7 +108,7 @@ class Underlay:
                 continue
             size = length
             for level, kind, data in ancillary:
-                if level == SOL_UDP and kind == UDP_GRO and len(data) >= _GRO_SIZE.size:
+                if level == socket.SOL_UDP and kind == UDP_GRO and len(data) >= _GRO_SIZE.size:
                     size = int(_GRO_SIZE.unpack_from(data)[0])
             return length, (size if 0 < size < length else length), sender
         return None
@@ -133,7 +133,7 @@ class Underlay:
     def _read_errors(self, udp: socket.socket) -> None:
         for _ in range(MAX_QUEUED_ERRORS):
             try:
-                _, ancillary, _, address = udp.recvmsg(0, 256, MSG_ERRQUEUE)
+                _, ancillary, _, address = udp.recvmsg(0, 256, socket.MSG_ERRQUEUE)
             except OSError:
                 # The socket's own note of an error stays where the report found no room, and would be told for ever.
                 udp.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -145,7 +145,7 @@ class Underlay:
                         self.paths.learn(address[0], path_mtu, time.monotonic())
 
     def _send_segments(self, train: memoryview, size: int, peer: str) -> None:
-        ancillary = [(SOL_UDP, UDP_SEGMENT, _SEGMENT_SIZE.pack(size))]
+        ancillary = [(socket.SOL_UDP, UDP_SEGMENT, _SEGMENT_SIZE.pack(size))]
         count = -(-len(train) // size)
         for last_try in (False, True):
             try:
@@ -188,7 +188,7 @@ class Underlay:
 def _accepts(udp: socket.socket, option: int, value: int) -> bool:
     """Whether the kernel knows an option of UDP sockets; it is set then."""
     try:
-        udp.setsockopt(SOL_UDP, option, value)
+        udp.setsockopt(socket.SOL_UDP, option, value)
     except OSError:
         return False
     return True

@@ -21,8 +21,8 @@ AWAKE = 200e-6
 """Seconds of looking before it sleeps. A round trip through two nodes takes 70 µs, on a slow machine twice as much."""
 
 BRISK = 400e-6
-"""Seconds. A pause shorter than this is expected to be followed by another short one; being woken is part of it, and
-takes four times as long for a round trip as the packets do."""
+"""Seconds. A pause shorter than this is expected to be followed by another short one. Being woken is part of it, so it
+has to be longer than a round trip whose every packet finds a sleeper."""
 
 EVENTS = 4
 """TUN, two UDP sockets and the control socket: more cannot be ready at once."""
