@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from overlay.agent.runner import run
 from overlay.agent.settings import AgentSettings
 from overlay.cli.goflags import GO_BOOL, Verbatim, flag
-from overlay.cli.options import Etcd, Places, etcd_flags, place_flags
+from overlay.cli.options import Etcd, Places, address, etcd_flags, node_address, node_id, place_flags
+from overlay.control.schema import unfit_address
 from overlay.datapath.choice import Wish
 from overlay.errors import UsageError
-from overlay.node.identity import default_node_id
 from overlay.node.interfaces import Selection
 from overlay.node.mtu import MAXIMUM, MINIMUM
 from overlay.observe.logging import set_up
-
-A = TypeVar("A", IPv4Address, IPv6Address)
 
 _FOREIGN = {
     "kube-annotation-prefix": "there is no Kubernetes support",
@@ -40,6 +39,10 @@ _FOREIGN_BOOL = {
     "logtostderr": "the log goes to standard error",
 }
 """flanneld's flags that mean nothing here, and why; they are accepted, so that its start scripts work."""
+
+
+_MAX_LEASE_TTL = 9_000_000_000
+"""Longest that etcd grants (server/lease/lessor.go, MaxLeaseTTL)."""
 
 
 class _Mtu(click.IntRange):
@@ -82,7 +85,8 @@ def _foreign_flags(command: Any) -> Any:
 @flag("offloads", default=True, type=GO_BOOL, help="Use TUN and UDP offloads where the kernel has them.")
 @place_flags
 @flag("mtu", default=0, type=_Mtu(), metavar="BYTES", help="Its MTU; 0: the underlay's less 28.")
-@flag("lease-ttl", default=86400, type=click.IntRange(5), metavar="SECONDS", help="Life of the lease in etcd.")
+@flag("lease-ttl", default=86400, type=click.IntRange(5, _MAX_LEASE_TTL), metavar="SECONDS",
+      help="Life of the lease in etcd.")  # fmt: skip
 @flag("node-id", default="", metavar="ID", help="This node's id; default: from machine-id.")
 @flag("release-on-exit", default=False, type=GO_BOOL, help="Give the subnet back at SIGTERM.")
 @flag("on-subnet-change", default="", metavar="COMMAND", help="Run by sh when the subnet changes; has FLANNEL_*.")
@@ -120,22 +124,24 @@ def _settings(etcd: Etcd, places: Places, flags: dict[str, Any]) -> AgentSetting
             re.compile(pattern)
         except re.error as error:
             raise UsageError(str(error), about=f"--iface-regex {pattern}") from error
+    for name in flags["iface"]:
+        _check_interface(name)
     return AgentSettings(
         etcd=etcd.settings,
         prefix=etcd.prefix,
         selection=Selection(
             names=tuple(flags["iface"]),
             patterns=tuple(flags["iface_regex"]),
-            can_reach=_address(flags, "iface-can-reach", IPv4Address),
-            public_ip=_address(flags, "public-ip", IPv4Address),
+            can_reach=address("--iface-can-reach", text, IPv4Address) if (text := flags["iface_can_reach"]) else None,
+            public_ip=node_address("--public-ip", text, IPv4Address) if (text := flags["public_ip"]) else None,
         ),
         subnet_file=places.subnet_file,
         state_dir=places.state_dir,
         data_dir=places.data_dir,
-        public_ipv6=_address(flags, "public-ipv6", IPv6Address),
+        public_ipv6=node_address("--public-ipv6", text, IPv6Address) if (text := flags["public_ipv6"]) else None,
         renew_margin=60 * flags["subnet_lease_renew_margin"],
         lease_ttl=flags["lease_ttl"],
-        node_id=flags["node_id"] or default_node_id(),
+        node_id=node_id(flags["node_id"]),
         ip_masq=flags["ip_masq"],
         forward_rules=flags["iptables_forward_rules"],
         firewall_resync=flags["iptables_resync"],
@@ -156,11 +162,8 @@ def _health_address(flags: dict[str, Any]) -> tuple[str, int] | None:
     return (str(address), flags["healthz_port"]) if flags["healthz_port"] else None
 
 
-def _address(flags: dict[str, Any], name: str, kind: type[A]) -> A | None:
-    text = flags[name.replace("-", "_")]
-    if not text:
-        return None
-    try:
-        return kind(text)
-    except ValueError as error:
-        raise UsageError(f"is no {kind.__name__.removesuffix('Address')} address", about=f"--{name} {text}") from error
+def _check_interface(name: str) -> None:
+    """Raises UsageError for an address that no interface may lend us; names may come later."""
+    with contextlib.suppress(ValueError):
+        if fault := unfit_address(IPv4Address(name)):
+            raise UsageError(fault, about=f"--iface {name}", remedy="name the interface that other nodes are behind")

@@ -12,11 +12,11 @@ from ipaddress import IPv4Address
 import click
 
 from overlay.cli.options import Etcd, etcd_flags
+from overlay.cli.options import node_id as checked_node_id
 from overlay.cli.tables import show, table
 from overlay.control.schema import LeaseRecord, parse_lease, subnets_prefix
 from overlay.control.store import KeyRange, Snapshot, Store
 from overlay.errors import CompactedError, LeaseFormatError, StoreUnavailableError
-from overlay.node.identity import default_node_id
 from overlay.node.netlink import Netlink
 
 _TTL_QUERIES_AT_ONCE = 16
@@ -34,7 +34,7 @@ class Self:
     def here(cls, node_id: str | None) -> Self:
         with Netlink() as netlink:
             addresses = frozenset(address.address for address in netlink.addresses())
-        return cls(node_id or default_node_id(), addresses)
+        return cls(checked_node_id(node_id), addresses)
 
     def owns(self, record: LeaseRecord) -> bool:
         lease = record.lease

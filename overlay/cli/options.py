@@ -7,15 +7,20 @@ import re
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import wraps
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from overlay.cli.goflags import flag
 from overlay.control.etcd_settings import DEFAULT_ENDPOINTS, EtcdSettings
+from overlay.control.members import excerpt
+from overlay.control.schema import unfit_address, unfit_node_id
 from overlay.control.store import Store
 from overlay.errors import UsageError
+from overlay.node.identity import default_node_id
 
 T = TypeVar("T")
+A = TypeVar("A", IPv4Address, IPv6Address)
 Command: TypeAlias = Callable[..., Any]
 Flag: TypeAlias = Callable[[Command], Command]
 
@@ -40,6 +45,8 @@ class Etcd:
     @classmethod
     def from_flags(cls, flags: dict[str, Any]) -> Etcd:
         """Takes its flags out of ``flags``. Raises UsageError for values that cannot work."""
+        for name in ("etcd_endpoints", "etcd_prefix", "etcd_username", "etcd_password"):
+            _check_utf8(f"--{name.replace('_', '-')}", flags[name])
         return cls(
             EtcdSettings(
                 endpoints=tuple(url for part in flags.pop("etcd_endpoints").split(",") if (url := part.strip())),
@@ -49,7 +56,7 @@ class Etcd:
                 username=flags.pop("etcd_username"),
                 password=flags.pop("etcd_password"),
             ),
-            prefix="/" + flags.pop("etcd_prefix").strip("/"),
+            prefix=flags.pop("etcd_prefix"),
         )
 
     def run(self, work: Callable[[Store], Coroutine[Any, Any, T]]) -> T:
@@ -64,6 +71,41 @@ class Etcd:
                 await store.close()
 
         return asyncio.run(main())
+
+
+def _check_utf8(flag_name: str, text: str) -> None:
+    """Raises UsageError for bytes that Python could not decode, and etcd, whose keys and names are text, would not."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        shown = text.encode(errors="surrogateescape").decode(errors="replace")
+        raise UsageError("is not UTF-8", about=f"{flag_name} {shown}", remedy="write it in UTF-8")
+
+
+def node_id(given: str | None) -> str:
+    """The node's id: what ``--node-id`` gave, else this machine's. Raises UsageError for one that no lease may have."""
+    if not given:
+        return default_node_id()
+    _check_utf8("--node-id", given)
+    if fault := unfit_node_id(given):
+        raise UsageError(fault, about=f"--node-id {excerpt(given)}", remedy="give a short name, or none")
+    return given
+
+
+def node_address(flag_name: str, text: str, kind: type[A]) -> A:
+    """The address of ``kind`` that a node publishes. Raises UsageError for one at which no node can be reached."""
+    published = address(flag_name, text, kind)
+    if fault := unfit_address(published):
+        raise UsageError(fault, about=f"{flag_name} {text}", remedy="give the address that other nodes send to")
+    return published
+
+
+def address(flag_name: str, text: str, kind: type[A]) -> A:
+    """An address of ``kind``. Raises UsageError."""
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise UsageError(
+            f"is no {kind.__name__.removesuffix('Address')} address", about=f"{flag_name} {text}"
+        ) from error
 
 
 def etcd_flags(command: Command) -> Command:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from overlay.cli.leases import Self, read_records
-from overlay.cli.options import Etcd, etcd_flags
+from overlay.cli.options import Etcd, etcd_flags, node_address
 from overlay.control.schema import (
     LeaseRecord,
     config_key,
@@ -39,13 +39,14 @@ class _Parsed(click.ParamType[Any]):
 @click.command()
 @etcd_flags
 @click.argument("subnet", type=_Parsed("SUBNET", IPv4Network))
-@click.option("--public-ip", required=True, type=_Parsed("IP", IPv4Address), help="Address of the node that gets it.")
-def reserve(etcd: Etcd, subnet: IPv4Network, public_ip: IPv4Address) -> None:
+@click.option("--public-ip", required=True, metavar="IP", help="Address of the node that gets it.")
+def reserve(etcd: Etcd, subnet: IPv4Network, public_ip: str) -> None:
     """Lease SUBNET to the node with a public IP for ever.
 
     The node takes it when its agent starts. A lease that the node has on SUBNET already becomes permanent.
     """
-    print(etcd.run(lambda store: _reserve(store, etcd.prefix, subnet, public_ip)))
+    address = node_address("--public-ip", public_ip, IPv4Address)
+    print(etcd.run(lambda store: _reserve(store, etcd.prefix, subnet, address)))
 
 
 async def _reserve(store: Store, prefix: str, subnet: IPv4Network, public_ip: IPv4Address) -> str:

@@ -12,6 +12,10 @@ Why a subnet has one owner:
   only once the view has reached the revision that wrote it and shows nothing that overlaps. Of two that overlap, at
   least the later one sees the other there.
 * ``valid_until`` counts from when a request was sent.
+
+Why one node takes one subnet only: nothing is written that readers would refuse, and a claim that shows up malformed
+all the same (somebody between us and the store, or beside us, changes what is written) is put again where it is, ever
+more seldom, never elsewhere. Garbage names no owner, so the next claim would not know the last.
 """
 
 from __future__ import annotations
@@ -42,7 +46,7 @@ from overlay.control.schema import LeaseRecord, format_lease_value
 from overlay.control.session import DEFAULT_MARGIN, DEFAULT_TTL, Grant, Refresh, Session
 from overlay.control.store import ABSENT, NO_LEASE, Committed, Compare, Delete, Put
 from overlay.control.view import LeaseView
-from overlay.errors import LeaseNotFoundError, OutOfSubnetsError, StoreError
+from overlay.errors import LeaseFormatError, LeaseNotFoundError, OutOfSubnetsError, StoreError
 from overlay.model import Lease, NetworkConfig
 
 FIRST_RETRY = 1.0
@@ -203,6 +207,9 @@ class Keeper:
         self._held: Held | None = None
         self._held_epoch = 0
         self._claim: Claim | None = None
+        self._mangled: LeaseFormatError | None = None
+        self._mangling = Backoff(FIRST_RETRY, MAX_RETRY, rng)
+        self._unwritable: LeaseFormatError | None = None
         self._busy: Action | None = None
         self._awaited: _Awaited | None = None
         self._retry_at = 0.0
@@ -236,6 +243,10 @@ class Keeper:
         found: list[Problem] = []
         if self.error is not None:
             found.append(Problem(KEEPER_PROBLEM, f"the lease cannot be kept up: {self.error}; trying again"))
+        if self._unwritable is not None:
+            found.append(Problem("unwritable", f"no lease is written: {self._unwritable}"))
+        if self._mangled is not None:
+            found.append(Problem("mangled", f"our lease does not read as it was written: {self._mangled}"))
         if self.phase is Phase.EXHAUSTED and self._exhausted is not None:
             found.append(Problem("exhausted", f"out of subnets: {self._exhausted[0]}"))
         if self._view.loaded and self.config is not None:
@@ -340,15 +351,40 @@ class Keeper:
         if self.phase is Phase.WAITING:
             self._enter(Phase.SEEKING)
         if self.phase is Phase.CONFIRMING:
-            self._confirm()
-        if self.phase is Phase.HELD:
-            return self._hold(self.config, now)
-        claim = self._reclaim_claim(self.config) if self.phase is Phase.RECLAIMING else None
+            self._confirm(now)
+            if now < self._retry_at:
+                return self._retry_at
+        try:
+            action = self._hold(self.config, now) if self.phase is Phase.HELD else self._acquire(self.config, now)
+        except LeaseFormatError as error:
+            self._unwritable = error
+            return self._session.refresh_due if self.phase is Phase.HELD else NEVER
+        self._unwritable = None
+        return action
+
+    def _acquire(self, config: NetworkConfig, now: float) -> Action | float:
+        """The next step towards a subnet. Raises LeaseFormatError: what we would publish is no lease."""
+        claim = self._reclaim_claim(config) if self.phase is Phase.RECLAIMING else self._once_more(config)
         if claim is None:
-            claim = self._seek(self.config)
+            claim = self._seek(config)
         if claim is None:
-            return self._sweep_contested(self.config) or NEVER
+            return self._sweep_contested(config) or NEVER
         return self._take(claim, now)
+
+    def _once_more(self, config: NetworkConfig) -> Claim | None:
+        """The claim that shows up malformed, on what is at its key now; None where there is no such claim."""
+        claim = self._claim
+        if self._mangled is None or claim is None or claim.key not in self._view.malformed:
+            return None
+        if not fits(claim.lease, config) or self._overlapping_others(claim.lease, claim.key):
+            return None
+        return replace(
+            claim,
+            lease=self._wanted(config, claim.lease),
+            expected=self._view.mod_revision(claim.key),
+            record=None,
+            stale=(),
+        )
 
     def _seek(self, config: NetworkConfig) -> Claim | None:
         """A subnet to claim, None if there is none; looked for again only once something has changed."""
@@ -398,22 +434,25 @@ class Keeper:
         if record is not None and record.lease == claim.lease and record.lease_id == lease_id and not claim.stale:
             self._hold_from(record, claim.source)
             return now
+        value = format_lease_value(claim.lease)
         self._claim = claim
         self._enter(Phase.CLAIMING)
         return Commit(
             Purpose.CLAIM,
             tuple(self._view.as_compare(key) for key in (claim.key, *(stale.key for stale in claim.stale))),
-            (
-                Put(claim.key, format_lease_value(claim.lease), lease_id),
-                *(Delete(stale.key) for stale in claim.stale),
-            ),
+            (Put(claim.key, value, lease_id), *(Delete(stale.key) for stale in claim.stale)),
         )
 
-    def _confirm(self) -> None:
+    def _confirm(self, now: float) -> None:
         """The view has reached our claim's revision: the subnet is ours, unless something overlaps it."""
         claim = self._claim
         assert claim is not None
         record = self._view.record(claim.key)
+        if (mangled := self._view.malformed.get(claim.key)) is not None:
+            self._mangled = mangled
+            self._retry_at = now + self._mangling.next()
+            self._enter(Phase.SEEKING if self._held is None else Phase.RECLAIMING)
+            return
         if record is None or not self._is_ours(record) or self._overlapping_others(claim.lease, claim.key):
             self._note(logging.WARNING, f"{claim.lease.subnet} is contested; choosing again")
             self._enter(Phase.SEEKING if self._held is None else Phase.RECLAIMING)
@@ -421,6 +460,8 @@ class Keeper:
         self._hold_from(record, claim.source)
 
     def _hold_from(self, record: LeaseRecord, source: Source) -> None:
+        self._mangled = None
+        self._mangling.reset()
         self._hold_as(record)
         self._enter(Phase.HELD)
         kind = "reservation" if record.reserved else "lease"

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from posixpath import normpath
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -36,6 +37,9 @@ MAX_MTU = 65535 - 28
 """Largest inner packet: an IPv4 datagram (RFC 791) less the outer IPv4 and UDP headers, 20 + 8 bytes."""
 
 _LEASE_KEY = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3})-(\d{1,2})(?:&([0-9a-fA-F:.]{2,45})-(\d{1,3}))?")
+_NODE_ID_LENGTH = f"must have at most {MAX_NODE_ID_CHARS} characters"
+_THIS_NETWORK = IPv4Network("0.0.0.0/8")
+_BROADCAST = IPv4Address("255.255.255.255")
 _MAX_LEN_V4 = 31
 _MAX_LEN_V6 = 127
 
@@ -48,12 +52,19 @@ N = TypeVar("N", IPv4Network, IPv6Network)
 
 def config_key(prefix: str) -> str:
     """Where the network's config is: ``/coreos.com/network`` gives ``/coreos.com/network/config``."""
-    return f"{prefix.rstrip('/')}/config"
+    return _joined(prefix, "config")
 
 
 def subnets_prefix(prefix: str) -> str:
     """What every lease's key begins with: ``/coreos.com/network`` gives ``/coreos.com/network/subnets/``."""
-    return f"{prefix.rstrip('/')}/subnets/"
+    return f"{_joined(prefix, 'subnets')}/"
+
+
+def _joined(prefix: str, name: str) -> str:
+    """As flanneld joins them, by Go's ``path.Join``: no slash is put before, none stays double, dots are resolved."""
+    joined = normpath(f"{prefix}/{name}" if prefix else name)
+    # POSIX lets two leading slashes mean something; Go's path does not.
+    return joined[1:] if joined.startswith("//") else joined
 
 
 def format_lease_key(subnet: IPv4Network, ipv6_subnet: IPv6Network | None = None) -> str:
@@ -140,7 +151,7 @@ def parse_lease_value(value: bytes, subnet: IPv4Network, ipv6_subnet: IPv6Networ
         raise bad("PublicIP", public_ip or "absent", "must be a node's address")
     node_id = members.get("NodeID", str, "")
     if len(node_id) > MAX_NODE_ID_CHARS:
-        raise bad("NodeID", node_id, f"must have at most {MAX_NODE_ID_CHARS} characters")
+        raise bad("NodeID", node_id, _NODE_ID_LENGTH)
     return Lease(
         subnet=subnet,
         public_ip=public_ip,
@@ -154,7 +165,13 @@ def parse_lease_value(value: bytes, subnet: IPv4Network, ipv6_subnet: IPv6Networ
 
 
 def format_lease_value(lease: Lease) -> bytes:
-    """The JSON that flanneld writes for ``lease``, byte for byte, with our NodeID as one more member at its end."""
+    """The JSON that flanneld writes for ``lease``, byte for byte, with our NodeID as one more member at its end.
+
+    What comes out has been read back: a lease that readers take for garbage still takes its subnet from everybody.
+
+    Raises:
+        LeaseFormatError: :func:`parse_lease_value` would refuse it, or understand something else.
+    """
     fields: dict[str, object] = {
         "PublicIP": str(lease.public_ip),
         "PublicIPv6": None if lease.public_ipv6 is None else str(lease.public_ipv6),
@@ -167,7 +184,44 @@ def format_lease_value(lease: Lease) -> bytes:
         fields["BackendV6Data"] = dict(lease.backend_v6_data)
     if lease.node_id is not None:
         fields["NodeID"] = lease.node_id
-    return json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
+    value = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode(errors="surrogatepass")
+    understood = parse_lease_value(value, lease.subnet, lease.ipv6_subnet)
+    if replace(understood, backend_type=lease.backend_type) != lease:
+        raise LeaseFormatError(
+            f"would be read as another: {excerpt(value, 200)}",
+            about=f"lease {format_lease_key(lease.subnet, lease.ipv6_subnet)}",
+            remedy="check --node-id, --public-ip and --public-ipv6",
+        )
+    return value
+
+
+def unfit_address(address: IPv4Address | IPv6Address) -> str:
+    """Why no node can be reached at ``address``, whatever the network; empty where one may be.
+
+    Stricter than the reader, which must live with what others wrote: what we publish no reader, and no node, refuses.
+    """
+    if address.is_unspecified or (address.version == 4 and address in _THIS_NETWORK):
+        return "means no address"
+    if address.is_multicast or address == _BROADCAST:
+        return "is many nodes' address, not one's"
+    if address.is_loopback:
+        return "is a loopback address, which other nodes take for themselves"
+    if isinstance(address, IPv6Address) and address.scope_id is not None:
+        return "has a zone, which means nothing on other nodes"
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return "is an IPv4 address written as IPv6"
+    return ""
+
+
+def unfit_node_id(node_id: str) -> str:
+    """Why ``node_id`` cannot tell a node from others in etcd; empty where it can."""
+    if len(node_id) > MAX_NODE_ID_CHARS:
+        return _NODE_ID_LENGTH
+    if any("\ud800" <= character <= "\udfff" for character in node_id):
+        return "is not UTF-8"
+    if not node_id.isprintable() or node_id != node_id.strip():
+        return "must be printable, without spaces around it"
+    return ""
 
 
 # --- the network's config -------------------------------------------------------------------------------------------

@@ -19,13 +19,13 @@ _MACHINE_ID = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
 def default_node_id() -> str:
     """A stable id of 16 hexadecimal digits; from the host name where there is no machine-id."""
     parts = ["overlay", _machine_id() or socket.gethostname(), _namespace()]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    return hashlib.sha256(os.fsencode("\0".join(parts))).hexdigest()[:16]
 
 
 def _machine_id() -> str:
     for path in _MACHINE_ID:
         try:
-            if text := path.read_text().strip():
+            if text := os.fsdecode(path.read_bytes()).strip():
                 return text
         except OSError:
             continue

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import redirect_stderr
+from io import StringIO
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+from overlay.agent.settings import AgentSettings
 from overlay.cli.main import run
 from overlay.cli.tables import show, table
+from overlay.control.allocator import Identity, lease_of
+from overlay.control.schema import format_lease_value, parse_config, parse_lease_value
 from overlay.lab.cluster import Lab
 from overlay.lab.shell import overlay_command
 
@@ -38,6 +46,29 @@ UDP = '{"Network":"10.0.0.0/16","Backend":{"Type":"udp"}}'
         (("agent", "--device"), "overlay agent: Option '--device' requires an argument; see overlay agent --help"),
         (("agent", "--mtu=67"), "67 is not in the range"),
         (("agent", "--healthz-ip=localhost"), "--healthz-ip localhost: is no IP address"),
+        (("agent", f"--node-id={'x' * 129}"), "must have at most 128 characters"),
+        (("agent", "--node-id=a\x07b"), "--node-id a·b: must be printable"),
+        (("agent", "--node-id= "), "must be printable, without spaces around it"),
+        (("agent", "--node-id=caf\udce9"), "--node-id caf\ufffd: is not UTF-8; write it in UTF-8"),
+        (("leases", f"--node-id={'x' * 129}"), "must have at most 128 characters"),
+        (("release", "--node-id=caf\udce9"), "is not UTF-8"),
+        (("agent", "--etcd-prefix=/caf\udce9"), "--etcd-prefix /caf\ufffd: is not UTF-8"),
+        (("config", "show", "--etcd-prefix=/caf\udce9"), "is not UTF-8"),
+        (("agent", "--etcd-username=caf\udce9", "--etcd-password=x"), "is not UTF-8"),
+        (("agent", "--public-ip=0.0.0.0"), "--public-ip 0.0.0.0: means no address"),
+        (("agent", "--public-ip=0.1.2.3"), "means no address"),
+        (("agent", "--public-ip=224.0.0.5"), "is many nodes' address"),
+        (("agent", "--public-ip=255.255.255.255"), "is many nodes' address"),
+        (("agent", "--public-ip=127.0.0.1"), "is a loopback address"),
+        (("agent", "--public-ipv6=::"), "--public-ipv6 ::: means no address"),
+        (("agent", "--public-ipv6=ff02::1"), "is many nodes' address"),
+        (("agent", "--public-ipv6=fe80::1%eth0"), "has a zone"),
+        (("agent", "--public-ipv6=::ffff:1.2.3.4"), "is an IPv4 address written as IPv6"),
+        (("agent", "--iface=127.0.0.1"), "--iface 127.0.0.1: is a loopback address"),
+        (("agent", "--iface=0.0.0.0"), "--iface 0.0.0.0: means no address"),
+        (("agent", "--lease-ttl=9000000001"), "9000000001 is not in the range"),
+        (("reserve", "10.0.0.0/24", "--public-ip=224.0.0.5"), "--public-ip 224.0.0.5: is many nodes' address"),
+        (("reserve", "10.0.0.0/24", "--public-ip=x"), "--public-ip x: is no IPv4 address"),
         (("agent", "--use-multi-cluster-cidr", "--public-ip=x"), "--public-ip x: is no IPv4 address"),
         (("agent", "--kube-subnet-mgr"), "there is no Kubernetes support"),
         (("agent", "--datapath=magic"), "'magic' is not one of"),
@@ -60,6 +91,38 @@ def test_called_wrongly(
     error = capsys.readouterr().err
     assert complaint in error
     assert error.count("\n") == 1
+
+
+HOSTILE = st.text(max_size=140) | st.sampled_from(["", "\udce9", "é", "x" * 128, "x" * 129, "0.0.0.0", "a\nb", "a\0b"])
+IPV4 = st.builds(str, st.ip_addresses(v=4)) | st.builds(str, st.ip_addresses(v=4, network="224.0.0.0/3")) | HOSTILE
+IPV6 = st.builds(str, st.ip_addresses(v=6)) | HOSTILE
+
+
+@given(node_id=HOSTILE, public_ip=IPV4, public_ipv6=IPV6, ttl=st.integers(-1, 1 << 64) | st.just(86400))
+@example(node_id="x" * 129, public_ip="", public_ipv6="", ttl=86400)
+@example(node_id="", public_ip="224.0.0.5", public_ipv6="", ttl=86400)
+@example(node_id="", public_ip="", public_ipv6="fe80::1%eth0", ttl=86400)
+def test_what_the_flags_put_into_a_lease_every_reader_takes(
+    node_id: str, public_ip: str, public_ipv6: str, ttl: int
+) -> None:
+    """Flags that end in etcd are refused with status 2, or make a lease that reads back as it was meant."""
+    started: list[AgentSettings] = []
+
+    async def start(settings: AgentSettings, notices: tuple[str, ...] = ()) -> None:
+        started.append(settings)
+
+    flags = {"node-id": node_id, "public-ip": public_ip, "public-ipv6": public_ipv6, "lease-ttl": str(ttl)}
+    with pytest.MonkeyPatch.context() as patched, redirect_stderr(StringIO()):
+        patched.setattr("overlay.cli.agent.run", start)
+        patched.setattr("overlay.cli.agent.set_up", lambda *_, **__: None)
+        status = run(["agent", *(f"--{name}={value}" for name, value in flags.items())])
+    assert status == (0 if started else 2)
+    for settings in started:
+        address = settings.selection.public_ip or IPv4Address("172.31.0.1")
+        identity = Identity(settings.node_id, address, settings.public_ipv6)
+        lease = lease_of(identity, parse_config(UDP), IPv4Network("10.0.5.0/24"), None)
+        assert parse_lease_value(format_lease_value(lease), lease.subnet) == lease
+        assert 5 <= settings.lease_ttl <= 9_000_000_000
 
 
 @pytest.mark.parametrize(

@@ -445,3 +445,77 @@ def test_a_changed_ttl_gets_a_new_etcd_lease() -> None:
     assert again.keeper.held is not None
     assert again.keeper.held.valid_until == pytest.approx(again.now + 600, abs=0.01)
     assert again.core.time_to_live(again.key().lease_id, again.now) >= 599
+
+
+# --- one node takes one subnet, whatever becomes of what it writes ---
+
+
+@pytest.mark.parametrize(
+    "identity",
+    [
+        Identity("x" * 129, IP),
+        Identity("\udce9", IP),
+        Identity("me", IPv4Address("0.0.0.0")),
+        Identity("me", IPv4Address("224.0.0.5")),
+        Identity("", IP),
+        Identity("me", IP, backend_data=(("x", "y" * 70_000),)),
+    ],
+)
+def test_what_no_reader_would_take_is_not_written(identity: Identity) -> None:
+    node = Node(MemoryCore())
+    node.keeper.identify(identity)
+    node.settle()
+    assert node.keys() == []
+    assert any(problem.text.startswith("no lease is written: lease 10.0.") for problem in node.keeper.problems())
+    node.keeper.identify(Identity("me", IP))
+    node.settle()
+    assert node.keeper.phase is Phase.HELD
+    assert node.keeper.problems() == []
+
+
+def test_a_held_lease_that_cannot_be_rewritten_is_still_refreshed() -> None:
+    node = held_node()
+    node.keeper.identify(Identity("me", IPv4Address("224.0.0.5")))
+    node.settle()
+    for _ in range(10):
+        node.now += 15
+        node.settle()
+    assert node.keeper.phase is Phase.HELD
+    assert len(node.keys()) == 1
+
+
+@pytest.mark.parametrize("garbage", ["", "{", '{"PublicIP":"0.0.0.0"}', '{"PublicIP":"224.0.0.5","PublicIPv6":null}'])
+@pytest.mark.parametrize("had_one", [False, True])
+def test_a_claim_that_reads_back_malformed_is_no_reason_for_another(garbage: str, had_one: bool) -> None:
+    """As when a proxy, or a cleverer writer, changes what is written: the same key, ever more seldom, and a problem."""
+    core = MemoryCore()
+    node = held_node(core) if had_one else Node(core)
+    if had_one:
+        put(core, node.key().key, garbage)
+        node.see()
+    commits = []
+    began = node.now
+    while node.now < began + 600:
+        action = node.keeper.next_action(node.now)
+        if isinstance(action, float):
+            node.now = min(action, node.now + 1)
+            if node.view.revision != core.revision:
+                node.see()
+        elif isinstance(action, ReadAgain):
+            node.see()
+        else:
+            node.carry_out(action)
+            if isinstance(action, Commit):
+                commits.append(node.now)
+                written = node.keys()
+                for key in written:
+                    put(core, key, garbage, node.now)
+    assert len(node.keys()) == 1
+    assert 10 < len(commits) < 60
+    assert any(problem.kind == "mangled" for problem in node.keeper.problems())
+    for _ in range(100):
+        node.now += 1
+        node.settle()
+    assert node.keeper.phase is Phase.HELD
+    assert node.keeper.problems() == []
+    assert len(node.keys()) == 1

@@ -41,6 +41,33 @@ def test_our_value_is_flannelds_with_the_node_id_at_its_end() -> None:
     assert schema.format_lease_value(lease) == b'{"PublicIP":"172.31.0.2","PublicIPv6":null,"NodeID":"4c4c"}'
 
 
+@pytest.mark.parametrize(
+    ("prefix", "config_key"),
+    [
+        ("/coreos.com/network", "/coreos.com/network/config"),
+        ("/coreos.com/network/", "/coreos.com/network/config"),
+        ("coreos.com/network", "coreos.com/network/config"),
+        ("//coreos.com/network", "/coreos.com/network/config"),
+        ("///a", "/a/config"),
+        ("/coreos.com//network//", "/coreos.com/network/config"),
+        ("/a/./b", "/a/b/config"),
+        ("/a/../b", "/b/config"),
+        ("../a", "../a/config"),
+        ("/../a", "/a/config"),
+        (".", "config"),
+        ("a/..", "config"),
+        ("", "config"),
+        ("/", "/config"),
+        ("//", "/config"),
+        (" a ", " a /config"),
+    ],
+)
+def test_keys_are_joined_as_flanneld_joins_them(prefix: str, config_key: str) -> None:
+    """Go's path.Join(prefix, "config") and path.Join(prefix, "subnets", …)."""
+    assert schema.config_key(prefix) == config_key
+    assert schema.subnets_prefix(prefix) == f"{config_key.removesuffix('config')}subnets/"
+
+
 def test_a_lease_without_lease_id_is_a_reservation() -> None:
     record = schema.parse_lease(KeyValue("/coreos.com/network/subnets/10.0.39.0-24", GOLDEN_UDP, 7, 0))
     assert record.reserved
