@@ -168,6 +168,7 @@ class TunnelSpec:
         underlay_interface: name of the interface that outer packets use.
         underlay_address: our outer source address.
         port: UDP port of every node's socket.
+        copy_dscp: whether outer headers have the inner packets' class of service (DSCP).
     """
 
     device: str
@@ -177,6 +178,7 @@ class TunnelSpec:
     underlay_interface: str
     underlay_address: IPv4Address
     port: int = UDP_PORT
+    copy_dscp: bool = False
 
     @property
     def address(self) -> IPv4Address:

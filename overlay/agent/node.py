@@ -60,6 +60,7 @@ class Node:
                 device=self._settings.datapath.device,
                 mtu=self._settings.mtu,
                 blackhole=self._settings.blackhole_route,
+                copy_dscp=self._settings.copy_dscp,
             )
             # Only now: with a lease the peers are known, and until then what an earlier agent left is better than none.
             self._backend.set_peers(self._peers)

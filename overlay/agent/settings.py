@@ -30,6 +30,7 @@ class AgentSettings:
     forward_rules: bool = True
     firewall_resync: int = 5
     blackhole_route: bool = False
+    copy_dscp: bool = False
     health_address: tuple[str, int] | None = None
     mtu: int | None = None
     release_on_exit: bool = False

@@ -25,7 +25,9 @@ def check(config: NetworkConfig) -> None:
         )
 
 
-def make(config: NetworkConfig, datapath: Datapath, *, device: str, mtu: int | None, blackhole: bool) -> Backend:
+def make(
+    config: NetworkConfig, datapath: Datapath, *, device: str, mtu: int | None, blackhole: bool, copy_dscp: bool = False
+) -> Backend:
     """The backend that ``config`` names. Raises ConfigError."""
     check(config)
-    return _TABLE[config.backend.type](datapath, device, mtu, blackhole)
+    return _TABLE[config.backend.type](datapath, device, mtu, blackhole, copy_dscp)

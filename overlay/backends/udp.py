@@ -26,12 +26,14 @@ class UdpBackend:
         device: name of the TUN device.
         mtu: what the command line asked for, which wins over the config; None to have it computed.
         blackhole: whether packets to our subnet end here while no bridge has it.
+        copy_dscp: whether outer headers have the inner packets' class of service.
     """
 
     datapath: Datapath
     device: str = "flannel0"
     mtu: int | None = None
     blackhole: bool = False
+    copy_dscp: bool = False
     type: str = "udp"
 
     def spec(self, desired: Desired) -> TunnelSpec:
@@ -47,6 +49,7 @@ class UdpBackend:
             underlay_interface=underlay.interface,
             underlay_address=underlay.address,
             port=udp_port(desired.config.backend),
+            copy_dscp=self.copy_dscp,
         )
 
     async def apply(self, desired: Desired) -> Applied:

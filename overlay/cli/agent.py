@@ -83,6 +83,7 @@ def _foreign_flags(command: Any) -> Any:
     "workers", default=0, type=click.IntRange(0, 64), metavar="N", help="Userspace workers; 0: one for every two cores."
 )
 @flag("offloads", default=True, type=GO_BOOL, help="Use TUN and UDP offloads where the kernel has them.")
+@flag("copy-dscp", default=False, type=GO_BOOL, help="Outer packets have the inner ones' class of service.")
 @place_flags
 @flag("mtu", default=0, type=_Mtu(), metavar="BYTES", help="Its MTU; 0: the underlay's less 28.")
 @flag("lease-ttl", default=86400, type=click.IntRange(5, _MAX_LEASE_TTL), metavar="SECONDS",
@@ -149,6 +150,7 @@ def _settings(etcd: Etcd, places: Places, flags: dict[str, Any]) -> AgentSetting
         health_address=_health_address(flags),
         datapath=Wish(flags["datapath"], flags["workers"] or None, flags["offloads"], places.device),
         mtu=flags["mtu"] or None,
+        copy_dscp=flags["copy_dscp"],
         release_on_exit=flags["release_on_exit"],
         on_subnet_change=flags["on_subnet_change"],
     )

@@ -105,12 +105,22 @@ def test_maps_of_another_layout_are_replaced(pins: Path) -> None:
     """As another version may leave them: here the counters lie where the config belongs."""
     pins.mkdir(parents=True)
     with Object(OBJECT) as other:
-        other.pin("counters", pins / "config")
+        other.pin("causes", pins / "config")
         other.load()
     loaded = load(OBJECT, pins)
     assert not loaded.adopted
     assert write_endpoint(loaded.config, Endpoint(OUR_ADDRESS, PORT, OWN, 71))
     loaded.close()
+
+
+def test_maps_of_another_version_are_removed_with_ours(pins: Path) -> None:
+    pins.mkdir(parents=True)
+    with Object(OBJECT) as other:
+        other.pin("causes", pins / "of-another-version")
+        other.load()
+    load(OBJECT, pins).close()
+    assert unpin(pins)
+    assert not pins.exists()
 
 
 def test_where_a_peer_unwraps_is_learned_and_kept() -> None:

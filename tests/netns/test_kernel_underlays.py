@@ -376,7 +376,7 @@ def datagrams(node: Node) -> str:
 def test_cleanup_leaves_nothing() -> None:
     with running() as (first, _second):
         pins = call_inside(first.namespace, lambda: pin_directory("flannel0"))
-        assert sorted(path.name for path in pins.iterdir()) == ["config", "counters", "peers", "senders"]
+        assert sorted(path.name for path in pins.iterdir()) == ["causes", "config", "peers", "senders"]
         first.stop()
         assert attached(first), "closing leaves the programs to their work"
         removed = [first.cleanup() for _ in range(2)]

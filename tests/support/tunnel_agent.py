@@ -38,6 +38,7 @@ class Agent:
             underlay_interface=command["underlay"],
             underlay_address=IPv4Address(command["address"]),
             port=command.get("port", 8285),
+            copy_dscp=command.get("copy_dscp", False),
         )
         await self._datapath.configure(spec)
         for words in (

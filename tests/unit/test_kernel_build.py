@@ -55,7 +55,9 @@ def test_config_has_the_programs_layout() -> None:
     assert body is not None
     fields = re.findall(r"^\t(__\w+) (\w+);", body[1], re.MULTILINE)
     sizes = {"__be32": 4, "__u32": 4, "__be16": 2, "__u16": 2}
-    packed = Endpoint(IPv4Address("1.2.3.4"), 8285, IPv4Network("10.0.1.0/24"), tun=7, gro=8, finish=9).pack()
+    packed = Endpoint(
+        IPv4Address("1.2.3.4"), 8285, IPv4Network("10.0.1.0/24"), tun=7, gro=8, finish=9, copy_dscp=True
+    ).pack()
     values, at = {}, 0
     for kind, name in fields:
         size = sizes[kind]
@@ -67,7 +69,7 @@ def test_config_has_the_programs_layout() -> None:
         "subnet": 0x0A000100,
         "netmask": 0xFFFFFF00,
         "port": 8285,
-        "reserved": 0,
+        "flags": 1,
         "tun": 7,
         "gro": 8,
         "finish": 9,

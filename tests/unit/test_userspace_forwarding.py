@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
+import socket
 import struct
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from overlay.datapath.userspace.messages import Configure, encode
 from overlay.model import Peer, PeerTable
 from overlay.packet import virtio
 from tests.support import packets
 from tests.support.admission import OWN as OWN_SUBNET
 from tests.support.admission import Outcome, ipv4, mutations, oracle, plain_checksum
 from tests.support.packets import Packet, segment_plainly
-from tests.support.workers import EVERYTHING, PEER, Bench, bench
+from tests.support.workers import EVERYTHING, PATIENCE, PEER, Bench, bench
 
 NOISE = os.urandom(65535)
 OUT = {"source": bytes((10, 0, 1, 7)), "destination": bytes((10, 0, 2, 9))}
@@ -65,6 +69,29 @@ def test_out_and_in(any_bench: Bench) -> None:
         arriving = ipv4(options=options)
         assert any_bench.from_peer(arriving) == [dressed(any_bench, hop(arriving))]
         assert any_bench.from_peer(arriving + b"trailer") == [dressed(any_bench, hop(arriving))]
+
+
+@pytest.mark.parametrize("copied", [0, 0xFC])
+def test_packets_of_one_train_have_one_class_of_service(full_bench: Bench, copied: int) -> None:
+    """Of one size to one peer, they would else leave with the first one's; ECN's two bits are never copied."""
+    made, marks = full_bench, [0xB8, 0xB9, 0xB8, 0, 0, 0x28, 0x2B]
+    made.tell(encode(Configure(0x0A000100, 24, made.port, 1472, bool(copied))))
+    made.peer.setsockopt(socket.SOL_IP, socket.IP_RECVTOS, 1)
+    for number, tos in enumerate(marks):
+        packet = bytearray(ipv4("10.0.1.7", "10.0.2.9", payload=bytes((number,)) * 40))
+        packet[1], packet[10:12] = tos, b"\0\0"
+        packet[10:12] = struct.pack("!H", plain_checksum(bytes(packet[:20])))
+        made.tun.send(dressed(made, bytes(packet)))
+    seen: list[int] = []
+    deadline = time.monotonic() + PATIENCE
+    while len(seen) < len(marks) and time.monotonic() < deadline:
+        made.worker.outbound.drain(len(marks) + 1)
+        with suppress(BlockingIOError):
+            while message := made.peer.recvmsg(2000, 64):
+                assert message[0][20] == len(seen), "in order"
+                seen.append(message[1][0][2][0])
+    made.peer.setsockopt(socket.SOL_IP, socket.IP_RECVTOS, 0)
+    assert seen == [tos & copied for tos in marks]
 
 
 @given(st.lists(st.sampled_from((1, 8, 8, 8, 30, 1400)), min_size=1, max_size=40))

@@ -75,7 +75,9 @@ class Machine:
         underlays = (underlay, *self._other_underlays(tc, tun, underlay))
 
         gro, finish = (stage.sender.index, stage.receiver.index) if stage is not None else (0, 0)
-        endpoint = Endpoint(spec.underlay_address, spec.port, spec.subnet, tun.index, gro, finish)
+        endpoint = Endpoint(
+            spec.underlay_address, spec.port, spec.subnet, tun.index, gro, finish, copy_dscp=spec.copy_dscp
+        )
         if write_endpoint(loaded.config, endpoint):
             mended.append(f"told the programs {spec.underlay_address}:{spec.port}, {spec.subnet}")
         attachments = tuple(self._attachments(tun, underlays, stage))

@@ -18,6 +18,9 @@ _ONLY = struct.pack("=I", 0)
 """The key of a map with one entry."""
 _UNKNOWN = struct.pack("=I", 0)
 """``unwrapped`` of ``struct peer`` until the program learns better."""
+_COPY_DSCP = 1
+_COUNTER_PLACES = 64
+"""Of ``struct counters``: more than there are counters, so that more can come."""
 
 COUNTERS = (
     "tx_packets",
@@ -41,6 +44,9 @@ COUNTERS = (
     "slow_rx_ttl",
     "slow_rx_other",
     "icmp_too_big",
+    "drop_tx_nested",
+    "slow_rx_options",
+    "slow_rx_train",
 )
 """Names in the order of ``enum counter``; drops have the userspace datapath's names for the same causes."""
 
@@ -56,6 +62,7 @@ class Endpoint:
         tun: interface index of the TUN device.
         gro: interface index of the veth end that leads to the GRO stage; 0 if there is none.
         finish: interface index of the end where checksums and segments are finished; 0 if there is none.
+        copy_dscp: whether outer headers have the inner packets' class of service (RFC 2983, uniform model).
     """
 
     address: IPv4Address
@@ -64,6 +71,7 @@ class Endpoint:
     tun: int
     gro: int = 0
     finish: int = 0
+    copy_dscp: bool = False
 
     def pack(self) -> bytes:
         return b"".join(
@@ -72,7 +80,7 @@ class Endpoint:
                 self.subnet.network_address.packed,
                 self.subnet.netmask.packed,
                 struct.pack("!H", self.port),
-                struct.pack("=HIII", 0, self.tun, self.gro, self.finish),
+                struct.pack("=HIII", _COPY_DSCP * self.copy_dscp, self.tun, self.gro, self.finish),
             )
         )
 
@@ -138,9 +146,9 @@ def _key(subnet: IPv4Network) -> bytes:
     return struct.pack("=I", subnet.prefixlen) + subnet.network_address.packed
 
 
-def read_counters(counters: Map) -> Mapping[str, int]:
+def read_counters(causes: Map) -> Mapping[str, int]:
     """The sums over all CPUs, by name."""
     cpus = possible_cpus()
-    raw = counters.get(_ONLY, copies=cpus) or bytes(cpus * len(COUNTERS) * 8)
-    values = struct.unpack(f"={cpus * len(COUNTERS)}Q", raw)
-    return {name: sum(values[at :: len(COUNTERS)]) for at, name in enumerate(COUNTERS)}
+    raw = causes.get(_ONLY, copies=cpus) or bytes(cpus * _COUNTER_PLACES * 8)
+    values = struct.unpack(f"={cpus * _COUNTER_PLACES}Q", raw)
+    return {name: sum(values[at::_COUNTER_PLACES]) for at, name in enumerate(COUNTERS)}

@@ -49,6 +49,8 @@
 #define FLOW_PORTS 0xc000		 /* IANA's dynamic ports, 49152 to 65535 (RFC 6335); no socket sends from them */
 #define TICKS_SHIFT 12
 #define UNWRAPS_FOR 2 /* units of now() that a peer's last proof holds */
+#define DSCP 0xfc     /* of the type-of-service byte; the other two bits are ECN's (RFC 3168, 5) */
+#define COPY_DSCP 1   /* a flag of struct config */
 
 struct outer {
 	struct iphdr ip;
@@ -66,8 +68,8 @@ struct config {
 	__be32 subnet;	/* our own subnet: base … */
 	__be32 netmask; /* … and mask */
 	__be16 port;	/* every node's UDP port */
-	__u16 reserved;
-	__u32 tun; /* ifindex of flannel0 */
+	__u16 flags;	/* COPY_DSCP */
+	__u32 tun;	/* ifindex of flannel0 */
 	/* ifindexes of the veth pair's ends; 0: there is none */
 	__u32 gro;    /* what leaves here comes out merged at the other end */
 	__u32 finish; /* what leaves here comes out with its checksums and segments done */
@@ -136,24 +138,31 @@ enum counter {
 	SLOW_RX_OTHER,
 	/* ICMP errors about our datagrams that were handed to the socket (see path_mtu). */
 	ICMP_TOO_BIG,
+	/* More causes of what is above, in the order in which they were told apart. */
+	DROP_TX_NESTED,	 /* the tunnel's own datagram: a peer's address is reached through the tunnel itself */
+	SLOW_RX_OPTIONS, /* the inner packet has IP options */
+	SLOW_RX_TRAIN,	 /* several datagrams that the interface had joined before us (rx-udp-gro-forwarding) */
 	COUNTERS,
 };
 
+/* Room for more, so that the next version's map is this one. */
 struct counters {
-	__u64 of[COUNTERS];
+	__u64 of[64];
 };
+
+_Static_assert(COUNTERS <= sizeof(struct counters) / sizeof(__u64), "every counter has its place");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct counters);
-} counters SEC(".maps");
+} causes SEC(".maps");
 
 static __always_inline void count(enum counter cause, __u64 number)
 {
 	__u32 zero = 0;
-	struct counters *mine = bpf_map_lookup_elem(&counters, &zero);
+	struct counters *mine = bpf_map_lookup_elem(&causes, &zero);
 
 	if (mine)
 		mine->of[cause] += number;
@@ -162,7 +171,7 @@ static __always_inline void count(enum counter cause, __u64 number)
 static __always_inline void count_carried(enum counter packets, __u32 number, __u32 bytes)
 {
 	__u32 zero = 0;
-	struct counters *mine = bpf_map_lookup_elem(&counters, &zero);
+	struct counters *mine = bpf_map_lookup_elem(&causes, &zero);
 
 	if (mine) {
 		mine->of[packets] += number;
@@ -298,7 +307,7 @@ static __always_inline __be16 flow_port(__u32 hash)
  * say, and with its length, so that the route's path MTU has too. Returns BPF_FIB_LKUP_RET_…; the answer is in
  * `route`. */
 static __always_inline long find_route(struct __sk_buff *skb, const struct config *own, __be32 destination,
-				       __be16 source_port, __u32 length, struct bpf_fib_lookup *route)
+				       __be16 source_port, __u8 tos, __u32 length, struct bpf_fib_lookup *route)
 {
 	*route = (struct bpf_fib_lookup){
 		.family = AF_INET,
@@ -306,11 +315,23 @@ static __always_inline long find_route(struct __sk_buff *skb, const struct confi
 		.sport = source_port,
 		.dport = own->port,
 		.tot_len = length,
+		.tos = tos,
 		.ifindex = own->tun,
 		.ipv4_src = own->address,
 		.ipv4_dst = destination,
 	};
 	return bpf_fib_lookup(skb, route, sizeof(*route), 0);
+}
+
+/* Whether a packet on flannel0 is the tunnel's own datagram: then the way to a peer leads through the tunnel, and each
+ * packet would be wrapped until it is too big. Nothing else is sent from the underlay's address to the tunnel's port. */
+static __always_inline int is_nested(struct __sk_buff *skb, const struct config *own, const struct iphdr *ip)
+{
+	__be16 port;
+
+	return ip->saddr == own->address && ip->protocol == IPPROTO_UDP &&
+	       !bpf_skb_load_bytes(skb, ip->ihl * 4 + offsetof(struct udphdr, dest), &port, sizeof(port)) &&
+	       port == own->port;
 }
 
 static __always_inline int send(const struct bpf_fib_lookup *route, long answer)
@@ -339,6 +360,7 @@ int overlay_encap(struct __sk_buff *skb)
 	struct iphdr *inner;
 	struct ethhdr *eth;
 	__be16 source_port;
+	__u8 tos;
 	int finished;
 	long answer;
 
@@ -348,6 +370,8 @@ int overlay_encap(struct __sk_buff *skb)
 	ip = header(skb, 0, sizeof(*ip));
 	if (!ip || skb->protocol != bpf_htons(ETH_P_IP) || ip->version != 4 || ip->ihl < 5)
 		return slow_path(SLOW_TX_NOT_IPV4);
+	if (is_nested(skb, own, ip))
+		return drop(DROP_TX_NESTED);
 	peer = peer_of(ip->daddr);
 	if (!peer)
 		return slow_path(SLOW_TX_NO_PEER);
@@ -359,8 +383,9 @@ int overlay_encap(struct __sk_buff *skb)
 	if (length > 0xffff - sizeof(struct outer))
 		return slow_path(SLOW_TX_TOO_BIG);
 
+	tos = own->flags & COPY_DSCP ? ip->tos & DSCP : 0;
 	source_port = flow_port(flow_hash(skb, ip));
-	answer = find_route(skb, own, peer->address, source_port, length + sizeof(*outer), &route);
+	answer = find_route(skb, own, peer->address, source_port, tos, length + sizeof(*outer), &route);
 	switch (answer) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
 	case BPF_FIB_LKUP_RET_NO_NEIGH:
@@ -370,8 +395,8 @@ int overlay_encap(struct __sk_buff *skb)
 	default:
 		return slow_path(SLOW_TX_NO_ROUTE);
 	}
-	if (route.ifindex == skb->ifindex) /* a peer whose address is inside the overlay: a loop */
-		return slow_path(SLOW_TX_NO_ROUTE);
+	if (route.ifindex == skb->ifindex) /* a peer whose address is inside the overlay */
+		return drop(DROP_TX_NESTED);
 
 	/* A peer leaves IP options to its slow path, even if it unwraps otherwise. */
 	finished = !own->finish || (now() - peer->unwrapped <= UNWRAPS_FOR && ip->ihl == 5);
@@ -399,11 +424,12 @@ int overlay_encap(struct __sk_buff *skb)
 	if (length > 0xffff)
 		length = 0;
 	eth->h_proto = bpf_htons(ETH_P_IP);
-	/* Don't fragment is set, as on a Linux socket: too big is told, not fragmented. Type of service stays 0:
-	 * RFC 6040 (4.3) asks for that where the far end, flanneld, would lose congestion marks. */
+	/* Don't fragment is set, as on a Linux socket: too big is told, not fragmented. ECN stays 0: RFC 6040 (4.3)
+	 * asks for that where the far end, flanneld, would lose congestion marks. */
 	outer->ip = (struct iphdr){
 		.version = 4,
 		.ihl = 5,
+		.tos = tos,
 		.tot_len = bpf_htons(length),
 		.id = 0, /* means nothing where fragmenting is forbidden (RFC 6864, 4.1) */
 		.frag_off = bpf_htons(IP_DF),
@@ -442,7 +468,8 @@ int overlay_finish(struct __sk_buff *skb)
 
 	if (!own || !outer || skb->protocol != bpf_htons(ETH_P_IP))
 		return TC_ACT_SHOT; /* nobody else has business here */
-	answer = find_route(skb, own, outer->ip.daddr, outer->udp.source, bpf_ntohs(outer->ip.tot_len), &route);
+	answer = find_route(skb, own, outer->ip.daddr, outer->udp.source, outer->ip.tos,
+			    bpf_ntohs(outer->ip.tot_len), &route);
 	if (answer != BPF_FIB_LKUP_RET_SUCCESS && answer != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return drop(DROP_TX_SEND);
 	return send(&route, answer);
@@ -548,8 +575,12 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const __u32 at)
 
 	/* What is unusual takes the socket: IP options; bytes behind the packet; a train of datagrams that
 	 * GRO built for the socket (one skb, but the first inner packet ends before it does). */
-	if (header_length != sizeof(*inner) || length != payload ||
-	    bpf_ntohs(outer->ip.tot_len) != payload + sizeof(*outer) || skb->len < at + payload + sizeof(*outer))
+	if (header_length != sizeof(*inner))
+		return slow_path(SLOW_RX_OPTIONS);
+	if (skb->gso_size && length < payload)
+		return slow_path(SLOW_RX_TRAIN);
+	if (length != payload || bpf_ntohs(outer->ip.tot_len) != payload + sizeof(*outer) ||
+	    skb->len < at + payload + sizeof(*outer))
 		return slow_path(SLOW_RX_OTHER);
 	if (inner->ttl <= 1)
 		return slow_path(SLOW_RX_TTL);

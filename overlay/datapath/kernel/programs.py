@@ -20,7 +20,7 @@ PIN_ROOT = BPF_FS / "overlay"
 
 _BPF_FS_MAGIC = 0xCAFE4A11
 """``BPF_FS_MAGIC`` of linux/magic.h."""
-_MAPS = ("config", "peers", "senders", "counters")
+_MAPS = ("config", "peers", "senders", "causes")
 
 log = logging.getLogger(__name__)
 
@@ -86,9 +86,9 @@ def load(path: Path, pins: Path | None) -> Loaded:
 def unpin(pins: Path) -> bool:
     """Removes pinned maps; whether there were any. Attached programs keep theirs."""
     found = False
-    for name in _MAPS:
-        with suppress(FileNotFoundError):
-            (pins / name).unlink()
+    for pin in pins.glob("*"):  # those of another version, with other names, as well
+        with suppress(OSError):
+            pin.unlink()
             found = True
     for directory in (pins, pins.parent, PIN_ROOT):
         with suppress(OSError):  # not empty: someone else's, or not there
@@ -134,7 +134,7 @@ def _load(path: Path, pins: Path | None) -> Loaded:
             gro=opened.program("overlay_gro"),
             finish=opened.program("overlay_finish"),
             config=opened.map("config"),
-            counters=opened.map("counters"),
+            counters=opened.map("causes"),
             peers=peers,
             adopted=len(peers) > 0,
         )

@@ -24,6 +24,8 @@ class Counters:
     """Larger than the path to the peer carries, and not to be fragmented."""
     drop_tx_send: int = 0
     """The underlay refused it: no route, no buffer, a firewall."""
+    drop_tx_nested: int = 0
+    """The tunnel's own datagram: a peer's address is reached through the tunnel itself."""
 
     drop_outer_source: int = 0
     """From an address that is no peer's."""

@@ -28,6 +28,7 @@ class Departures:
         self._sent: list[tuple[str, int, int, int]] = []
         self._peer = ""
         self._size = 0
+        self._dscp = 0
         self._start = 0
         self._end = 0
         self._open = False
@@ -35,19 +36,28 @@ class Departures:
     def add(self, packet: Bytes, peer: str) -> None:
         """Adds one packet by copying it."""
         length = len(packet)
-        at = self.reserve(peer, length, length)
+        at = self.reserve(peer, length, length, packet[1])
         self.view[at : at + length] = packet
 
-    def reserve(self, peer: str, size: int, length: int) -> int:
+    def reserve(self, peer: str, size: int, length: int, tos: int) -> int:
         """Makes room for ``length`` bytes, at most CAPACITY: packets of ``size`` bytes each, the last perhaps shorter.
+
+        ``tos`` is the second byte of their headers: packets of one train have outer headers of one class of service.
 
         Returns:
             Where in the buffer the caller has to put them, before anything else is called here.
         """
         if self._end + length > CAPACITY:
             self.flush()
-        if not self._open or peer != self._peer or size > self._size or (size < self._size and length != size):
-            self._begin(peer, size)
+        dscp = tos & self._underlay.dscp
+        if (
+            not self._open
+            or peer != self._peer
+            or dscp != self._dscp
+            or size > self._size
+            or (size < self._size and length != size)
+        ):
+            self._begin(peer, size, dscp)
         at = self._end
         self._end += length
         self._open = (self._end - self._start) % self._size == 0
@@ -65,8 +75,8 @@ class Departures:
         for peer, size, start, end in waiting:
             self._underlay.send_train(self.view[start:end], size, peer)
 
-    def _begin(self, peer: str, size: int) -> None:
+    def _begin(self, peer: str, size: int, dscp: int) -> None:
         if self._end > self._start:
             self._sent.append((self._peer, self._size, self._start, self._end))
         self._start = self._end = -(-self._end // ALIGNMENT) * ALIGNMENT
-        self._peer, self._size, self._open = peer, size, True
+        self._peer, self._size, self._dscp, self._open = peer, size, dscp, True

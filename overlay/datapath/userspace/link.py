@@ -61,7 +61,7 @@ def difference(have: Subnets, want: Subnets) -> Iterator[PeerChange]:
 
 
 def _configure(spec: TunnelSpec) -> Configure:
-    return Configure(int(spec.subnet.network_address), spec.subnet.prefixlen, spec.port, spec.mtu)
+    return Configure(int(spec.subnet.network_address), spec.subnet.prefixlen, spec.port, spec.mtu, spec.copy_dscp)
 
 
 class Notices:

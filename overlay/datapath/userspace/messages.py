@@ -4,6 +4,7 @@
 
     agent → worker                                          worker → agent
     Configure  1 | own base 4 | own length 1 | port 2 | mtu 2    Ready   17 | text
+                 | copy DSCP 1
     Peers      2 | count x ( operation 1 | base 4 | length 1 | public IP 4 )
     Ask        3 | number 4                                 Notice  18 | text
     Start      4                                            Status  19 | number 4 | n 2 | n x counter 8
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import NamedTuple, TypeAlias
 
 from overlay.datapath.userspace.counters import COUNTER_NAMES
@@ -50,6 +51,7 @@ class Configure:
     own_length: int
     port: int
     mtu: int
+    copy_dscp: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ ToWorker: TypeAlias = Configure | Peers | Ask | Start
 FromWorker: TypeAlias = Ready | Status | Notice
 
 _CONFIGURE, _PEERS, _ASK, _START, _READY, _NOTICE, _STATUS = 1, 2, 3, 4, 17, 18, 19
-_CONFIGURE_BODY = struct.Struct("!IBHH")
+_CONFIGURE_BODY = struct.Struct("!IBHH?")
 _CHANGE = struct.Struct("!?IBI")
 _NUMBER = struct.Struct("!I")
 _COUNT = struct.Struct("!H")
@@ -125,8 +127,7 @@ def encode(message: ToWorker | FromWorker) -> bytes:
     """The bytes of ``message``, at most MAX_MESSAGE of them."""
     match message:
         case Configure():
-            body = _CONFIGURE_BODY.pack(message.own_base, message.own_length, message.port, message.mtu)
-            return bytes((_CONFIGURE,)) + body
+            return bytes((_CONFIGURE,)) + _CONFIGURE_BODY.pack(*astuple(message))
         case Peers():
             return bytes((_PEERS,)) + b"".join(_CHANGE.pack(*change) for change in message.changes)
         case Ask():

@@ -22,8 +22,8 @@ from overlay.packet.fragment import fragment
 from overlay.packet.segment import segment, segmented_length
 from overlay.packet.transport import layout_of
 
-_FIELDS = struct.Struct("!BxHxxxxBxxxxxxxI")
-"""Version and IHL, total length, TTL, destination."""
+_FIELDS = struct.Struct("!BxHxxxxBBxxII")
+"""Version and IHL, total length, TTL, protocol, source, destination."""
 FEW = 600
 """Bytes below which one long integer is summed faster than an array."""
 
@@ -73,12 +73,14 @@ class Outbound:
         if length < ip.HEADER_LEN:
             counters.drop_tx_not_ipv4 += 1
             return
-        version_ihl, total_length, ttl, destination = _FIELDS.unpack_from(packet)
+        version_ihl, total_length, ttl, protocol, source, destination = _FIELDS.unpack_from(packet)
         if not 0x45 <= version_ihl <= 0x4F or not (version_ihl & 0xF) * 4 <= total_length == length:
             counters.drop_tx_not_ipv4 += 1
             return
         peer = self._routes.next_hop(destination)
-        if peer is None:
+        if source == self._underlay.address and self._is_nested(version_ihl, protocol):
+            counters.drop_tx_nested += 1
+        elif peer is None:
             counters.drop_tx_no_peer += 1
             self._answer(packet[:length], icmp.Error.NET_UNREACHABLE)
         elif ttl <= 1:
@@ -87,6 +89,14 @@ class Outbound:
         else:
             ip.decrement_ttl(packet)
             self._dispatch(length, peer)
+
+    def _is_nested(self, version_ihl: int, protocol: int) -> bool:
+        """Whether the packet in the buffer, from the underlay's address, is the tunnel's own datagram.
+
+        Then the way to a peer leads through the tunnel, and each packet would be wrapped until it is too big.
+        """
+        at = (version_ihl & 0xF) * 4 + 2
+        return protocol == ip.UDP and int.from_bytes(self._buffer[at : at + 2], "big") == self._underlay.port
 
     def _dispatch(self, length: int, peer: str) -> None:
         """Finishes what the kernel left unfinished, and hands the packet over."""
@@ -123,7 +133,7 @@ class Outbound:
             # UDP datagrams stay what they are; the send finds them too big, and fragments them
         size = layout.header + gso_size
         total = segmented_length(length, layout.header, gso_size)
-        at = self._departures.reserve(peer, size, total)
+        at = self._departures.reserve(peer, size, total, self._buffer[1])
         segment(self._array[:length], layout, gso_size, self._departures.array[at:])
 
     def _complete_checksum(self, length: int, start: int, offset: int) -> bool:

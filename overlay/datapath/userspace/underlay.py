@@ -30,6 +30,9 @@ _EXTENDED_ERROR = struct.Struct("=IBBBBII")
 _REPORTS = frozenset({errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EPROTO, errno.EMSGSIZE})
 """Errors that may be the echo of an earlier datagram: the call that gets it has not sent its own."""
 
+DSCP = 0xFC
+"""Of the type-of-service byte (RFC 2474); the other two bits are ECN's, which is not copied (RFC 6040, 4.3)."""
+
 MAX_QUEUED_ERRORS = 1024
 """Entries of the error queue read at once, so that a flood of them cannot keep the worker from its packets."""
 MAX_REPORTS = 16
@@ -44,7 +47,9 @@ class Underlay:
 
     Attributes:
         receiving, sending: the sockets.
+        address: that we send from, as an integer.
         port: the port of every peer's socket.
+        dscp: which bits of inner packets' type of service (the header's second byte) outer headers have: DSCP or none.
         segmenting: whether the kernel cuts trains into datagrams.
         coalescing: whether it puts datagrams together into trains.
         paths: what is known about the paths' MTUs.
@@ -57,7 +62,10 @@ class Underlay:
         self.receiving, self.sending = receiving, sending
         self.receiving.setblocking(False)
         self.sending.setblocking(False)
+        self.address = int.from_bytes(socket.inet_aton(sending.getsockname()[0]), "big")
         self.port = 0
+        self.dscp = 0
+        self._tos = 0
         self.segmenting = offloads and _accepts(sending, UDP_SEGMENT, 0)
         self.coalescing = _accepts(receiving, UDP_GRO, int(offloads)) and offloads
         self.paths = PathMtus()
@@ -77,8 +85,15 @@ class Underlay:
             for at in range(0, total, size):
                 self.send(train[at : at + size], peer)
 
+    def _mark(self, packet: Bytes) -> None:
+        """What is sent next has the class of service of ``packet``, if it is to have one."""
+        if (tos := packet[1] & self.dscp) != self._tos:
+            self.sending.setsockopt(socket.SOL_IP, socket.IP_TOS, tos)
+            self._tos = tos
+
     def send(self, packet: Bytes, peer: str) -> None:
         """Sends one packet to ``peer``, or counts why not."""
+        self._mark(packet)
         try:
             self._send(packet, peer)
         except OSError as failure:
@@ -145,6 +160,7 @@ class Underlay:
                         self.paths.learn(address[0], path_mtu, time.monotonic())
 
     def _send_segments(self, train: memoryview, size: int, peer: str) -> None:
+        self._mark(train)
         ancillary = [(socket.SOL_UDP, UDP_SEGMENT, _SEGMENT_SIZE.pack(size))]
         count = -(-len(train) // size)
         for last_try in (False, True):

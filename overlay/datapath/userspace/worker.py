@@ -24,7 +24,7 @@ from overlay.datapath.userspace.messages import Ask, Configure, Peers, Start
 from overlay.datapath.userspace.outbound import Outbound
 from overlay.datapath.userspace.routes import Routes
 from overlay.datapath.userspace.tunport import TunPort
-from overlay.datapath.userspace.underlay import Underlay
+from overlay.datapath.userspace.underlay import DSCP, Underlay
 from overlay.datapath.userspace.waiting import Waiting
 from overlay.node.tun import Offload
 
@@ -120,6 +120,7 @@ class Worker:
         self._routes.own(message.own_base, message.own_length)
         self._answers.address = message.own_base
         self._underlay.port = message.port
+        self._underlay.dscp = DSCP if message.copy_dscp else 0
         if message.mtu != self._mtu:
             self._mtu = message.mtu
             self._underlay.paths.forget_all()
