@@ -34,7 +34,13 @@ from overlay.errors import DatapathError
 from overlay.model import TunnelSpec
 
 SPEC = TunnelSpec(
-    "flannel0", IPv4Network("10.0.0.0/16"), IPv4Network("10.0.1.0/24"), 1472, "eth0", IPv4Address("172.31.0.1")
+    "flannel0",
+    IPv4Network("10.0.0.0/16"),
+    IPv4Network("10.0.1.0/24"),
+    1472,
+    "eth0",
+    IPv4Address("172.31.0.1"),
+    copy_dscp=True,
 )
 CONFIGURE = Configure(0x0A000100, 24, 8285, 1472, True)
 COUNTERS = (*range(len(COUNTER_NAMES) - 1), 2**64 - 1)
