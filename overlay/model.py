@@ -95,7 +95,7 @@ class Lease:
     """What one node published about its subnet: a key and a value under ``<prefix>/subnets``.
 
     ``node_id`` is ours alone: flanneld neither writes it nor minds it. ``backend_type`` is "udp" where the value has
-    none, as flanneld's udp backend writes it.
+    none, as flanneld's udp backend writes it. ``backend_data`` is any JSON value, its backend's own affair.
     """
 
     subnet: IPv4Network
@@ -104,8 +104,8 @@ class Lease:
     node_id: str | None = None
     ipv6_subnet: IPv6Network | None = None
     public_ipv6: IPv6Address | None = None
-    backend_data: Mapping[str, object] | None = None
-    backend_v6_data: Mapping[str, object] | None = None
+    backend_data: object = None
+    backend_v6_data: object = None
 
 
 @dataclass(frozen=True, slots=True)

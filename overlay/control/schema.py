@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from posixpath import normpath
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Generic, Self, TypeVar
 
-from overlay.control.members import Members, excerpt
+from overlay.control.members import Members
 from overlay.control.store import NO_LEASE, KeyValue
 from overlay.errors import ConfigError, LeaseFormatError
 from overlay.model import UDP_PORT, BackendConfig, Lease, NetworkConfig, Pool
+from overlay.text import excerpt
 
 MAX_NODE_ID_CHARS = 128
 """Longest owner id. A machine-id has 32 characters, a host name at most 64."""
@@ -36,10 +36,16 @@ MIN_MTU = 68
 MAX_MTU = 65535 - 28
 """Largest inner packet: an IPv4 datagram (RFC 791) less the outer IPv4 and UDP headers, 20 + 8 bytes."""
 
-_LEASE_KEY = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3})-(\d{1,2})(?:&([0-9a-fA-F:.]{2,45})-(\d{1,3}))?")
 _NODE_ID_LENGTH = f"must have at most {MAX_NODE_ID_CHARS} characters"
 _THIS_NETWORK = IPv4Network("0.0.0.0/8")
 _BROADCAST = IPv4Address("255.255.255.255")
+
+_LEASE_KEY = re.compile(r"([0-9]+\.[0-9]+.[0-9]+.[0-9]+)-([0-9]+)(?:&([0-9a-fA-F:.]+)-([0-9]+))?\Z")
+"""What flannel takes for a lease's key (``subnetRegex``): the end of it, whatever stands before."""
+
+_KEY_TAIL = 160
+"""Characters at a key's end that may name subnets: two addresses and lengths, and zeros before them."""
+
 _MAX_LEN_V4 = 31
 _MAX_LEN_V6 = 127
 
@@ -79,7 +85,28 @@ def parse_lease_key(key: str) -> tuple[IPv4Network, IPv6Network | None]:
     Raises:
         LeaseFormatError: not a lease's key, an impossible address or length, or host bits set.
     """
-    match = _LEASE_KEY.fullmatch(key.rpartition("/")[2])
+    (address, length), ipv6 = _named(key)
+    try:
+        return IPv4Network((address, length)), None if ipv6 is None else IPv6Network(ipv6)
+    except ValueError as error:
+        raise _bad_key(key, str(error)) from None
+
+
+def occupied_by(key: str) -> tuple[IPv4Network, IPv6Network | None] | None:
+    """The subnets that nobody else may lease while there is ``key``, be it malformed; None where it names none.
+
+    One with host bits set is no lease that anybody could be reached by, but flanneld counts its subnet as taken
+    (``Overlaps`` in ``pkg/ip/ipnet.go``).
+    """
+    try:
+        ipv4, ipv6 = _named(key)
+    except LeaseFormatError:
+        return None
+    return IPv4Network(ipv4, strict=False), None if ipv6 is None else IPv6Network(ipv6, strict=False)
+
+
+def _named(key: str) -> tuple[tuple[IPv4Address, int], tuple[IPv6Address, int] | None]:
+    match = _LEASE_KEY.search(key[-_KEY_TAIL:])
     if match is None:
         raise _bad_key(key, "a lease's key looks like 10.5.52.0-24")
     base, length, base6, length6 = match.groups()
@@ -88,8 +115,8 @@ def parse_lease_key(key: str) -> tuple[IPv4Network, IPv6Network | None]:
     if length6 is not None and int(length6) > _MAX_LEN_V6:
         raise _bad_key(key, f"IPv6 prefix length {length6} is more than {_MAX_LEN_V6}")
     try:
-        subnet = IPv4Network((base, int(length)))
-        return subnet, None if base6 is None else IPv6Network((base6, int(length6)))
+        ipv4 = IPv4Address(base), int(length)
+        return ipv4, None if base6 is None else (IPv6Address(base6), int(length6))
     except ValueError as error:
         raise _bad_key(key, str(error)) from None
 
@@ -145,7 +172,7 @@ def parse_lease_value(value: bytes, subnet: IPv4Network, ipv6_subnet: IPv6Networ
             remedy="delete or correct the key in etcd",
         )
 
-    members = Members(value, bad)
+    members = Members.of(value, bad)
     public_ip = members.address("PublicIP", IPv4Address)
     if public_ip is None or public_ip.is_unspecified or public_ip.is_multicast:
         raise bad("PublicIP", public_ip or "absent", "must be a node's address")
@@ -158,9 +185,9 @@ def parse_lease_value(value: bytes, subnet: IPv4Network, ipv6_subnet: IPv6Networ
         backend_type=members.get("BackendType", str, "") or DEFAULT_BACKEND,
         node_id=node_id or None,
         ipv6_subnet=ipv6_subnet,
-        public_ipv6=members.address("PublicIPv6", IPv6Address),
-        backend_data=members.object("BackendData"),
-        backend_v6_data=members.object("BackendV6Data"),
+        public_ipv6=members.address("PublicIPv6", IPv6Address, optional=True),
+        backend_data=members.any("BackendData"),
+        backend_v6_data=members.any("BackendV6Data"),
     )
 
 
@@ -179,9 +206,9 @@ def format_lease_value(lease: Lease) -> bytes:
     if lease.backend_type not in UNTYPED_BACKENDS:
         fields["BackendType"] = lease.backend_type
     if lease.backend_data is not None:
-        fields["BackendData"] = dict(lease.backend_data)
+        fields["BackendData"] = lease.backend_data
     if lease.backend_v6_data is not None:
-        fields["BackendV6Data"] = dict(lease.backend_v6_data)
+        fields["BackendV6Data"] = lease.backend_v6_data
     if lease.node_id is not None:
         fields["NodeID"] = lease.node_id
     value = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode(errors="surrogatepass")
@@ -259,39 +286,68 @@ def parse_config(text: bytes | str) -> NetworkConfig:
     Raises:
         ConfigError: names the field, its value, the rule it breaks and what to do.
     """
-    members = Members(text, _bad_config)
-    ipv4 = ipv6 = None
-    if members.get(_IPV4.enable, bool, True):
-        ipv4 = _pool(members, _IPV4, IPv4Network, IPv4Address)
-    if members.get(_IPV6.enable, bool, False):
-        ipv6 = _pool(members, _IPV6, IPv6Network, IPv6Address)
+    members = Members.of(text, _bad_config)
+    enable_ipv4, enable_ipv6 = members.get(_IPV4.enable, bool, True), members.get(_IPV6.enable, bool, False)
+    # Also what is not enabled has to be of the right type, as Go decodes it all the same.
+    range4, range6 = (
+        _Range.of(members, _IPV4, IPv4Network, IPv4Address),
+        _Range.of(members, _IPV6, IPv6Network, IPv6Address),
+    )
+    ipv4 = _pool(range4, _IPV4) if enable_ipv4 else None
+    ipv6 = _pool(range6, _IPV6) if enable_ipv6 else None
     if ipv4 is None and ipv6 is None:
         raise _bad_config("EnableIPv4", "false", "must be true unless EnableIPv6 is")
-    backend = _backend(members.object("Backend") or {})
+    backend = _backend(members.nested("Backend"))
     if backend.type == "udp":
         udp_port(backend)
         mtu(backend)
     return NetworkConfig(ipv4, ipv6, backend, members.get("EnableNFTables", bool, False))
 
 
-def _pool(members: Members, family: _Family, make: type[N], address: type[A]) -> Pool[N, A]:
-    text = members.get(family.network, str, "")
-    if not text:
-        raise _bad_config(family.network, "absent", f'must be there, for example "{family.network}": {_EXAMPLE[make]}')
-    if not text.rpartition("/")[2].isdecimal() or "/" not in text:
-        raise _bad_config(family.network, text, "must be an address and a prefix length, as in " + _EXAMPLE[make])
-    try:
-        network = make(text, strict=False)
-    except ValueError as error:
-        raise _bad_config(family.network, text, f"must be an {family.label} network ({error})") from None
+@dataclass(frozen=True, slots=True)
+class _Range(Generic[N, A]):
+    """What a config says of one address family, decoded and not yet judged; None and 0 where it says nothing."""
+
+    make: type[N]
+    address: type[A]
+    network: N | None
+    subnet_len: int
+    subnet_min: A | None
+    subnet_max: A | None
+
+    @classmethod
+    def of(cls, members: Members, family: _Family, make: type[N], address: type[A]) -> Self:
+        def network(text: str) -> N:
+            base, slash, length = text.partition("/")
+            if not slash or not length.isdecimal() or "%" in base:
+                raise ValueError(text)
+            return make(text, strict=False)
+
+        optional = make is IPv6Network  # those are pointers in Go
+        return cls(
+            make,
+            address,
+            members.parsed(family.network, f"an {family.label} network, as {_EXAMPLE[make]}", network),
+            members.count(family.subnet_len),
+            members.address(family.subnet_min, address, optional=optional),
+            members.address(family.subnet_max, address, optional=optional),
+        )
+
+
+def _pool(given: _Range[N, A], family: _Family) -> Pool[N, A]:
+    network = given.network
+    if network is None or int(network.network_address) == network.prefixlen == 0:  # the latter is Go's "not given"
+        shown = network or "absent"
+        raise _bad_config(
+            family.network, shown, f'must be there, for example "{family.network}": {_EXAMPLE[given.make]}'
+        )
     if network.prefixlen > family.max_network_len:
-        raise _bad_config(family.network, text, f"must be a /{family.max_network_len} or larger")
-    length = _subnet_len(members, family, network.prefixlen)
+        raise _bad_config(family.network, network, f"must be a /{family.max_network_len} or larger")
+    length = _subnet_len(given.subnet_len, family, network.prefixlen)
     step = 1 << (network.max_prefixlen - length)
-    first = members.address(family.subnet_min, address)
-    last = members.address(family.subnet_max, address)
-    low = int(first or 0) or int(network.network_address) + step  # 0.0.0.0 is Go's "not given"
-    high = int(last or 0) or int(network.broadcast_address) + 1 - step
+    address = given.address
+    low = int(given.subnet_min or 0) or int(network.network_address) + step  # 0.0.0.0 is Go's "not given"
+    high = int(given.subnet_max or 0) or int(network.broadcast_address) + 1 - step
     for name, base in ((family.subnet_min, low), (family.subnet_max, high)):
         if address(base) not in network:
             raise _bad_config(name, address(base), f"must be inside {family.network} {network}")
@@ -305,8 +361,7 @@ def _pool(members: Members, family: _Family, make: type[N], address: type[A]) ->
 _EXAMPLE: dict[type, str] = {IPv4Network: '"10.5.0.0/16"', IPv6Network: '"fd00:10:5::/56"'}
 
 
-def _subnet_len(members: Members, family: _Family, network_len: int) -> int:
-    length = members.get(family.subnet_len, int, 0)
+def _subnet_len(length: int, family: _Family, network_len: int) -> int:
     if length == 0:
         return family.usual_len if network_len <= family.usual_up_to else network_len + 2
     if length > family.max_subnet_len:
@@ -317,12 +372,15 @@ def _subnet_len(members: Members, family: _Family, network_len: int) -> int:
     return length
 
 
-def _backend(options: Mapping[str, object]) -> BackendConfig:
-    lowered = {name.lower(): value for name, value in options.items() if value is not None}
-    kind = lowered.pop("type", DEFAULT_BACKEND if not lowered else None)
-    if not isinstance(kind, str) or not kind:
-        raise _bad_config("Backend.Type", "absent" if kind is None else kind, 'must be a backend\'s name, as "udp"')
-    return BackendConfig(kind.lower(), MappingProxyType(lowered))
+def _backend(members: Members | None) -> BackendConfig:
+    """The Backend member; without one it is udp, while one without Type is an error, as in flannel."""
+    if members is None:
+        return BackendConfig(DEFAULT_BACKEND, MappingProxyType({}))
+    kind = members.get("Type", str, "")
+    if not kind:
+        raise _bad_config("Backend.Type", "absent", 'must be a backend\'s name, as "udp"')
+    options = {name: value for name, value in members.items() if name != "type"}
+    return BackendConfig(kind.lower(), MappingProxyType(options))
 
 
 def udp_port(backend: BackendConfig) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
-from overlay.control.schema import LeaseRecord, parse_lease, parse_lease_key
+from overlay.control.schema import LeaseRecord, occupied_by, parse_lease
 from overlay.control.store import ABSENT, Compare, Events, KeyValue, Snapshot
 from overlay.errors import LeaseFormatError
 
@@ -140,11 +140,8 @@ class LeaseView:
             self._by_node.setdefault(record.lease.node_id, set()).add(kv.key)
 
     def _occupy_if_named(self, key: str) -> None:
-        try:
-            subnet, ipv6_subnet = parse_lease_key(key)
-        except LeaseFormatError:
-            return
-        self._occupy(key, subnet, ipv6_subnet)
+        if (named := occupied_by(key)) is not None:
+            self._occupy(key, *named)
 
     def _occupy(self, key: str, subnet: IPv4Network, ipv6_subnet: IPv6Network | None) -> None:
         self._named[key] = (subnet, ipv6_subnet)
