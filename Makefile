@@ -20,7 +20,7 @@ help:  ## show this
 
 # -- set-up ----------------------------------------------------------------------------------------------------------
 
-.PHONY: help packages test-packages demo test check lint types unit soak fuzz bench bpf install uninstall clean
+.PHONY: help packages test-packages demo test check lint types unit soak fuzz fuzz-keys bench bpf install uninstall clean
 
 packages: WANTED := $(RUNTIME) $(LAB)
 test-packages: WANTED := $(RUNTIME) $(LAB) $(TESTS)
@@ -64,6 +64,9 @@ soak: $(VENV)/.done  ## the simulation of the control plane with many seeds: mak
 
 fuzz: $(VENV)/.done  ## hostile datagrams against the oracle: make fuzz COUNT=10000000
 	@$(BIN)/python -m tests.fuzz.datagrams --count $(COUNT)
+
+fuzz-keys: $(VENV)/.done  ## hostile keys and values in etcd, as many: make fuzz-keys COUNT=1000000
+	@$(BIN)/python -m tests.fuzz.keys --count $(COUNT)
 
 bench: packages $(VENV)/.done  ## ratios against plain veth and kernel vxlan, in one run
 	@$(BIN)/overlay lab bench

@@ -7,6 +7,7 @@ from overlay.backends.udp import UdpBackend
 from overlay.datapath.base import Datapath
 from overlay.errors import ConfigError
 from overlay.model import NetworkConfig
+from overlay.text import excerpt
 
 _TABLE: dict[str, type[UdpBackend]] = {"udp": UdpBackend}
 
@@ -16,7 +17,7 @@ def check(config: NetworkConfig) -> None:
     if config.backend.type not in _TABLE:
         raise ConfigError(
             f"is not one of {', '.join(sorted(_TABLE))}",
-            about=f"Backend.Type {config.backend.type!r}",
+            about=f"Backend.Type '{excerpt(config.backend.type)}'",
             remedy='this agent speaks flannel\'s udp format: {"Backend":{"Type":"udp"}}',
         )
     if config.ipv4 is None:

@@ -18,6 +18,7 @@ from overlay.control.schema import LeaseRecord, parse_lease, subnets_prefix
 from overlay.control.store import KeyRange, Snapshot, Store
 from overlay.errors import CompactedError, LeaseFormatError, StoreUnavailableError
 from overlay.node.netlink import Netlink
+from overlay.text import excerpt, printable
 
 _TTL_QUERIES_AT_ONCE = 16
 _RETRY_SECONDS = 2.0
@@ -164,9 +165,9 @@ def _cells(record: LeaseRecord, expiry: Mapping[int, int], me: Self) -> list[str
     return [
         f"{subnet}{' *' if me.owns(record) else ''}",
         str(lease.public_ip),
-        lease.backend_type,
+        excerpt(lease.backend_type, 16),
         "reserved" if record.reserved else duration(expiry[record.lease_id]) if record.lease_id in expiry else "-",
-        lease.node_id or "-",
+        printable(lease.node_id or "-"),
     ]
 
 

@@ -13,11 +13,11 @@ from typing import Any, TypeAlias, TypeVar
 
 from overlay.cli.goflags import flag
 from overlay.control.etcd_settings import DEFAULT_ENDPOINTS, EtcdSettings
-from overlay.control.members import excerpt
 from overlay.control.schema import unfit_address, unfit_node_id
 from overlay.control.store import Store
 from overlay.errors import UsageError
 from overlay.node.identity import default_node_id
+from overlay.text import excerpt
 
 T = TypeVar("T")
 A = TypeVar("A", IPv4Address, IPv6Address)

@@ -13,6 +13,7 @@ from overlay.cli.leases import duration
 from overlay.cli.options import state_dir_flag
 from overlay.cli.tables import show, table
 from overlay.observe.report import ask
+from overlay.text import printable
 
 
 @click.command()
@@ -63,5 +64,5 @@ def _overview(report: dict[str, Any]) -> Table:
 def _peer_table(peers: list[dict[str, Any]]) -> Table:
     listed = table("SUBNET", "PUBLIC IP", "NODE")
     for peer in peers:
-        listed.add_row(peer["subnet"], peer["public_ip"], peer["node_id"] or "-")
+        listed.add_row(peer["subnet"], peer["public_ip"], printable(peer["node_id"] or "-"))
     return listed

@@ -22,9 +22,9 @@ def table(*headings: str) -> Table:
 def show(shown: RenderableType, width: int = _PIPE_WIDTH) -> None:
     """Prints to standard output. Lines that go into a pipe end where their text ends."""
     if sys.stdout.isatty():
-        Console(highlight=False).print(shown)
+        Console(highlight=False, markup=False).print(shown)
         return
-    console = Console(width=width, highlight=False, force_terminal=False)
+    console = Console(width=width, highlight=False, markup=False, force_terminal=False)
     with console.capture() as printed:
         console.print(shown)
     print("\n".join(line.rstrip() for line in printed.get().splitlines()))

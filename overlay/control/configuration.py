@@ -11,6 +11,7 @@ from overlay.control.problem import Problem
 from overlay.control.schema import parse_config
 from overlay.errors import ConfigError, ConfigMissingError
 from overlay.model import Lease, NetworkConfig
+from overlay.text import excerpt
 
 Check = Callable[[NetworkConfig], None]
 """Raises ConfigError for a valid config that this agent cannot run (a backend it does not have)."""
@@ -76,7 +77,7 @@ def incompatibility(running: NetworkConfig, proposed: NetworkConfig, held: Lease
     if proposed.ipv4 is None or running.ipv4 is None or (proposed.ipv6 is None) != (running.ipv6 is None):
         return _refused("EnableIPv4 or EnableIPv6 changed")
     if proposed.backend.type != running.backend.type:
-        return _refused(f"Backend.Type changed from {running.backend.type} to {proposed.backend.type}")
+        return _refused(f"Backend.Type changed from {running.backend.type} to {excerpt(proposed.backend.type)}")
     if proposed.ipv4.subnet_len != running.ipv4.subnet_len:
         return _refused(f"SubnetLen changed from {running.ipv4.subnet_len} to {proposed.ipv4.subnet_len}")
     if not proposed.ipv4.contains(held.subnet):

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from overlay.control.allocator import Claimant, Identity, Memory, claimant, fits
 from overlay.control.problem import Problem
-from overlay.control.schema import LeaseRecord
+from overlay.control.schema import MAX_NODE_ID_CHARS, LeaseRecord
 from overlay.control.view import LeaseView
 from overlay.model import NetworkConfig
+from overlay.text import excerpt
 
 MAX_CONFLICTS = 8
 """Leases that are named to people at most."""
@@ -27,7 +28,7 @@ def conflicts(
         if record.key != own_key and claimant(record, identity, memory) is not Claimant.OURS:
             lease = record.lease
             texts[record.key] = (
-                f"node id {lease.node_id} is also used by {lease.public_ip} for {lease.subnet}; set --node-id, or if "
+                f"node id {_name(record)} is also used by {lease.public_ip} for {lease.subnet}; set --node-id, or if "
                 f"that was this node's own address, overlay release {lease.subnet}"
             )
     return [Problem(f"conflict {key}", text) for key, text in list(texts.items())[:MAX_CONFLICTS]]
@@ -37,7 +38,7 @@ def _of_our_address(record: LeaseRecord, config: NetworkConfig) -> str:
     lease = record.lease
     if lease.node_id is not None:
         return (
-            f"public IP {lease.public_ip} is also advertised by node {lease.node_id} for {lease.subnet}; "
+            f"public IP {lease.public_ip} is also advertised by node {_name(record)} for {lease.subnet}; "
             "give each node its own address with --public-ip"
         )
     if not record.reserved:
@@ -45,3 +46,7 @@ def _of_our_address(record: LeaseRecord, config: NetworkConfig) -> str:
     if not fits(lease, config):
         return f"reservation {lease.subnet} for this node does not fit the network's config; it is left alone"
     return f"{lease.subnet} is reserved for this node; it is taken when the agent starts again"
+
+
+def _name(record: LeaseRecord) -> str:
+    return excerpt(record.lease.node_id, MAX_NODE_ID_CHARS)

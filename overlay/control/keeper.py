@@ -48,6 +48,7 @@ from overlay.control.store import ABSENT, NO_LEASE, Committed, Compare, Delete, 
 from overlay.control.view import LeaseView
 from overlay.errors import LeaseFormatError, LeaseNotFoundError, OutOfSubnetsError, StoreError
 from overlay.model import Lease, NetworkConfig
+from overlay.text import excerpt
 
 FIRST_RETRY = 1.0
 """Seconds before the first new attempt after a failed action."""
@@ -603,7 +604,7 @@ class Keeper:
         """Our subnet is another's now. It is not asked for again, nor is the etcd lease used that a clone may share."""
         held = self._held
         assert held is not None
-        whose = "another node" if record is None else record.lease.node_id or str(record.lease.public_ip)
+        whose = "another node" if record is None else excerpt(record.lease.node_id or record.lease.public_ip)
         self._note(logging.ERROR, f"{held.subnet} belongs to {whose} now; leasing another subnet")
         self.memory = self.memory.without(held.lease)
         self._held = None

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address
 from typing import NoReturn, Self, TypeVar
@@ -131,14 +132,19 @@ class Members:
 
 def _integer(text: str) -> int | float:
     """What is too long for Go's 64 bits is no whole number here either, and Python need not compute it."""
-    return int(text) if len(text) <= 20 else float(text)
+    return int(text) if len(text) <= 20 else _number(text)
+
+
+def _number(text: str) -> float:
+    """The nearest number that can be written as JSON again."""
+    return min(max(float(text), -sys.float_info.max), sys.float_info.max)
 
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=tuple, parse_int=_integer, parse_constant=_refuse)
+_DECODER = json.JSONDecoder(object_pairs_hook=tuple, parse_int=_integer, parse_float=_number, parse_constant=_refuse)
 
 _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"?|[][{}]', re.DOTALL)
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 REPEAT_AFTER = 300.0
 """Seconds after which a problem that lasts is logged again."""
 
-MAX_TEXTS = 20
-"""Different texts of one kind that are logged within that time: a config that is being corrected has a few, an etcd
-whose members fail in turn has one at every attempt."""
+MAX_LINES = 40
+"""Lines about one family of problems within that time, however fast they come and go: a config that is being corrected
+has a few texts, an etcd whose members fail in turn one at every attempt, and whoever writes to etcd can make and delete
+malformed leases without end. 20 of those are named at a time (``membership.MAX_PROBLEMS``), each begins and is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,8 @@ class Problem:
     """One thing that is wrong now.
 
     Attributes:
-        kind: tells it from others while its text changes ("store", "lease /coreos.com/…").
+        kind: tells it from others while its text changes ("store", "lease /coreos.com/…"). Its first word names the
+            family; families are few, and named in the code alone.
         text: one line, with its remedy.
     """
 
@@ -30,13 +32,20 @@ class Problem:
 
 @dataclass(slots=True)
 class _Said:
-    """What was last logged of one kind of problem, when, since when there is one, and how many texts it has had since
-    it was last repeated."""
+    """What was last logged of one kind of problem, when, and since when there is one."""
 
     text: str
     at: float
     since: float
-    texts: int = 1
+
+
+@dataclass(slots=True)
+class _Budget:
+    """What was logged of one family since ``since``, and how much more there would have been to log."""
+
+    since: float
+    lines: int = 0
+    left_out: int = 0
 
 
 class ProblemLog:
@@ -45,19 +54,29 @@ class ProblemLog:
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
         self._said: dict[str, _Said] = {}
+        self._budgets: dict[str, _Budget] = {}
 
     def update(self, problems: Iterable[Problem], now: float) -> None:
         """The problems that there are at ``now`` (seconds of any steady clock)."""
         present = {problem.kind: problem for problem in problems}
         for kind in [kind for kind in self._said if kind not in present]:
             over = self._said.pop(kind)
-            self._log.info("over: %s (after %.1f s)", over.text, now - over.since)
+            self._say(logging.INFO, kind, f"over: {over.text} (after {now - over.since:.1f} s)", now)
         for kind, problem in present.items():
             said = self._said.get(kind)
-            if said is None or now - said.at >= REPEAT_AFTER:
+            if said is None or said.text != problem.text or now - said.at >= REPEAT_AFTER:
                 self._said[kind] = _Said(problem.text, now, now if said is None else said.since)
-            elif said.text != problem.text and said.texts < MAX_TEXTS:
-                said.text, said.texts = problem.text, said.texts + 1
-            else:
-                continue
-            self._log.warning("%s", problem.text)
+                self._say(logging.WARNING, kind, problem.text, now)
+
+    def _say(self, level: int, kind: str, text: str, now: float) -> None:
+        family = kind.partition(" ")[0]
+        budget = self._budgets.get(family)
+        if budget is None or now - budget.since >= REPEAT_AFTER:
+            if budget is not None and budget.left_out:
+                self._log.warning("%d more lines like this were left out: %s", budget.left_out, text)
+            budget = self._budgets[family] = _Budget(now)
+        if budget.lines < MAX_LINES:
+            budget.lines += 1
+            self._log.log(level, "%s", text)
+        else:
+            budget.left_out += 1

@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import Hashable
 
+from overlay.text import printable
+
 
 class _Plain(logging.Formatter):
     """``2026-11-21T01:02:03 INFO control.keeper: text``; journald brings a clock of its own, so none is shown there."""
@@ -18,21 +20,23 @@ class _Plain(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         record.where = record.name.removeprefix("overlay.")
-        return super().format(record).replace("\n", " | ")
+        return printable(super().format(record).replace("\n", " | "))
 
 
 class _Json(logging.Formatter):
-    """One object a line: ``time`` (Unix seconds), ``level``, ``where``, ``message``."""
+    """One object a line: ``time`` (Unix seconds), ``level``, ``where``, ``message``, and ``traceback`` where there is
+    one."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return json.dumps(
-            {
-                "time": round(record.created, 3),
-                "level": record.levelname.lower(),
-                "where": record.name.removeprefix("overlay."),
-                "message": record.getMessage(),
-            }
-        )
+        fields = {
+            "time": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "where": record.name.removeprefix("overlay."),
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(fields)
 
 
 def set_up(style: str, *, verbose: bool, under_journald: bool) -> None:

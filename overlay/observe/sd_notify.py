@@ -6,6 +6,8 @@ import contextlib
 import os
 import socket
 
+from overlay.text import printable
+
 
 class Notifier:
     """Sends state to ``$NOTIFY_SOCKET``; without one, every call does nothing."""
@@ -27,7 +29,8 @@ class Notifier:
         self._send("READY=1")
 
     def status(self, text: str) -> None:
-        """One line for ``systemctl status``; repeated, it is sent once."""
+        """One line for ``systemctl status``; repeated, it is sent once. A line break would begin another assignment."""
+        text = printable(text)
         if text != self._status:
             self._status = text
             self._send(f"STATUS={text}")
