@@ -3,6 +3,7 @@
 # The system's interpreter, as the installed service has it; one from elsewhere may be built without optimization.
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 VENV   := .venv
+LOWEST := .venv-lowest
 BIN    := $(VENV)/bin
 SEEDS  ?= 20000
 COUNT  ?= 1000000
@@ -20,7 +21,7 @@ help:  ## show this
 
 # -- set-up ----------------------------------------------------------------------------------------------------------
 
-.PHONY: help packages test-packages demo test check lint types unit soak fuzz fuzz-keys bench bpf install uninstall clean
+.PHONY: help packages test-packages lock demo test check lint types unit lowest soak fuzz fuzz-keys bench bpf wheels install uninstall clean
 
 packages: WANTED := $(RUNTIME) $(LAB)
 test-packages: WANTED := $(RUNTIME) $(LAB) $(TESTS)
@@ -28,55 +29,83 @@ packages test-packages:
 	@missing=$$(for p in $(WANTED); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
 	if [ -n "$$missing" ]; then \
 	    echo "installing:" $$missing; \
-	    { apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing; } >build.log 2>&1 \
+	    { apt-get update -qq && apt-get install -y -qq --no-remove --no-install-recommends $$missing; } >build.log 2>&1 \
 	        || { tail -20 build.log; exit 1; }; rm -f build.log; \
 	fi
 
-$(VENV)/.done: pyproject.toml
+# What comes from the package index comes as requirements/*.txt locks it. Nothing is built in isolation: there, pip would
+# fetch what builds it in whatever version there is.
+PIP    := bin/pip --disable-pip-version-check -q install
+LOCKED := $(PIP) --require-hashes --no-build-isolation --use-pep517
+
+$(VENV)/.run: pyproject.toml requirements/build.txt requirements/run.txt
 	@echo "making the virtual environment …"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=…"; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	@$(VENV)/$(LOCKED) -r requirements/build.txt
+	@$(VENV)/$(LOCKED) -r requirements/run.txt
+	@$(VENV)/$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run requirements/dev.txt
+	@$(VENV)/$(LOCKED) -r requirements/dev.txt
+	@touch $@
+
+$(LOWEST)/.dev: pyproject.toml requirements/build.txt requirements/lowest.txt
+	@echo "making the virtual environment of the lowest versions …"
+	@$(PYTHON) -m venv $(LOWEST)
+	@$(LOWEST)/$(LOCKED) -r requirements/build.txt
+	@$(LOWEST)/$(LOCKED) -r requirements/lowest.txt
+	@$(LOWEST)/$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+lock:  ## lock what is installed from the package index: newest versions that pyproject.toml admits
+	@PYTHON=$(PYTHON) requirements/lock.sh
 
 # -- what people run -------------------------------------------------------------------------------------------------
 
-demo: packages $(VENV)/.done  ## a cluster in namespaces: leases, pings, a transfer, a packet decoded
+demo: packages $(VENV)/.run  ## a cluster in namespaces: leases, pings, a transfer, a packet decoded
 	@$(BIN)/overlay lab demo
 
-test: test-packages $(VENV)/.done check  ## everything: lint, types, unit, contract, simulation, namespaces, Docker, systemd
+test: test-packages $(VENV)/.dev check lowest  ## everything: lint, types, unit, contract, simulation, namespaces, Docker, systemd
 	@$(BIN)/pytest -q
 
 check: lint types  ## lint and types only
 
-lint: $(VENV)/.done
+lint: $(VENV)/.dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
-types: $(VENV)/.done
+types: $(VENV)/.dev
 	@$(BIN)/mypy
 
-unit: $(VENV)/.done  ## tests that need neither root nor network
+unit: $(VENV)/.dev  ## tests that need neither root nor network
 	@$(BIN)/pytest -q tests/unit tests/contract tests/simulation
 
-soak: $(VENV)/.done  ## the simulation of the control plane with many seeds: make soak SEEDS=20000
+lowest: $(LOWEST)/.dev  ## unit tests with each version that pyproject.toml names at its lowest
+	@$(LOWEST)/bin/pytest -q tests/unit
+
+soak: $(VENV)/.dev  ## the simulation of the control plane with many seeds: make soak SEEDS=20000
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
-fuzz: $(VENV)/.done  ## hostile datagrams against the oracle: make fuzz COUNT=10000000
+fuzz: $(VENV)/.dev  ## hostile datagrams against the oracle: make fuzz COUNT=10000000
 	@$(BIN)/python -m tests.fuzz.datagrams --count $(COUNT)
 
-fuzz-keys: $(VENV)/.done  ## hostile keys and values in etcd, as many: make fuzz-keys COUNT=1000000
+fuzz-keys: $(VENV)/.dev  ## hostile keys and values in etcd, as many: make fuzz-keys COUNT=1000000
 	@$(BIN)/python -m tests.fuzz.keys --count $(COUNT)
 
-bench: packages $(VENV)/.done  ## ratios against plain veth and kernel vxlan, in one run
+bench: packages $(VENV)/.run  ## ratios against plain veth and kernel vxlan, in one run
 	@$(BIN)/overlay lab bench
 
-bpf: $(VENV)/.done  ## compile the kernel programs again (needs clang); the object is committed
+bpf: $(VENV)/.dev  ## compile the kernel programs again (needs clang); the object is committed
 	@$(BIN)/python -m overlay.datapath.kernel.build
 
 # -- on a node -------------------------------------------------------------------------------------------------------
 
 # DESTDIR, PREFIX, PYTHON and WHEELS mean what systemd/install.sh says.
+wheels:  ## the package and what it needs, into WHEELS (dist/wheels), for nodes without a package index
+	PYTHON=$(PYTHON) requirements/wheels.sh $(or $(WHEELS),dist/wheels)
+
 install:  ## agent, units, man page and completion on this machine, in /opt/overlay
 	systemd/install.sh install
 
@@ -86,4 +115,4 @@ uninstall:  ## all of that away again
 # --------------------------------------------------------------------------------------------------------------------
 
 clean:  ## remove what these targets made in this directory
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) $(LOWEST) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

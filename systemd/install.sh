@@ -54,12 +54,14 @@ build_venv() {
     new=$destdir$venv.new
     rm -rf "$new"
     trap 'rm -rf "$new"' EXIT INT TERM
-    "$python" -m venv "$new"
-    if [ -n "${WHEELS:-}" ]; then
-        "$new/bin/pip" install --quiet --disable-pip-version-check --no-index --find-links "$WHEELS" overlay
-    else
-        "$new/bin/pip" install --quiet --disable-pip-version-check "$source"
+    wheels=${WHEELS:-}
+    if [ -z "$wheels" ]; then
+        wheels=$new/wheels
+        PYTHON=$python "$source/requirements/wheels.sh" "$wheels"
     fi
+    "$python" -m venv "$new"
+    "$new/bin/pip" install --quiet --disable-pip-version-check --no-index --find-links "$wheels" overlay
+    rm -rf "$new/wheels"
 }
 
 # Its scripts name the interpreter by the path they were made at.

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -125,9 +126,7 @@ def wait_for_agent(node: Booted, timeout: float = 30) -> None:
 
 def build_wheels(target: Path) -> None:
     """The package and all that it needs, as wheels for :data:`PYTHON`: from here on, no index is needed."""
-    builder = target / "builder"
-    _run(PYTHON, "-m", "venv", str(builder))
-    _run(str(builder / "bin/pip"), "--quiet", "wheel", "--wheel-dir", str(target), str(SOURCE))
+    _run(str(SOURCE / "requirements/wheels.sh"), str(target), env={**os.environ, "PYTHON": PYTHON})
     shutil.copytree(SOURCE / "systemd", target / "systemd")
 
 
@@ -150,7 +149,8 @@ def build_release(target: Path, wheels: Path, version: str) -> None:
     for wheel in wheels.glob("*.whl"):
         if not wheel.name.startswith("overlay-"):
             shutil.copy(wheel, target)
-    _run(str(wheels / "builder/bin/pip"), "--quiet", "wheel", "--no-deps", "--wheel-dir", str(target), str(copy))
+    pip = (sys.executable, "-m", "pip", "--quiet", "wheel", "--no-deps", "--no-build-isolation")
+    _run(*pip, "--wheel-dir", str(target), str(copy))
 
 
 def install(stage: Path, wheels: Path) -> None:

@@ -1,0 +1,19 @@
+"""What holds for all tests: nothing of the user's, so that they find the same on every machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A home of their own and no cache: what passes only where something was downloaded before, fails."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("PIP_NO_CACHE_DIR", "1")
+        for name in [name for name in os.environ if name.startswith("XDG_")]:
+            patch.delenv(name)
+        yield
