@@ -159,9 +159,9 @@ def status(name: str, state: Path | None, as_json: bool) -> None:
 
 
 @lab.command(short_help="Build a lab, show that it works, and remove it.")
-@click.option("--name", default="demo", show_default=True, help="Prefix of all names.")
+@click.option("--name", help="Prefix of all names; default: demo and the process id, so that two do not meet.")
 @_options(*_TOPOLOGY)
-def demo(**values: Any) -> None:
+def demo(name: str | None, **values: Any) -> None:
     """Build a lab, show that every pod reaches every other, and remove it. Exit status 0 if no packet was lost.
 
     The underlay is like a wire (--wire --gro) where ethtool is installed.
@@ -172,7 +172,7 @@ def demo(**values: Any) -> None:
     if shutil.which("ethtool"):
         values |= {"wire": True, "gro": True}
     with _terminable():
-        complete = run_demo(_spec(**values), Console(highlight=False))
+        complete = run_demo(_spec(name=name or f"demo{os.getpid()}", **values), Console(highlight=False))
     if not complete:
         raise click.exceptions.Exit(1)
 
@@ -232,12 +232,16 @@ def _name_flag(name: str) -> str:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM and SIGHUP end us as Ctrl-C does, so that what was made is removed on the way out."""
+    """SIGTERM and SIGHUP end us as Ctrl-C does, so that what was made is removed on the way out.
+
+    What we were started to ignore (nohup, and SIGINT in a script's background) is ignored: nobody means us by it.
+    """
 
     def end(number: int, _: FrameType | None) -> None:
         sys.exit(128 + number)
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    meant = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in meant}
     try:
         yield
     finally:

@@ -306,6 +306,26 @@ class TestTeardown:
         assert processes_in(inodes) == []
         assert not StateDirectory.default(name).path.exists()
 
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+    def test_what_it_was_started_to_ignore_does_not_end_it(self, name: str, number: signal.Signals) -> None:
+        """As nohup has it, and a script's background, for SIGINT."""
+        command = f"trap '' {number.value}; exec {overlay_command()} lab up --no-agents --nodes 4 --name {name}"
+        up = subprocess.Popen(["sh", "-c", command], stdout=subprocess.DEVNULL)
+        assert poll(lambda: bool(namespace.existing(f"{name}-")) or up.poll() is not None, 20)
+        up.send_signal(number)
+        assert up.wait(30) == 0
+        Lab.load(name).down()
+
+    @pytest.mark.etcd
+    def test_two_demos_at_once(self) -> None:
+        demos = [
+            subprocess.Popen([overlay_command(), "lab", "demo", "--nodes", "2"], stdout=subprocess.PIPE, text=True)
+            for _ in range(2)
+        ]
+        for demo in demos:
+            told, _ = demo.communicate(timeout=120)
+            assert demo.returncode == 0, told
+
     @pytest.mark.etcd
     def test_pinned_maps_go_as_well(self, name: str) -> None:
         lab = Lab.up(LabSpec(name=name, nodes=1))
