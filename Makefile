@@ -10,10 +10,11 @@ COUNT  ?= 1000000
 
 export DEBIAN_FRONTEND := noninteractive
 
-# What the command needs at run time, what the lab's traffic and checks need, and what the tests run besides.
+# What the command needs at run time, what the lab's traffic and checks need, and what the tests run besides. Where
+# PROGRAM=PACKAGE is said, the program will do, whoever brought it: Docker's own packages conflict with Debian's.
 RUNTIME := python3-venv iproute2 libbpf1 iptables nftables procps
-LAB     := etcd-server etcd-client iputils-ping iperf3 sockperf ethtool tcpdump
-TESTS   := man-db docker.io busybox-static dbus systemd clang llvm libbpf-dev
+LAB     := etcd=etcd-server etcdctl=etcd-client iputils-ping iperf3 sockperf ethtool tcpdump
+TESTS   := man-db dockerd=docker.io busybox-static dbus systemd clang llvm libbpf-dev
 .DEFAULT_GOAL := help
 
 help:  ## show this
@@ -26,7 +27,10 @@ help:  ## show this
 packages: WANTED := $(RUNTIME) $(LAB)
 test-packages: WANTED := $(RUNTIME) $(LAB) $(TESTS)
 packages test-packages:
-	@missing=$$(for p in $(WANTED); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	@missing=$$(for p in $(WANTED); do \
+	    case $$p in *=*) ! command -v $${p%=*} >/dev/null || continue; p=$${p#*=};; esac; \
+	    dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; \
+	done); \
 	if [ -n "$$missing" ]; then \
 	    echo "installing:" $$missing; \
 	    { apt-get update -qq && apt-get install -y -qq --no-remove --no-install-recommends $$missing; } >build.log 2>&1 \

@@ -23,10 +23,10 @@ def _nothing_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture(scope="session", autouse=True)
 def _signals_as_in_a_terminal() -> Iterator[None]:
     """A script's background ignores SIGINT, nohup SIGHUP, and so would all that tests start and then interrupt."""
-    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL, signal.SIGTERM: signal.SIG_DFL}
-    ignored = [number for number in defaults if signal.getsignal(number) is signal.SIG_IGN]
+    ends = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
+    ignored = [number for number in ends if signal.getsignal(number) is signal.SIG_IGN]
     for number in ignored:
-        signal.signal(number, defaults[number])
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     yield
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
