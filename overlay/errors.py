@@ -57,6 +57,10 @@ class StoreUnavailableError(StoreError):
     """No endpoint answered in time. A write may or may not have happened; trying again is right."""
 
 
+class TlsFilesError(StoreUnavailableError):
+    """The TLS files for etcd cannot be used: missing, unreadable, half written. They may be there by the next try."""
+
+
 class StoreDeniedError(StoreError):
     """etcd answered and refused: wrong user, password, certificate or role."""
 

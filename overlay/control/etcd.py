@@ -25,10 +25,8 @@ __all__ = ["EtcdSettings", "EtcdStore"]
 class EtcdStore:
     """etcd v3 as a :class:`~overlay.control.store.Store`.
 
-    Connects when first used, so it can be made while etcd is away. To be used within one event loop. Keys are UTF-8.
-
-    Raises:
-        UsageError: the settings' TLS files cannot be used.
+    Connects when first used, so it can be made while etcd, or the files that its TLS needs, are away. To be used within
+    one event loop. Keys are UTF-8.
     """
 
     def __init__(self, settings: EtcdSettings) -> None:

@@ -26,7 +26,7 @@ from overlay.control.etcd_errors import (
 )
 from overlay.control.etcd_rpc import RpcError, Stubs, channel_to, pb
 from overlay.control.etcd_settings import Endpoint, EtcdSettings, TlsFiles
-from overlay.errors import StoreError, StoreUnavailableError, UsageError
+from overlay.errors import StoreError, StoreUnavailableError, TlsFilesError
 
 log = logging.getLogger(__name__)
 
@@ -77,18 +77,14 @@ class _Member:
 
 
 class Cluster:
-    """The members of one etcd cluster as one thing to call.
-
-    Raises:
-        UsageError: the TLS files cannot be used. No member needs to be reachable.
-    """
+    """The members of one etcd cluster as one thing to call. Neither they nor the TLS files need to be there yet."""
 
     def __init__(self, settings: EtcdSettings) -> None:
         self._settings = settings
         members = settings.members()
-        tls = TlsFiles.read(settings) if any(endpoint.tls for endpoint in members) else None
-        self._members = [_Member(endpoint, tls) for endpoint in random.sample(members, len(members))]
-        self._tls_stamp = TlsFiles.stamp(settings)
+        self._members = [_Member(endpoint, None) for endpoint in random.sample(members, len(members))]
+        self._tls = any(endpoint.tls for endpoint in members)
+        self._tls_stamp: tuple[int, ...] | None = None  # of the files in use
         self._first = 0
         self._token: str | None = None  # None: not logged in; empty: etcd does not ask for it
         self._logging_in = asyncio.Lock()
@@ -109,8 +105,11 @@ class Cluster:
 
         Raises:
             StoreUnavailableError: no member answered, or (not ``repeatable``) the outcome is unknown.
+            TlsFilesError: nothing was sent, since there are no usable TLS files yet.
             StoreDeniedError, StoreError: what the cluster answered.
         """
+        if self._tls and self._tls_stamp is None:
+            self._read_tls_files()
         failures: list[StoreError] = []
         for member in self._members[self._first :] + self._members[: self._first]:
             if self._closed:
@@ -217,14 +216,19 @@ class Cluster:
         """Another member comes first from now on; certificates renewed on disk meanwhile are used from now on."""
         if self._members[self._first] is member:
             self._first = (self._first + 1) % len(self._members)
-        if member.endpoint.tls and (stamp := TlsFiles.stamp(self._settings)) != self._tls_stamp:
-            with contextlib.suppress(UsageError):  # half written just now; the next failure reads them again
-                files = TlsFiles.read(self._settings)
-                self._tls_stamp = stamp
+        if member.endpoint.tls and TlsFiles.stamp(self._settings) != self._tls_stamp:
+            with contextlib.suppress(TlsFilesError):  # half written just now; the next failure reads them again
+                self._read_tls_files()
                 log.info("the TLS files for etcd have changed and are used from now on")
-                for each in self._members:
-                    each.tls = files
-                    await each.close()
+                await self.reconnect()
+
+    def _read_tls_files(self) -> None:
+        """For all connections from now on. Raises TlsFilesError."""
+        stamp = TlsFiles.stamp(self._settings)
+        files = TlsFiles.read(self._settings)
+        self._tls_stamp = stamp
+        for member in self._members:
+            member.tls = files
 
 
 async def _close(channel: Any) -> None:

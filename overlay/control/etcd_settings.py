@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
-from overlay.errors import UsageError
+from overlay.errors import TlsFilesError, UsageError
 
 CLIENT_PORT = 2379
 """etcd's port for clients (IANA: etcd-client), used where an endpoint names none."""
@@ -152,7 +152,7 @@ class TlsFiles:
         """Reads and checks the files that ``settings`` names; without a CA file, those the machine trusts.
 
         Raises:
-            UsageError: a file cannot be read, is not PEM, or key and certificate do not belong together.
+            TlsFilesError: a file cannot be read, is not PEM, or key and certificate do not belong together.
         """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         ca = _read(settings.cafile, "--etcd-cafile") if settings.cafile else _machine_cas()
@@ -203,11 +203,11 @@ def _read(path: str, flag: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         cause = f"cannot be read: {(error.strerror or str(error)).lower()}"
-        raise UsageError(cause, about=f"{flag} {path}", remedy="name a readable PEM file") from None
+        raise TlsFilesError(cause, about=f"{flag} {path}", remedy="name a readable PEM file") from None
 
 
-def _not_pem(flag: str, path: str, cause: str) -> UsageError:
-    return UsageError(cause, about=f"{flag} {path}", remedy="give files in PEM form, the key without a passphrase")
+def _not_pem(flag: str, path: str, cause: str) -> TlsFilesError:
+    return TlsFilesError(cause, about=f"{flag} {path}", remedy="give files in PEM form, the key without a passphrase")
 
 
 CA_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import time
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from overlay.errors import (
     StoreDeniedError,
     StoreRestoredError,
     StoreUnavailableError,
+    TlsFilesError,
 )
 from tests.support.etcd import Authority, Etcd, eventually, following
 from tests.support.etcd_places import cut, mend, namespaces
@@ -355,6 +357,24 @@ async def test_client_certificates_and_their_renewal_on_disk(tmp_path: Path) -> 
             for new, old in zip(authority.issue("client"), (certificate, private), strict=True):
                 new.replace(old)
             await eventually(lambda: put(store, "k"), limit=FAILOVER_LIMIT)
+
+
+@pytest.mark.parametrize("early", ["", "-----BEGIN CERT"], ids=["missing", "half written"])
+async def test_tls_files_that_come_later(tmp_path: Path, early: str) -> None:
+    """At boot they may be on a disk that is not mounted yet, or still to be written by what renews them."""
+    authority = Authority.make(tmp_path / "tls")
+    certificate, private = authority.issue("client")
+    late = {name: tmp_path / f"{name}.pem" for name in ("cafile", "certfile", "keyfile")}
+    for path in late.values():
+        if early:
+            path.write_text(early)
+    with Etcd(tmp_path / "etcd", authority=authority, ask_for_certificate=True) as cluster:
+        async with connected(*cluster.urls, **{name: str(path) for name, path in late.items()}) as store:
+            for name, source in (("cafile", authority.ca), ("certfile", certificate), ("keyfile", private)):
+                with pytest.raises(TlsFilesError, match=f"--etcd-{name}"):
+                    await put(store, "k")
+                shutil.copy(source, late[name])
+            await put(store, "k")
 
 
 async def test_a_password_whose_token_expires(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from overlay.control.etcd_settings import DEFAULT_ENDPOINTS, Endpoint, EtcdSettings, TlsFiles
-from overlay.errors import UsageError
+from overlay.errors import TlsFilesError, UsageError
 from tests.support.etcd import Authority
 
 
@@ -138,7 +138,7 @@ def test_files_that_cannot_be_used_are_named(authority: Authority, tmp_path: Pat
         ({"certfile": certificate, "keyfile": other_key}, ["not a pair"]),
         ({"certfile": certificate, "keyfile": locked}, ["--etcd-keyfile", "has a passphrase"]),
     ):
-        with pytest.raises(UsageError) as caught:
+        with pytest.raises(TlsFilesError) as caught:
             read(**files)
         for word in words:
             assert word in str(caught.value)
