@@ -292,7 +292,10 @@ class Keeper:
         if now < self._retry_at:
             return self._retry_at
         decided = self._decide(now)
-        if not isinstance(decided, float | ReadAgain):
+        if isinstance(decided, float):
+            if self._awaited is None:
+                self.error = None  # what failed has happened after all, or is not wanted any more
+        elif not isinstance(decided, ReadAgain):
             self._busy = decided
         return decided
 

@@ -272,6 +272,22 @@ def test_failures_are_tried_again_at_a_bounded_pace() -> None:
     assert "no endpoint" in node.keeper.problems()[0].text
 
 
+def test_a_failure_is_over_once_nothing_is_left_to_be_done() -> None:
+    """The last free subnet goes to another while a claim's outcome is unknown: nothing is tried again."""
+    core = MemoryCore()
+    node = Node(core)
+    node.keeper.configure(SMALL)
+    node.carry_out(node.step() or pytest.fail("no grant"))
+    assert isinstance(node.step(), Commit)
+    node.keeper.failed(StoreUnavailableError("no answer in time"), node.now)
+    assert [problem.kind for problem in node.keeper.problems()] == ["keeper"]
+    put(core, f"{PREFIX}10.0.1.0-24", '{"PublicIP":"172.31.0.9"}')
+    node.now += 60
+    node.see()
+    assert node.settle() == []
+    assert [problem.kind for problem in node.keeper.problems()] == ["exhausted"]
+
+
 def test_out_of_subnets_ends_when_one_becomes_free() -> None:
     """flannel 875: out of subnets under churn."""
     core = MemoryCore()
