@@ -8,8 +8,7 @@ import sys
 import time
 from collections import Counter
 
-from tests.simulation.agent import Agent
-from tests.simulation.checker import ViolationError
+from tests.simulation.node import Node
 from tests.simulation.scenario import Scenario
 
 
@@ -19,21 +18,24 @@ def replay(seed: int) -> int:
     shown: dict[str, str] = {}
     check = scenario.checker.changed
 
-    def tell(agent: Agent) -> None:
-        assert agent.engine
-        held = agent.held
-        what = f"{agent.engine.keeper.phase.name} {held.key.rpartition('/')[2] if held else ''}"
-        if shown.get(agent.name) != what:
-            shown[agent.name] = what
-            print(f"{scenario.clock.now:9.3f}  {agent.name} {what}")
-        check(agent)
+    def tell(node: Node) -> None:
+        held = node.held
+        what = f"{node.state.phase.name} {held.key.rpartition('/')[2] if held else ''}"
+        if shown.get(node.name) != what:
+            shown[node.name] = what
+            print(f"{scenario.clock.now:9.3f}  {node.name} {what}")
+        check(node)
 
-    for agent in scenario.agents:
-        agent.on_change = tell
-    logging.basicConfig(level=logging.INFO, format="             %(message)s", stream=sys.stdout)
+    for node in scenario.nodes:
+        node.on_change = tell
+    log = logging.getLogger("overlay.control")
+    log.setLevel(logging.INFO)
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("             %(message)s"))
+    log.addHandler(handler)
     try:
         scenario.run()
-    except ViolationError as violation:
+    except AssertionError as violation:
         print(f"{scenario.clock.now:9.3f}  VIOLATION: {violation}")
         return 1
     print(f"seed {seed}: every invariant held")
@@ -42,7 +44,6 @@ def replay(seed: int) -> int:
 
 def soak(first: int, count: int) -> int:
     """Runs ``count`` seeds and prints what was injected and what came of it."""
-    logging.disable(logging.CRITICAL)
     faults: Counter[str] = Counter()
     leases: Counter[str] = Counter()
     failed: list[int] = []
@@ -50,7 +51,7 @@ def soak(first: int, count: int) -> int:
     for seed in range(first, first + count):
         try:
             result = Scenario(seed).run()
-        except ViolationError as violation:
+        except AssertionError as violation:
             failed.append(seed)
             print(f"seed {seed}: {violation}", flush=True)
             continue

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
-from overlay.control.keeper import Commit, Held, Phase
-from overlay.control.store import ABSENT, Delete, KeyRange, KeyValue
-from tests.simulation.agent import PREFIX, TTL, Agent
-from tests.simulation.world import Clock, Server
+from overlay.control.keeper import Held, Phase
+from overlay.control.store import ABSENT, NO_LEASE, Delete, KeyValue, Put
+from tests.simulation.clock import Clock
+from tests.simulation.meter import Meter
+from tests.simulation.node import TTL, Node
+from tests.simulation.reading import CONFIG, SUBNETS, Owner, PoolFacts, owner_of, subnet_of
+from tests.simulation.server import Request, Server
+from tests.simulation.store import Transaction
 
-SUBNETS = KeyRange(f"{PREFIX}/subnets/")
+MOST_OPERATIONS = 64
+"""Operations, or comparisons, of one transaction; etcd refuses more than 128 (``--max-txn-ops``)."""
+
+LARGEST_VALUE = 1024
+"""Bytes of a lease's value."""
+
+MOST_PROBLEMS = 40
+"""Problems that are told at one time."""
+
+QUIET = TTL + 50.0
+"""Seconds without faults after which everything must be right: leases of the dead expire, waits of 30 s end."""
+
+STILL = 10.0
+"""Seconds at the end of which nobody may read, write or watch anew; leases are refreshed."""
 
 
 class ViolationError(AssertionError):
@@ -21,43 +38,16 @@ class ViolationError(AssertionError):
 
 
 @dataclass(frozen=True)
-class Owner:
-    """Whom a key names; ``node`` None: nobody by id; ``address`` None: the value is garbage."""
-
-    node: str | None
-    address: IPv4Address | None
-
-
-def owner_of(value: bytes) -> Owner:
-    """Who a lease's value says has it."""
-    try:
-        members = json.loads(value)
-        address = IPv4Address(str(members["PublicIP"]))
-        return Owner(members.get("NodeID"), None if address.is_unspecified else address)
-    except (ValueError, KeyError, AttributeError, TypeError):
-        return Owner(None, None)
-
-
-def subnet_of(key: str) -> IPv4Network | None:
-    """The subnet that a key names."""
-    try:
-        base, _, length = key.rpartition("/")[2].partition("&")[0].partition("-")
-        return IPv4Network((base, int(length)))
-    except ValueError:
-        return None
-
-
-@dataclass(frozen=True)
 class _Blindness:
-    """What an agent cannot know yet: something done from outside at ``since`` of its clock, in ``revision``."""
+    """What a node cannot know yet: something done from outside at ``since`` of its clock, in ``revision``."""
 
     since: float
     revision: int | None
     valid_until: float
 
-    def is_over(self, agent: Agent) -> bool:
-        assert agent.engine
-        view, held = agent.engine.view, agent.held
+    def is_over(self, node: Node) -> bool:
+        assert node.process
+        view, held = node.process.plane.view, node.held
         if self.since == float("inf"):
             return held is None or held.valid_until == 0 or held.valid_until > self.valid_until
         loaded = view.loaded_at is not None and view.loaded_at >= self.since
@@ -65,107 +55,159 @@ class _Blindness:
 
 
 class Checker:
-    """Watches the agents and the store's server.
+    """Watches the nodes and the store's server.
 
     Attributes:
         counts: what happened to leases.
         mixed_lengths: two configs of different SubnetLen are about, so pools are not comparable.
     """
 
-    def __init__(self, clock: Clock, server: Server, agents: Sequence[Agent]) -> None:
+    def __init__(self, clock: Clock, server: Server, nodes: Sequence[Node]) -> None:
         self.counts: Counter[str] = Counter()
         self.mixed_lengths = False
-        self._clock, self._server, self._agents = clock, server, agents
+        self.meters: dict[str, Meter] = {}
+        self._clock, self._server = clock, server
+        self._nodes: list[Node] = []
         self._takers: list[tuple[float, IPv4Network, Owner]] = []
-        self._addresses: dict[str, set[IPv4Address]] = {agent.name: {agent.public_ip} for agent in agents}
+        self._addresses: dict[str, set[IPv4Address]] = {}
         self._last: dict[str, tuple[int, Held | None]] = {}
+        self._versions: dict[str, tuple[int, int]] = {}
         self._before_restart: dict[str, IPv4Network] = {}
         self._blind: dict[str, list[_Blindness]] = {}
         self._seen_revision = 0
-        for agent in agents:
-            agent.on_change = self.changed
-            agent.on_commit = self.committing
+        for node in nodes:
+            self.add(node)
+
+    def add(self, node: Node) -> None:
+        """One more node to watch."""
+        self._nodes.append(node)
+        self._addresses[node.name] = {node.public_ip}
+        meter = self.meters[node.name] = Meter(node.name, lambda: self._clock.now)
+        node.on_change = self.changed
+        node.on_commit = self.committing
+        node.on_call = meter.called
+
+    def meter_of(self, loop: asyncio.AbstractEventLoop) -> Meter | None:
+        """The meter of the node whose process runs on ``loop``."""
+        for node in self._nodes:
+            if node.process is not None and node.process.loop is loop:
+                return self.meters[node.name]
+        return None
 
     # --- throughout ---
 
-    def committing(self, agent: Agent, commit: Commit) -> None:
-        """A transaction is about to be carried out: nothing in it may touch another's lease."""
+    def committing(self, node: Node, transaction: Transaction) -> None:
+        """A transaction is about to be carried out: it is bounded, truthful, and touches nobody else's lease."""
+        compares, operations = transaction
+        if max(len(compares), len(operations)) > MOST_OPERATIONS:
+            raise ViolationError(f"{node.name} sends {len(compares)} comparisons and {len(operations)} operations")
+        for operation in operations:
+            if isinstance(operation, Put):
+                self._check_put(node, operation)
         current = {item.key: item for item in self._items()}
-        for compare in commit.compares:
+        for compare in compares:
             item = current.get(compare.key)
             if _revision(item) != compare.mod_revision or (item and compare.value not in (None, item.value)):
                 return
-        for operation in commit.operations:
+        for operation in operations:
             item = current.get(operation.key)
-            if item is not None and not self._may_touch(agent, item):
+            if item is not None and not self._may_touch(node, item):
                 verb = "deletes" if isinstance(operation, Delete) else "overwrites"
-                raise ViolationError(f"{agent.name} {verb} {item.key}, which has {item.value!r}")
+                raise ViolationError(f"{node.name} {verb} {item.key}, which has {item.value!r}")
 
-    def _may_touch(self, agent: Agent, item: KeyValue) -> bool:
+    def _check_put(self, node: Node, put: Put) -> None:
+        if len(put.value) > LARGEST_VALUE:
+            raise ViolationError(f"{node.name} writes {len(put.value)} bytes to {put.key}")
+        owner = owner_of(put.value)
+        if owner.node != node.node_id or owner.address not in self._addresses[node.name]:
+            raise ViolationError(f"{node.name} publishes {owner} at {put.key}")
+
+    def _may_touch(self, node: Node, item: KeyValue) -> bool:
         owner = owner_of(item.value)
-        if owner.node is not None:
-            return owner.node == agent.node_id
-        return owner.address is None or owner.address in self._addresses[agent.name]
+        if owner.node is not None and owner.node != node.node_id:
+            return False
+        return owner.address is None or owner.address in self._addresses[node.name]
 
-    def changed(self, agent: Agent) -> None:
-        """An agent did something: its lease may have changed, and must collide with nobody's."""
+    def changed(self, node: Node) -> None:
+        """A node's agent is told of a state: it must be sound in itself, and its lease must collide with nobody's."""
         self._note_takers()
-        self._open_eyes(agent)
-        held, (life, last) = agent.held, self._last.get(agent.name, (0, None))
+        self._open_eyes(node)
+        self._check_state(node)
+        held, (life, last) = node.held, self._last.get(node.name, (0, None))
         if held is None or held == last:
             return
-        if life != agent.life:
+        if life != node.lives:
             last = None
         if last is not None and last.subnet != held.subnet:
-            if not self._taken_by_other(agent, last.subnet):
-                raise ViolationError(f"{agent.name} left {last.subnet} for {held.subnet}, though nobody had taken it")
+            if not self._taken_by_other(node, last.subnet):
+                raise ViolationError(f"{node.name} left {last.subnet} for {held.subnet}, though nobody had taken it")
             self.counts["leases lost to another and replaced"] += 1
-        elif last is not None and last.valid_until < agent.now < held.valid_until:
+        elif last is not None and last.valid_until < node.now < held.valid_until:
             self.counts["leases lost and regained"] += 1
-        self._check_restart(agent, held)
-        self._last[agent.name] = (agent.life, held)
-        for other in self._agents:
-            if other is not agent:
-                self._check_pair(agent, other)
+        self._check_restart(node, held)
+        self._last[node.name] = (node.lives, held)
+        for other in self._nodes:
+            if other is not node:
+                self._check_pair(node, other)
 
-    def _check_restart(self, agent: Agent, held: Held) -> None:
-        remembered = self._before_restart.pop(agent.name, None)
+    def _check_state(self, node: Node) -> None:
+        state = node.state
+        life, version = self._versions.get(node.name, (0, -1))
+        if life == node.lives and state.version <= version:
+            raise ViolationError(f"{node.name} tells version {state.version} after {version}")
+        self._versions[node.name] = (node.lives, state.version)
+        if len(state.problems) > MOST_PROBLEMS:
+            raise ViolationError(f"{node.name} tells {len(state.problems)} problems")
+        held, config = state.held, state.config
+        if held is None:
+            return
+        if config is None or config.ipv4 is None:
+            raise ViolationError(f"{node.name} holds {held.subnet} without a config")
+        pool = PoolFacts(config.ipv4.subnet_min, config.ipv4.subnet_max, config.ipv4.subnet_len)
+        if not pool.has(held.subnet):
+            raise ViolationError(f"{node.name} holds {held.subnet} and runs on {pool}")
+        if held.lease.node_id != node.node_id or held.lease.public_ip not in self._addresses[node.name]:
+            raise ViolationError(f"{node.name} takes the lease {held.lease} for its own")
+        if held.subnet in state.peers.peers:
+            raise ViolationError(f"{node.name} has its own subnet {held.subnet} for a peer's")
+
+    def _check_restart(self, node: Node, held: Held) -> None:
+        remembered = self._before_restart.pop(node.name, None)
         if remembered is None:
             return
         if remembered == held.subnet:
             self.counts["restarts that kept the subnet"] += 1
             return
-        mine = [item for item in self._items() if owner_of(item.value).node == agent.node_id]
-        reserved = any(item.lease_id == 0 for item in mine)
-        assert agent.engine
-        config = agent.engine.state.config
+        mine = [item for item in self._items() if owner_of(item.value).node == node.node_id]
+        reserved = any(item.lease_id == NO_LEASE for item in mine)
+        config = node.state.config
         assert config
         assert config.ipv4
-        fits = config.ipv4.contains(remembered)
-        if fits and not (reserved or len(mine) > 1 or self._taken_by_other(agent, remembered)):
-            raise ViolationError(f"{agent.name} restarted with {held.subnet}, though {remembered} was free")
+        pool = PoolFacts(config.ipv4.subnet_min, config.ipv4.subnet_max, config.ipv4.subnet_len)
+        if pool.has(remembered) and not (reserved or len(mine) > 1 or self._taken_by_other(node, remembered)):
+            raise ViolationError(f"{node.name} restarted with {held.subnet}, though {remembered} was free")
         self.counts["restarts that changed the subnet"] += 1
 
-    def _check_pair(self, one: Agent, two: Agent) -> None:
+    def _check_pair(self, one: Node, two: Node) -> None:
         a, b = one.held, two.held
         if a is None or b is None or one.name in self._blind or two.name in self._blind:
             return
         if a.valid_until > one.now and b.valid_until > two.now and a.subnet.overlaps(b.subnet):
             raise ViolationError(f"{one.name} and {two.name} hold {a.subnet} and {b.subnet} at the same time")
 
-    # --- acts from outside, which no agent can foresee ---
+    # --- acts from outside, which no node can foresee ---
 
-    def moved(self, agent: Agent) -> None:
-        """An agent's address is about to become another."""
-        self._addresses[agent.name].add(agent.public_ip)
+    def moved(self, node: Node) -> None:
+        """A node's address has become another."""
+        self._addresses[node.name].add(node.public_ip)
 
-    def stopped(self, agent: Agent, remembers: bool) -> None:
-        """An agent's process has ended."""
-        _, last = self._last.pop(agent.name, (0, None))
-        self._blind.pop(agent.name, None)
-        self._before_restart.pop(agent.name, None)
-        if remembers and agent.memory.subnets and last is not None:
-            self._before_restart[agent.name] = agent.memory.subnets[0]
+    def stopped(self, node: Node, remembers: bool) -> None:
+        """A node's process is about to end; ``remembers``: its state directory stays as it is."""
+        _, last = self._last.pop(node.name, (0, None))
+        self._blind.pop(node.name, None)
+        self._before_restart.pop(node.name, None)
+        if remembers and node.memory.subnets and last is not None:
+            self._before_restart[node.name] = node.memory.subnets[0]
 
     def forgive(self, subnet: IPv4Network | None, revision: int | None) -> None:
         """Somebody took away what was another's: whoever holds it may believe in it until it can know better.
@@ -173,27 +215,27 @@ class Checker:
         That is once its view has reached ``revision``, or, where revisions mean nothing any more (None), has been
         loaded anew. ``subnet`` None: everybody.
         """
-        for agent in self._agents:
-            held = agent.held  # without one, a claim may be on its way
-            if agent.engine is not None and (subnet is None or held is None or held.subnet.overlaps(subnet)):
-                self._blind.setdefault(agent.name, []).append(_Blindness(agent.now, revision, 0.0))
+        for node in self._nodes:
+            held = node.held  # without one, a claim may be on its way
+            if node.process is not None and (subnet is None or held is None or held.subnet.overlaps(subnet)):
+                self._blind.setdefault(node.name, []).append(_Blindness(node.now, revision, 0.0))
 
-    def stood_still(self, agent: Agent) -> None:
-        """An agent's clock has stood still: it may believe in its lease until the next refresh."""
-        if agent.held is not None:
-            blindness = _Blindness(float("inf"), None, agent.held.valid_until)
-            self._blind.setdefault(agent.name, []).append(blindness)
+    def stood_still(self, node: Node) -> None:
+        """A node's clock is about to stand still: it may believe in its lease until a refresh that it sends later."""
+        if node.held is not None:
+            blindness = _Blindness(float("inf"), None, node.now + TTL)
+            self._blind.setdefault(node.name, []).append(blindness)
 
-    def _open_eyes(self, agent: Agent) -> None:
-        blind = self._blind.get(agent.name)
-        if blind is None or agent.engine is None:
+    def _open_eyes(self, node: Node) -> None:
+        blind = self._blind.get(node.name)
+        if blind is None or node.process is None:
             return
-        blind[:] = [blindness for blindness in blind if not blindness.is_over(agent)]
+        blind[:] = [blindness for blindness in blind if not blindness.is_over(node)]
         if not blind:
-            del self._blind[agent.name]
-            for other in self._agents:
-                if other is not agent:
-                    self._check_pair(agent, other)
+            del self._blind[node.name]
+            for other in self._nodes:
+                if other is not node:
+                    self._check_pair(node, other)
 
     def _note_takers(self) -> None:
         core = self._server.core
@@ -206,9 +248,9 @@ class Checker:
                     self._takers.append((self._clock.now, subnet, owner_of(item.value)))
             self._seen_revision = core.revision
 
-    def _taken_by_other(self, agent: Agent, subnet: IPv4Network) -> bool:
+    def _taken_by_other(self, node: Node, subnet: IPv4Network) -> bool:
         return any(
-            taken.overlaps(subnet) and (owner.node != agent.node_id if owner.node else owner.address != agent.public_ip)
+            taken.overlaps(subnet) and (owner.node != node.node_id if owner.node else owner.address != node.public_ip)
             for _, taken, owner in self._takers
         )
 
@@ -220,63 +262,88 @@ class Checker:
     def settled(self, reservations: dict[str, IPv4Address]) -> None:
         """The faults are over and everybody had time: all is as it should be."""
         items = self._items()
-        for agent in self._agents:
-            self._check_agent(agent, items)
-        for index, one in enumerate(self._agents):
-            for two in self._agents[index + 1 :]:
-                self._blind.clear()
+        self._blind.clear()
+        for node in self._nodes:
+            self._check_node(node, items)
+            self._check_rest(node)
+        for index, one in enumerate(self._nodes):
+            for two in self._nodes[index + 1 :]:
                 self._check_pair(one, two)
         for key in reservations:
             kept = [item for item in items if item.key == key]
-            if not kept or kept[0].lease_id != 0:
+            if not kept or kept[0].lease_id != NO_LEASE:
                 raise ViolationError(f"the reservation {key} did not stay permanent: {kept}")
 
-    def _check_agent(self, agent: Agent, items: Sequence[KeyValue]) -> None:
-        engine = agent.engine
-        if engine is None:
-            raise ViolationError(f"{agent.name} does not run")
-        held = agent.held
-        mine = [item for item in items if owner_of(item.value).node == agent.node_id]
-        if engine.keeper.phase is Phase.EXHAUSTED:
-            self._check_exhausted(agent, items)
-            self.counts["agents out of subnets in the end"] += 1
-            return
-        if engine.keeper.phase is not Phase.HELD or held is None or held.valid_until <= agent.now:
-            raise ViolationError(f"{agent.name} has no valid lease: {engine.keeper.phase}, {held}")
-        expiring = [item.key for item in mine if item.lease_id != 0]
-        if held.reserved and expiring:
-            raise ViolationError(f"{agent.name} holds the reservation {held.key} and {expiring} besides")
-        if not held.reserved and expiring != [held.key]:
-            raise ViolationError(f"{agent.name} holds {held.key}, and in the store it has {expiring}")
-        truth = self._peers(agent, held, items)
-        known = {peer.subnet: peer.public_ip for peer in engine.state.peers.peers.values()}
-        if known != truth:
-            raise ViolationError(f"{agent.name} has the peers {known}, the truth is {truth}")
+    def _check_rest(self, node: Node) -> None:
+        """Nobody goes on reading or writing where nothing happens."""
+        for request in (Request.READ, Request.WRITE, Request.WATCH):
+            if count := self.meters[node.name].since(request, self._clock.now - STILL):
+                raise ViolationError(f"{node.name} does not come to rest: {count} times {request.value} in {STILL} s")
 
-    def _peers(self, agent: Agent, held: Held, items: Sequence[KeyValue]) -> dict[IPv4Network, IPv4Address]:
+    def _check_node(self, node: Node, items: Sequence[KeyValue]) -> None:
+        if node.process is None:
+            raise ViolationError(f"{node.name} does not run")
+        self._check_told(node, items)
+        state, held = node.state, node.held
+        mine = [item for item in items if owner_of(item.value).node == node.node_id]
+        if state.phase is Phase.EXHAUSTED:
+            self._check_exhausted(node, items)
+            self.counts["nodes out of subnets in the end"] += 1
+            return
+        if state.phase is not Phase.HELD or held is None or held.valid_until <= node.now:
+            raise ViolationError(f"{node.name} has no valid lease: {state.phase}, {held}")
+        expiring = [item.key for item in mine if item.lease_id != NO_LEASE]
+        if held.reserved and expiring:
+            raise ViolationError(f"{node.name} holds the reservation {held.key} and {expiring} besides")
+        if not held.reserved and expiring != [held.key]:
+            raise ViolationError(f"{node.name} holds {held.key}, and in the store it has {expiring}")
+        published = [owner_of(item.value) for item in items if item.key == held.key]
+        if published != [Owner(node.node_id, node.public_ip)]:
+            raise ViolationError(f"{node.name} has {node.public_ip}, and published is {published}")
+        truth = self._peers(node, held, items)
+        known = {peer.subnet: peer.public_ip for peer in state.peers.peers.values()}
+        if known != truth:
+            raise ViolationError(f"{node.name} has the peers {known}, the truth is {truth}")
+
+    def _check_told(self, node: Node, items: Sequence[KeyValue]) -> None:
+        """The store is followed, the config is the store's or refused for a reason, and what is wrong is told."""
+        state = node.state
+        if not state.store_connected or any("trying again" in problem for problem in state.problems):
+            raise ViolationError(f"{node.name} does not follow the store: {state.problems}")
+        (config,) = self._server.core.read(CONFIG, self._clock.now).items
+        pool = PoolFacts.read(config.value)
+        running = state.config and state.config.ipv4
+        assert running
+        follows = pool == PoolFacts(running.subnet_min, running.subnet_max, running.subnet_len)
+        refused = any("the new config is refused" in problem for problem in state.problems)
+        fits = state.held is None or pool.has(state.held.subnet)
+        if (follows, refused) != (fits, not fits):
+            raise ViolationError(f"{node.name} holds {state.held}; the config {pool} is {follows=} {refused=}")
+        malformed = sum(subnet_of(item.key) is None or owner_of(item.value).address is None for item in items)
+        if state.skipped < malformed or (malformed and not any("malformed" in text for text in state.problems)):
+            raise ViolationError(f"{node.name} skips {state.skipped} of {malformed} malformed: {state.problems}")
+
+    def _peers(self, node: Node, held: Held, items: Sequence[KeyValue]) -> dict[IPv4Network, IPv4Address]:
         found = {}
         for item in items:
             owner, subnet = owner_of(item.value), subnet_of(item.key)
             if subnet is None or owner.address is None:
                 continue
-            if owner.address != agent.public_ip and not subnet.overlaps(held.subnet):
+            if owner.address != node.public_ip and not subnet.overlaps(held.subnet):
                 found[subnet] = owner.address
         return found
 
-    def _check_exhausted(self, agent: Agent, items: Sequence[KeyValue]) -> None:
-        assert agent.engine
-        config = agent.engine.state.config
+    def _check_exhausted(self, node: Node, items: Sequence[KeyValue]) -> None:
+        config = node.state.config
         assert config
         assert config.ipv4
         taken = [subnet_of(item.key) for item in items]
         for subnet in config.ipv4.subnets():
             if not any(other is not None and other.overlaps(subnet) for other in taken):
-                raise ViolationError(f"{agent.name} says it is out of subnets, but {subnet} is free")
+                raise ViolationError(f"{node.name} says it is out of subnets, but {subnet} is free")
+        if not any("out of subnets" in problem for problem in node.state.problems):
+            raise ViolationError(f"{node.name} is out of subnets and does not say so: {node.state.problems}")
 
 
 def _revision(item: KeyValue | None) -> int:
     return ABSENT if item is None else item.mod_revision
-
-
-QUIET = TTL + 50.0
-"""Seconds without faults after which everything must be right: leases of the dead expire, waits of 30 s end."""

@@ -10,26 +10,24 @@ from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 from random import Random
 
-from overlay.control.allocator import Identity, Memory
-from overlay.control.engine import ControlSettings, Engine
+from overlay.control.allocator import Memory
 from overlay.control.keeper import Phase
 from overlay.control.store import KeyRange, Put
-from tests.simulation.agent import PREFIX, TTL, Agent, parse_cached
-from tests.simulation.checker import QUIET, SUBNETS, Checker, owner_of
-from tests.simulation.world import Clock, Server
+from tests.simulation.checker import QUIET, Checker
+from tests.simulation.clock import Clock
+from tests.simulation.meter import LogMeter
+from tests.simulation.node import PREFIX, TTL, Node, Standstill
+from tests.simulation.reading import CONFIG, SUBNETS, owner_of
+from tests.simulation.server import Request, Server
+
+DEFAULT_SEEDS = 500
+"""Seeds that the tests run; every mutant has to be caught within them."""
 
 TROUBLE = 150.0
 """Seconds during which things go wrong."""
 
-CONFIG = f"{PREFIX}/config"
 STRANGER = IPv4Address("172.31.9.9")
 Trace = Callable[[str], None]
-MakeEngine = Callable[[ControlSettings, Identity, Memory, Random], Engine]
-
-
-def make_engine(settings: ControlSettings, identity: Identity, memory: Memory, rng: Random) -> Engine:
-    """The real one."""
-    return Engine(settings, identity, memory, rng, parse_cached)
 
 
 @dataclass
@@ -44,7 +42,7 @@ class Result:
 class Scenario:
     """A seed, made into a run."""
 
-    def __init__(self, seed: int, make: MakeEngine = make_engine, trace: Trace | None = None) -> None:
+    def __init__(self, seed: int, trace: Trace | None = None) -> None:
         self.rng = rng = Random(seed)
         self.clock = Clock()
         self.server = Server(self.clock, rng)
@@ -52,12 +50,10 @@ class Scenario:
         count = rng.randint(2, 6)
         self.pool_size = max(1, count + rng.choice([-1, 0, 0, 1, 2, 5]))
         self.subnet_len = 24
-        self.agents = [
-            Agent(f"n{i}", IPv4Address("172.31.0.1") + i, self.clock, self.server, rng, make) for i in range(count)
-        ]
+        self.nodes = [Node(f"n{i}", IPv4Address("172.31.0.1") + i, self.clock, self.server, rng) for i in range(count)]
         if rng.random() < 0.1:  # two nodes behind one address
-            self.agents[1].public_ip = self.agents[0].public_ip
-        self.checker = Checker(self.clock, self.server, self.agents)
+            self.nodes[1].public_ip = self.nodes[0].public_ip
+        self.checker = Checker(self.clock, self.server, self.nodes)
         self.reservations: dict[str, IPv4Address] = {}
         self._addresses = count
         self._stranger_keys: set[str] = set()
@@ -66,16 +62,22 @@ class Scenario:
         """Plays the story; raises ViolationError."""
         self._configure()
         self._make_lines_bad()
-        for agent in self.agents:
-            self._at(self.rng.choice([0.0, 0.0, self.rng.uniform(0, 60)]), partial(self._start, agent))
+        for node in self.nodes:
+            self._at(self.rng.choice([0.0, 0.0, self.rng.uniform(0, 60)]), partial(self._start, node))
         acts = list(ACTS)
         for _ in range(self.rng.randint(3, 12)):
             act = self.rng.choice(acts)
             self._at(self.rng.uniform(0, TROUBLE), partial(act, self))
-        self.clock.run(self.clock.now + TROUBLE)
-        self._heal()
-        self.clock.run(self.clock.now + QUIET)
-        self.checker.settled(self.reservations)
+        try:
+            with LogMeter(self.checker.meter_of):
+                self.clock.run(self.clock.now + TROUBLE)
+                self._heal()
+                self.clock.run(self.clock.now + QUIET)
+            self.checker.settled(self.reservations)
+        finally:
+            for node in self.nodes:
+                if node.process is not None:
+                    node.crash()
         return Result(self.server.faults, self.checker.counts, TROUBLE + QUIET)
 
     # --- around ---
@@ -89,11 +91,11 @@ class Scenario:
         if self.trace:
             self.trace(f"{self.clock.now:9.3f}  ### {kind} {about}")
 
-    def _start(self, agent: Agent) -> None:
-        if agent.engine is None:
+    def _start(self, node: Node) -> None:
+        if node.process is None:
             if self.trace:
-                self.trace(f"{self.clock.now:9.3f}  {agent.name} starts with {agent.memory}")
-            agent.start()
+                self.trace(f"{self.clock.now:9.3f}  {node.name} starts with {node.memory}")
+            node.start()
 
     def _configure(self, **more: object) -> None:
         first, last = IPv4Address("10.0.1.0"), IPv4Address("10.0.0.0") + self.pool_size * 256
@@ -101,18 +103,18 @@ class Scenario:
             first, last = IPv4Address("10.0.2.0"), IPv4Address("10.0.6.0")
         pool = {"SubnetLen": self.subnet_len, "SubnetMin": str(first), "SubnetMax": str(last)}
         config = {"Network": "10.0.0.0/16", **pool, **more}
-        self.put(CONFIG, json.dumps(config).encode())
+        self.put(CONFIG.key, json.dumps(config).encode())
 
     def put(self, key: str, value: bytes) -> None:
         """An operator writes a key without an etcd lease."""
         self.server.perform(lambda now: self.server.core.commit([], [Put(key, value)], now))
 
     def _make_lines_bad(self) -> None:
-        for agent in self.agents:
+        for node in self.nodes:
             if self.rng.random() < 0.6:
-                agent.line.loss = self.rng.choice([0.0, 0.02, 0.1, 0.3])
-                agent.line.slow = self.rng.choice([0.0, 0.02, 0.2])
-                agent.line.twice = self.rng.choice([0.0, 0.05, 0.2])
+                node.line.loss = self.rng.choice([0.0, 0.02, 0.1, 0.3])
+                node.line.slow = self.rng.choice([0.0, 0.02, 0.2])
+                node.line.twice = self.rng.choice([0.0, 0.05, 0.2])
 
     def _heal(self) -> None:
         if self.trace:
@@ -120,15 +122,16 @@ class Scenario:
         if not self.server.up:
             self.server.start()
         self._configure()
-        for agent in self.agents:
-            agent.line.loss = agent.line.slow = agent.line.twice = 0.0
-            if not agent.line.up:
-                self.server.mend(agent.line)
-            self._start(agent)
+        for node in self.nodes:
+            node.line.loss = node.line.slow = node.line.twice = 0.0
+            node.line.denied.clear()
+            if not node.line.up:
+                self.server.mend(node.line)
+            self._start(node)
 
-    def someone(self) -> Agent:
+    def someone(self) -> Node:
         """A node."""
-        return self.rng.choice(self.agents)
+        return self.rng.choice(self.nodes)
 
     def a_subnet(self) -> IPv4Network:
         """One of the pool's."""
@@ -138,11 +141,11 @@ class Scenario:
 
     def cut_line(self) -> None:
         """A node is cut off for a while, sometimes longer than its lease lives."""
-        agent, seconds = self.someone(), self.rng.choice([1.0, 8.0, 30.0, TTL + 20.0])
-        if agent.line.up:
-            self.note("partition", f"{agent.name} for {seconds} s")
-            agent.line.up = False
-            self._at(seconds, lambda: self.server.mend(agent.line) if not agent.line.up else None)
+        node, seconds = self.someone(), self.rng.choice([1.0, 8.0, 30.0, TTL + 20.0])
+        if node.line.up:
+            self.note("partition", f"{node.name} for {seconds} s")
+            node.line.up = False
+            self._at(seconds, lambda: self.server.mend(node.line) if not node.line.up else None)
 
     def stop_server(self) -> None:
         """The server is away for a while."""
@@ -179,55 +182,81 @@ class Scenario:
                 self.reservations[item.key] = IPv4Address("0.0.0.0")
         self._at(self.rng.choice([0.0, 3.0, 20.0]), self._configure)
 
+    def break_one_watch(self) -> None:
+        """One watch of a node dies alone, with an error or in silence."""
+        node, silently = self.someone(), self.rng.random() < 0.5
+        self.note("watch fell silent" if silently else "watch ended alone", node.name)
+        self.server.break_one_watch(node.line, silently)
+
+    def deny(self) -> None:
+        """A node's user loses permissions for a while."""
+        node = self.someone()
+        denied = set(self.rng.choice([[Request.READ], [Request.WRITE], [Request.WATCH], [Request.LEASE], [*Request]]))
+        seconds = self.rng.choice([1.0, 15.0, TTL + 20.0])
+        self.note("permissions lost", f"{node.name} {sorted(each.value for each in denied)} for {seconds} s")
+        self.server.deny(node.line, denied)
+        self._at(seconds, lambda: node.line.denied.difference_update(denied))
+
     def crash(self) -> None:
-        """A process dies and comes back, with or without its memory."""
-        agent = self.someone()
-        if agent.engine is not None:
-            forgets = self.rng.random() < 0.3
-            self.note("crash without memory" if forgets else "crash", agent.name)
-            self.checker.stopped(agent, remembers=not forgets)
-            agent.crash()
-            if forgets:
-                agent.memory = Memory()
-            self._at(self.rng.choice([0.1, 3.0, TTL * 1.5]), lambda: self._start(agent))
+        """A process dies and comes back, with its memory, without, or with an old one."""
+        node = self.someone()
+        if node.process is not None:
+            what = self.rng.choices(("crash", "crash without memory", "crash, old memory restored"), (5, 2, 2))[0]
+            self.note(what, node.name)
+            self.checker.stopped(node, remembers=what == "crash")
+            node.crash()
+            if what == "crash without memory":
+                node.memory = Memory()
+            elif what != "crash" and node.memories:
+                node.memory = self.rng.choice(node.memories)
+            self._at(self.rng.choice([0.1, 3.0, TTL * 1.5]), lambda: self._start(node))
+
+    def reboot_elsewhere(self) -> None:
+        """A machine goes down and comes back with another address."""
+        node = self.someone()
+        if node.process is not None:
+            self.checker.stopped(node, remembers=False)
+            node.crash()
+            self.change_address(node)
+            self._at(self.rng.choice([0.5, 10.0, TTL * 1.5]), lambda: self._start(node))
 
     def release(self) -> None:
         """A process ends as it should and gives its subnet back; it comes back later."""
-        agent = self.someone()
-        if agent.engine is not None and not agent.frozen:
-            self.note("release", agent.name)
-            agent.release()
-            self._at(self.rng.uniform(5, 30), lambda: self._after_release(agent))
+        node = self.someone()
+        if node.process is not None and not node.frozen:
+            self.note("release", node.name)
+            node.release()
+            self._at(self.rng.uniform(5, 30), lambda: self._after_release(node))
 
-    def _after_release(self, agent: Agent, looks: int = 6) -> None:
+    def _after_release(self, node: Node, looks: int = 6) -> None:
         """Ends the process and starts it again; one that has to wait for an answer before it may release gets time."""
-        if agent.engine is not None:
-            if agent.engine.keeper.phase not in (Phase.RELEASING, Phase.RELEASED):
+        if node.process is not None:
+            if node.state.phase not in (Phase.RELEASING, Phase.RELEASED):
                 if looks:
-                    self._at(5.0, lambda: self._after_release(agent, looks - 1))
+                    self._at(5.0, lambda: self._after_release(node, looks - 1))
                 return
-            self.checker.stopped(agent, remembers=False)
-            agent.crash()
-        self._start(agent)
+            self.checker.stopped(node, remembers=False)
+            node.crash()
+        self._start(node)
 
-    def freeze(self) -> None:
-        """A process stands still; its clock goes on, or does not."""
-        agent = self.someone()
-        if agent.engine is not None and not agent.frozen:
-            seconds, counted = self.rng.choice([2.0, 20.0, TTL * 1.2]), self.rng.random() < 0.5
-            self.note("process frozen" if counted else "machine paused, clock too", f"{agent.name} for {seconds} s")
-            agent.freeze(seconds, counted)
-            if not counted:
-                self.checker.stood_still(agent)
+    def stand_still(self) -> None:
+        """A process stands still; its clocks go on, or do not."""
+        node = self.someone()
+        if node.process is not None and not node.frozen:
+            seconds, how = self.rng.choice([2.0, 20.0, TTL * 1.2]), self.rng.choice(list(Standstill))
+            self.note(how.value, f"{node.name} for {seconds} s")
+            node.stand_still(seconds, how)
+            if how is Standstill.PAUSED:
+                self.checker.stood_still(node)
 
-    def change_address(self) -> None:
+    def change_address(self, node: Node | None = None) -> None:
         """A node gets another address."""
-        agent = self.someone()
+        node = node or self.someone()
         self._addresses += 1
         address = IPv4Address("172.31.0.1") + self._addresses
-        self.note("public address changed", f"{agent.name} {agent.public_ip} to {address}")
-        agent.change_address(address)
-        self.checker.moved(agent)
+        self.note("public address changed", f"{node.name} {node.public_ip} to {address}")
+        node.change_address(address)
+        self.checker.moved(node)
 
     def delete_key(self) -> None:
         """An operator deletes somebody's lease."""
@@ -258,15 +287,15 @@ class Scenario:
         """An operator reserves a subnet for a node: one that is free, or the one that it holds."""
         if not self.server.up:
             return
-        agent = self.someone()
-        subnet = agent.held.subnet if agent.held and self.rng.random() < 0.5 else self.a_subnet()
+        node = self.someone()
+        subnet = node.held.subnet if node.held and self.rng.random() < 0.5 else self.a_subnet()
         key = f"{PREFIX}/subnets/{subnet.network_address}-{subnet.prefixlen}"
         items = self.server.core.read(KeyRange(key, prefix=False), self.clock.now).items
-        if items and owner_of(items[0].value).node != agent.node_id:
+        if items and owner_of(items[0].value).node != node.node_id:
             return
-        self.note("reservation", f"{subnet} for {agent.name}")
-        self._write(subnet, json.dumps({"PublicIP": str(agent.public_ip), "PublicIPv6": None}).encode())
-        self.reservations[key] = agent.public_ip
+        self.note("reservation", f"{subnet} for {node.name}")
+        self._write(subnet, json.dumps({"PublicIP": str(node.public_ip), "PublicIPv6": None}).encode())
+        self.reservations[key] = node.public_ip
 
     def garbage(self) -> None:
         """Somebody writes nonsense among the leases, also over a lease."""
@@ -305,9 +334,9 @@ class Scenario:
         kind = self.rng.choice(["wider", "port", "broken", "gone", "narrower"])
         self.note(f"config {kind}")
         if kind == "broken":
-            self.put(CONFIG, b'{"Network":"10.0.0.0/33"}')
+            self.put(CONFIG.key, b'{"Network":"10.0.0.0/33"}')
         elif kind == "gone":
-            self.server.perform(lambda now: self.server.core.remove(CONFIG, now))
+            self.server.perform(lambda now: self.server.core.remove(CONFIG.key, now))
         elif kind == "port":
             self._configure(Backend={"Type": "udp", "Port": self.rng.randint(1, 65535)})
         else:
@@ -328,13 +357,16 @@ ACTS: tuple[Callable[[Scenario], None], ...] = (
     Scenario.cut_line,
     Scenario.stop_server,
     Scenario.break_watches,
+    Scenario.break_one_watch,
+    Scenario.deny,
     Scenario.compact,
     Scenario.back_up,
     Scenario.restore,
     Scenario.crash,
     Scenario.crash,
     Scenario.release,
-    Scenario.freeze,
+    Scenario.stand_still,
+    Scenario.reboot_elsewhere,
     Scenario.change_address,
     Scenario.delete_key,
     Scenario.steal,

@@ -1,17 +1,18 @@
-"""Time, the store's server and the lines between it and the agents, with what can go wrong there."""
+"""The store's server and the lines between it and the nodes, with what can go wrong there."""
 
 from __future__ import annotations
 
 import copy
-import heapq
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum
 from random import Random
 
 from overlay.control.memory import MemoryCore
 from overlay.control.store import Committed, Events, KeyRange, Snapshot
-from overlay.errors import CompactedError, LeaseNotFoundError, StoreError, StoreUnavailableError
+from overlay.errors import CompactedError, LeaseNotFoundError, StoreDeniedError, StoreError, StoreUnavailableError
+from tests.simulation.clock import Clock
 
 CALL_TIMEOUT = 5.0
 """Seconds after which a store gives up a call."""
@@ -19,30 +20,19 @@ CALL_TIMEOUT = 5.0
 WATCH_TIMEOUT = 15.0
 """Seconds after which a silent server is noticed by its watchers."""
 
+
+class Request(Enum):
+    """Kinds of calls; permission may be denied for each alone."""
+
+    READ = "read"
+    WRITE = "write"
+    LEASE = "lease"
+    WATCH = "watch"
+
+
 Answer = Snapshot | Committed | int | None
 Operation = Callable[[float], Answer]
 Reply = Callable[[Answer | StoreError], None]
-
-
-class Clock:
-    """The simulation's time and what is to happen when."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self._queue: list[tuple[float, int, Callable[[], None]]] = []
-        self._count = 0
-
-    def at(self, when: float, what: Callable[[], None]) -> None:
-        """Has ``what`` called at ``when``, after whatever was asked for before at the same moment."""
-        self._count += 1
-        heapq.heappush(self._queue, (max(when, self.now), self._count, what))
-
-    def run(self, until: float) -> None:
-        """Lets time pass."""
-        while self._queue and self._queue[0][0] <= until:
-            self.now, _, what = heapq.heappop(self._queue)
-            what()
-        self.now = until
 
 
 @dataclass
@@ -52,12 +42,14 @@ class Line:
     Attributes:
         up: whether anything passes; what is sent meanwhile is lost, or held up until it does.
         loss, slow, twice: probabilities that a message is lost, delayed by seconds, or carried out twice.
+        denied: what the server refuses to whoever is at the other end.
     """
 
     up: bool = True
     loss: float = 0.0
     slow: float = 0.0
     twice: float = 0.0
+    denied: set[Request] = field(default_factory=set)
     held_up: list[Callable[[], None]] = field(default_factory=list)
 
 
@@ -71,6 +63,7 @@ class Stream:
         self.arrives = 0.0
         self.open = True
         self.stalled = False
+        self.silent = False
 
 
 class Server:
@@ -95,7 +88,7 @@ class Server:
 
     # --- calls ---
 
-    def call(self, line: Line, operation: Operation, reply: Reply) -> None:
+    def call(self, line: Line, request: Request, operation: Operation, reply: Reply) -> None:
         """Carries ``operation`` to the server and its answer back, or not."""
         rng, clock = self._rng, self._clock
         open_calls = [True]
@@ -115,6 +108,10 @@ class Server:
             if not self.up:
                 clock.at(clock.now + 0.001, lambda: answer(StoreUnavailableError("connection refused")))
                 return
+            if request in line.denied:
+                self.faults["permission denied"] += 1
+                back(_denied(request))
+                return
             if not open_calls:
                 self.faults["call carried out after its timeout"] += 1
             back(self.perform(operation))
@@ -129,7 +126,7 @@ class Server:
             return
 
         def again() -> None:
-            if self.up:
+            if self.up and request not in line.denied:
                 self.perform(operation)
 
         clock.at(clock.now + self._latency(line), arrive)
@@ -160,6 +157,10 @@ class Server:
             delay = 0.001 if not self.up else CALL_TIMEOUT
             self._clock.at(self._clock.now + delay, lambda: self._end(stream, StoreUnavailableError("no endpoint")))
             return
+        if Request.WATCH in stream.line.denied:
+            self.faults["permission denied"] += 1
+            self._clock.after(self._latency(stream.line), lambda: self._end(stream, _denied(Request.WATCH)))
+            return
         self._streams.append(stream)
         self._send(stream)
 
@@ -185,7 +186,7 @@ class Server:
         if not stream.open:
             self._streams.remove(stream)
             return
-        if not stream.line.up:
+        if not stream.line.up or stream.silent:
             if not stream.stalled:
                 stream.stalled = True
                 self._clock.at(self._clock.now + WATCH_TIMEOUT, lambda: self._give_up(stream))
@@ -232,6 +233,24 @@ class Server:
         for stream in list(self._streams):
             self._end(stream, StoreUnavailableError("connection reset"))
 
+    def break_one_watch(self, line: Line, silently: bool) -> None:
+        """One watch of a node dies, while all else goes on: with an error, or by hearing of nothing any more."""
+        streams = [stream for stream in self._streams if stream.line is line and stream.open and not stream.silent]
+        if streams:
+            stream = self._rng.choice(streams)
+            if silently:
+                stream.silent = stream.stalled = True
+                self._clock.after(WATCH_TIMEOUT, lambda: self._give_up(stream))
+            else:
+                self._end(stream, StoreUnavailableError("stream reset"))
+
+    def deny(self, line: Line, requests: set[Request]) -> None:
+        """Takes permissions from one node. etcd ends a watch that is not allowed any more with its token's."""
+        line.denied |= requests
+        if Request.WATCH in requests:
+            for stream in [stream for stream in self._streams if stream.line is line]:
+                self._end(stream, _denied(Request.WATCH))
+
     def stop(self) -> None:
         """The server goes away."""
         self.up = False
@@ -257,3 +276,7 @@ class Server:
         self._expiry_at = float("inf")
         self.break_watches()
         self.tell()
+
+
+def _denied(request: Request) -> StoreError:
+    return StoreDeniedError(f"permission denied: {request.value}", about="simulated etcd", remedy="grant it")

@@ -1,0 +1,59 @@
+"""The checker's own reading of keys and values, shared with nothing that it checks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+
+from overlay.control.store import KeyRange
+from tests.simulation.node import PREFIX
+
+CONFIG = KeyRange(f"{PREFIX}/config", prefix=False)
+SUBNETS = KeyRange(f"{PREFIX}/subnets/")
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whom a key names; ``node`` None: nobody by id; ``address`` None: the value is garbage."""
+
+    node: str | None
+    address: IPv4Address | None
+
+
+def owner_of(value: bytes) -> Owner:
+    """Who a lease's value says has it."""
+    try:
+        members = json.loads(value)
+        address = IPv4Address(str(members["PublicIP"]))
+        return Owner(members.get("NodeID"), None if address.is_unspecified else address)
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return Owner(None, None)
+
+
+def subnet_of(key: str) -> IPv4Network | None:
+    """The subnet that a key names, host bits or not."""
+    try:
+        base, _, length = key.rpartition("/")[2].partition("&")[0].partition("-")
+        return IPv4Network((base, int(length)), strict=False)
+    except ValueError:
+        return None
+
+
+@dataclass(frozen=True)
+class PoolFacts:
+    """What a config says of subnets: the first, the last, and how long their prefixes are."""
+
+    first: IPv4Address
+    last: IPv4Address
+    length: int
+
+    def has(self, subnet: IPv4Network) -> bool:
+        """Whether ``subnet`` could be leased."""
+        return subnet.prefixlen == self.length and self.first <= subnet.network_address <= self.last
+
+    @classmethod
+    def read(cls, value: bytes) -> PoolFacts:
+        """From a config that the simulation has written."""
+        members = json.loads(value)
+        return cls(IPv4Address(members["SubnetMin"]), IPv4Address(members["SubnetMax"]), members["SubnetLen"])
