@@ -448,9 +448,11 @@ class Keeper:
         )
 
     def _confirm(self, now: float) -> None:
-        """The view has reached our claim's revision: the subnet is ours, unless something overlaps it."""
-        claim = self._claim
+        """The view has reached our claim's revision: the subnet is ours, unless something overlaps it, or it does not
+        fit a config that has come since. Nobody uses it yet, so the node goes over, and the next claim deletes it."""
+        claim, config = self._claim, self.config
         assert claim is not None
+        assert config is not None
         record = self._view.record(claim.key)
         if (mangled := self._view.malformed.get(claim.key)) is not None:
             self._mangled = mangled
@@ -460,6 +462,10 @@ class Keeper:
         if record is None or not self._is_ours(record) or self._overlapping_others(claim.lease, claim.key):
             self._note(logging.WARNING, f"{claim.lease.subnet} is contested; choosing again")
             self._enter(Phase.SEEKING if self._held is None else Phase.RECLAIMING)
+            return
+        if self._held is None and not fits(record.lease, config):
+            self._note(logging.INFO, f"{claim.lease.subnet} does not fit the newest config; choosing again")
+            self._enter(Phase.SEEKING)
             return
         self._hold_from(record, claim.source)
 

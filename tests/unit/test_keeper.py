@@ -23,6 +23,7 @@ PREFIX = "/coreos.com/network/subnets/"
 LEASES = KeyRange(PREFIX)
 CONFIG = parse_config(b'{"Network":"10.0.0.0/16"}')
 SMALL = parse_config(b'{"Network":"10.0.0.0/22","SubnetMax":"10.0.1.0"}')
+ELSEWHERE = parse_config(b'{"Network":"10.9.0.0/16"}')
 IP = IPv4Address("172.31.0.1")
 SEEDS = count()
 
@@ -270,6 +271,30 @@ def test_failures_are_tried_again_at_a_bounded_pace() -> None:
     assert 15 <= max(waits) <= 30
     assert node.keeper.held is not None
     assert "no endpoint" in node.keeper.problems()[0].text
+
+
+@pytest.mark.parametrize("when", ["in flight", "written", "unknown"])
+def test_a_config_that_comes_while_a_claim_is_made_is_followed(when: str) -> None:
+    """Nobody uses the subnet yet: it is not held under a config that it does not fit, nor left behind."""
+    node = Node(MemoryCore())
+    node.carry_out(node.step() or pytest.fail("no grant"))
+    claim = node.step()
+    assert isinstance(claim, Commit)
+    if when == "in flight":
+        node.keeper.configure(ELSEWHERE)
+    if when == "unknown":
+        node.core.commit(claim.compares, claim.operations, node.now)
+        node.keeper.failed(StoreUnavailableError("no answer in time"), node.now)
+    else:
+        node.carry_out(claim)
+    node.keeper.configure(ELSEWHERE)
+    node.now += 2
+    node.see()
+    node.settle()
+    assert node.keeper.phase is Phase.HELD
+    assert ELSEWHERE.ipv4 is not None
+    assert ELSEWHERE.ipv4.contains(node.subnet)
+    assert [item.key for item in node.core.read(LEASES, node.now).items] == [node.key().key]
 
 
 def test_a_failure_is_over_once_nothing_is_left_to_be_done() -> None:
