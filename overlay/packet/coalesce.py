@@ -159,9 +159,10 @@ def _has_layout(row: NDArray[np.uint8], size: int, layout: Layout) -> bool:
 
 def _lengthen(words: NDArray[np.uint32], layout: Layout, shortfall: int) -> None:
     """Makes the last, short packet's headers look like the others', if its length fields are right."""
-    words[0] += np.uint32(shortfall)
+    words[:1] += np.uint32(shortfall)  # slices, since of single numbers numpy says aloud that they wrap
     if not layout.is_tcp:
-        words[(layout.network + UDP_LENGTH_AT) // 4] += np.uint32(shortfall << 16)
+        at = (layout.network + UDP_LENGTH_AT) // 4
+        words[at : at + 1] += np.uint32(shortfall << 16)
 
 
 def _sound_rows(train: Matrix, words: NDArray[np.uint32], layout: Layout, shortfall: int) -> NDArray[np.bool_] | None:

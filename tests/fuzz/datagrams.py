@@ -4,7 +4,8 @@ With coverage guidance, if atheris is installed (it is no dependency of the proj
 
     python -m tests.fuzz.datagrams --atheris -max_total_time=600
 
-Without, mutations of almost valid datagrams, at the rate that plain Python allows::
+Without, mutations of almost valid datagrams, and whatever sizes peers and strangers may send at the same time, at the
+rate that plain Python allows::
 
     python -m tests.fuzz.datagrams --count 10000000
 """
@@ -16,18 +17,13 @@ import contextlib
 import itertools
 import random
 import resource
-import struct
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from ipaddress import IPv4Address
 from types import FunctionType
 
-from overlay.datapath.userspace.answers import Answers
-from overlay.datapath.userspace.batch import Batch
-from overlay.datapath.userspace.counters import COUNTER_NAMES, Counters, add
-from overlay.datapath.userspace.inbound import Inbound
+from overlay.datapath.userspace.counters import COUNTER_NAMES, add
 from overlay.datapath.userspace.messages import (
     MAX_TEXT,
     Ask,
@@ -43,16 +39,11 @@ from overlay.datapath.userspace.messages import (
     decode_to_worker,
     encode,
 )
-from overlay.datapath.userspace.routes import Routes
-from overlay.datapath.userspace.tunport import TunPort
-from overlay.datapath.userspace.underlay import Underlay
-from overlay.packet import Bytes, virtio
+from overlay.packet import ip
+from tests.fuzz.wire import MODES, Wire, trains_of
 from tests.support import packets
-from tests.support.admission import OWN, PEERS, VECTORS, Outcome, mutations, oracle, plain_checksum
+from tests.support.admission import VECTORS, ipv4, mutations, plain_checksum
 from tests.support.packets import Packet, segment_plainly, successor
-
-Received = tuple[str, list[bytes]]
-"""One receive: the sender, and datagrams of one size but the last."""
 
 CONTROL = tuple(
     encode(message)
@@ -67,121 +58,6 @@ CONTROL = tuple(
     )
 )
 """Messages to begin with."""
-
-
-class MemoryTun(TunPort):
-    """Keeps what is written."""
-
-    def __init__(self, counters: Counters) -> None:
-        super().__init__(-1, counters, vnet_hdr=True, udp_segmentation=True)
-        self.written: list[bytes] = []
-
-    def write(self, packet: Bytes) -> bool:
-        self.written.append(virtio.FINISHED + bytes(packet))
-        return True
-
-    def write_joined(self, packet: Bytes, *, udp: bool) -> bool:
-        self.written.append(bytes(packet))
-        return True
-
-
-class MemoryUnderlay(Underlay):
-    """Gives what it was given to receive, and forgets what is sent."""
-
-    def __init__(self) -> None:
-        self.waiting: list[Received] = []
-        self.port = 8285
-
-    def receive(self, buffer: memoryview) -> tuple[int, int, str] | None:
-        if not self.waiting:
-            return None
-        sender, datagrams = self.waiting.pop(0)
-        data = b"".join(datagrams)
-        buffer[: len(data)] = data
-        return len(data), len(datagrams[0]), sender
-
-    def receive_batch(self, batch: Batch, size: int) -> bool:
-        return bool(self.waiting)
-
-    def send(self, packet: Bytes, peer: str) -> None:
-        pass
-
-
-class Target:
-    """One worker's inward half, and the oracle beside it."""
-
-    def __init__(self) -> None:
-        self.counters = Counters()
-        self.tun, self.underlay = MemoryTun(self.counters), MemoryUnderlay()
-        routes = Routes()
-        routes.own(int(OWN.network_address), OWN.prefixlen)
-        for peer in PEERS.peers.values():
-            routes.add(int(peer.subnet.network_address), peer.subnet.prefixlen, int(peer.public_ip))
-        self.inbound = Inbound(self.tun, self.underlay, routes, self.counters, Answers(self.counters))
-
-    def check(self, received: Sequence[Received]) -> int:
-        """Lets the worker receive, and compares; returns how many datagrams entered."""
-        expected = [
-            comparable(hop(datagram))
-            for sender, datagrams in received
-            for datagram in datagrams
-            if oracle(IPv4Address(sender), datagram, OWN, PEERS) is Outcome.ENTERS
-        ]
-        self.underlay.waiting = list(received)
-        self.tun.written.clear()
-        while self.underlay.waiting:
-            self.inbound.drain(len(received))
-        entered = [comparable(each) for written in self.tun.written for each in undone(written)]
-        if entered != expected:
-            raise AssertionError(f"entered {brief(entered)}\nexpected {brief(expected)}")
-        return len(expected)
-
-
-def hop(packet: bytes) -> bytes:
-    """A valid datagram as it enters: trailing bytes off, TTL one less, checksum right."""
-    packet = packet[: int.from_bytes(packet[2:4], "big")]
-    length = 4 * (packet[0] & 15)
-    header = packet[:8] + bytes((packet[8] - 1, packet[9])) + b"\0\0" + packet[12:length]
-    # Of the two zeros, the incremental update (RFC 1624) may leave the other one.
-    updated = int.from_bytes(packet[10:12], "big") + 0x100
-    updated = (updated + (updated >= 0xFFFF)) & 0xFFFF
-    fresh = plain_checksum(header)
-    field = updated if updated % 0xFFFF == fresh % 0xFFFF else fresh
-    return header[:10] + struct.pack("!H", field) + header[12:] + packet[length:]
-
-
-def comparable(packet: bytes) -> bytes:
-    """Without what means nothing: the identification of a packet that is never fragmented (RFC 6864, section 4.1)."""
-    if packet[6] & 0x40 and not (packet[6] & 0x3F or packet[7]):
-        return packet[:4] + b"\0\0" + packet[6:10] + b"\0\0" + packet[12:]
-    return packet
-
-
-def brief(seen: list[bytes]) -> str:
-    """Enough to find a difference by."""
-    return " ".join(each[:48].hex() for each in seen[:20])
-
-
-def undone(written: bytes) -> list[bytes]:
-    """The packets that the kernel sees: joined ones cut again."""
-    _, gso_type, _, gso_size, _, _ = virtio.CODEC.unpack_from(written)
-    packet = written[virtio.LENGTH :]
-    return segment_plainly(packets.decode(packet), gso_size) if gso_type else [packet]
-
-
-def trains_of(datagrams: Sequence[tuple[str, bytes]]) -> list[Received]:
-    """Receives as the kernel could put them together: one sender and one size, the last shorter."""
-    out: list[Received] = []
-    for sender, datagram in datagrams:
-        if not datagram:
-            continue
-        if out and out[-1][0] == sender:
-            train = out[-1][1]
-            if len(train) < 64 and len(train[-1]) == len(train[0]) >= len(datagram):
-                train.append(datagram)
-                continue
-        out.append((sender, [datagram]))
-    return out
 
 
 def check_control(data: bytes) -> None:
@@ -199,7 +75,7 @@ def check_control(data: bytes) -> None:
         add({}, message.counters)
 
 
-def from_bytes(target: Target) -> Callable[[bytes], None]:
+def from_bytes(wire: Wire) -> Callable[[bytes], None]:
     """A function of raw bytes, as a fuzzing engine wants it: they choose senders, lengths, flows and damage."""
     senders = sorted({str(vector.outer_source) for vector in VECTORS})
     wholes = [
@@ -226,7 +102,7 @@ def from_bytes(target: Target) -> Callable[[bytes], None]:
                 seed[10:12] = b"\0\0"
                 seed[10:12] = plain_checksum(bytes(seed[:length])).to_bytes(2, "big")
             datagrams.append((senders[sender % len(senders)], bytes(seed[: len(seed) - (edits >> 2 & 7)])))
-        target.check(trains_of(datagrams))
+        wire.check(trains_of(datagrams))
 
     return run
 
@@ -239,19 +115,27 @@ def edited(data: bytes) -> bytes:
     return bytes(message)
 
 
-def with_mutations(target: Target, count: int, seed: int) -> int:
-    """Runs ``count`` mutated datagrams in trains, flows among them; returns how many entered."""
+def with_mutations(wires: Sequence[Wire], count: int, seed: int) -> int:
+    """Runs ``count`` datagrams over the wires in turn: mutated ones, flows and :func:`exchange` between them.
+
+    Returns:
+        How many entered.
+    """
     chance = random.Random(seed)
     entered = done = 0
     report = time.monotonic()
     stream = mutations(seed, count)
-    while burst := [(str(sender), datagram) for sender, datagram in itertools.islice(stream, 200)]:
-        for _ in range(2):
-            at = chance.randrange(len(burst))
-            burst[at:at] = [("172.31.0.2", each) for each in conversation(chance)]
-        entered += target.check(trains_of(burst))
+    for wire in itertools.cycle(wires):
+        if done >= count:
+            break
+        burst = [(str(sender), datagram) for sender, datagram in itertools.islice(stream, 100)]
+        for part in ("172.31.0.2", "172.31.0.2", None):
+            at = chance.randrange(len(burst) + 1)
+            burst[at:at] = exchange(chance) if part is None else [(part, each) for each in conversation(chance)]
+        alone = chance.randrange(len(burst))
+        entered += wire.check([*trains_of(burst[alone:]), *((sender, [each]) for sender, each in burst[:alone])])
         check_control(chance.randbytes(chance.randrange(60)))
-        for _ in range(10):
+        for _ in range(5):
             message = edited(chance.randbytes(1 + 2 * chance.randrange(4)))
             check_control(message[: chance.choice((None, chance.randrange(1 + len(message))))])
         done += len(burst)
@@ -260,6 +144,33 @@ def with_mutations(target: Target, count: int, seed: int) -> int:
             print(f"{done:,} datagrams, {entered:,} entered, {memory()} KB", flush=True)
     print(f"{done:,} datagrams, {entered:,} entered, none that the oracle refuses, {memory()} KB", flush=True)
     return entered
+
+
+SPEAKERS = (
+    ("172.31.0.2", "10.0.2.9"),
+    ("172.31.0.3", "10.0.16.1"),
+    ("172.31.0.4", "10.0.17.1"),
+    ("172.31.0.77", "10.0.2.9"),  # a stranger's are a peer's in all but where they come from
+    ("172.31.0.3", "10.0.2.9"),
+)
+SIZES = (20, 21, 60, 576, 1000, 1399, 1400, 1400, 1401, 1472, 1472, 4000, 8972, 32_801, ip.MAX_UDP_PAYLOAD)
+"""Bytes of a datagram."""
+NOISE = bytes(random.Random(0).randbytes(ip.MAX_LEN))
+
+
+def exchange(chance: random.Random) -> list[tuple[str, bytes]]:
+    """What several send at the same time, each with a habit of its own: all of one size, or of two or three.
+
+    Each datagram is one of its kind: its payload begins with a number.
+    """
+    habits = [(speaker, chance.sample(SIZES, chance.choice((1, 1, 2, 3)))) for speaker in chance.sample(SPEAKERS, 3)]
+    out: list[tuple[str, bytes]] = []
+    while len(out) < 150:
+        (sender, source), sizes = chance.choice(habits)
+        for _ in range(chance.choice((1, 1, 1, 3, 20))):
+            size = chance.choice(sizes) - ip.HEADER_LEN
+            out.append((sender, ipv4(source, payload=(chance.randbytes(8) + NOISE[: max(0, size - 8)])[:size])))
+    return out
 
 
 def conversation(chance: random.Random) -> list[bytes]:
@@ -332,13 +243,15 @@ def main() -> None:
     parser.add_argument("--atheris", action="store_true", help="use atheris; all further arguments are libFuzzer's")
     options, rest = parser.parse_known_args()
     if not options.atheris:
-        with_mutations(Target(), options.count, options.seed)
+        with contextlib.ExitStack() as stack:
+            wires = [stack.enter_context(contextlib.closing(Wire(mode))) for mode in MODES]
+            with_mutations(wires, options.count, options.seed)
         return
     import atheris  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     for function in own_functions():
         atheris.instrument_func(function)
-    atheris.Setup([sys.argv[0], *rest], from_bytes(Target()))
+    atheris.Setup([sys.argv[0], *rest], from_bytes(Wire()))
     atheris.Fuzz()
 
 

@@ -39,12 +39,13 @@ class Wire:
         self.senders[sender].sendmsg((datagram,), ancillary, 0, self.udp.getsockname())
 
     def received(self, size: int, number: int) -> list[tuple[str, bytes]]:
-        """``number`` datagrams and their senders, received with ``size`` as the expectation."""
+        """``number`` datagrams and their senders, received with ``size`` as the expectation, all that are there."""
         found: list[tuple[str, bytes]] = []
         while len(found) < number:
             assert self._poll.poll(5000), f"{len(found)} of {number} came"
             with contextlib.suppress(BlockingIOError):
-                self.batch.receive(self.udp, size)
+                while not self.arrivals.full:
+                    self.batch.receive(self.udp, size)
             found += [("", b"")] * len(self.batch.take_empty())
             for train in self.arrivals.take():
                 for at in range(train.start, train.end, train.size):

@@ -2,7 +2,8 @@
 
 Python's own ``recvmsg_into`` takes one datagram a call, which costs several times what the datagram itself does. Here
 the kernel writes up to COUNT of them side by side. It has to be told where each goes before anybody knows how long each
-is, so all are *expected* to have the size of those before; what is longer continues in a place aside.
+is, so all are *expected* to have the size of those before. Where that is, and what becomes of a longer one, is the
+:class:`~overlay.datapath.userspace.arrivals.Arrivals`' affair.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from overlay.datapath.userspace.arrivals import ASIDE, CAPACITY, PLACE, Arrivals
+from overlay.datapath.userspace.arrivals import MAX_SLOTS, Arrivals
 from overlay.datapath.userspace.sockopt import UDP_GRO
 from overlay.packet import ip
 
-COUNT = ASIDE
+COUNT = MAX_SLOTS
 """Datagrams a call at most."""
 
 
@@ -75,7 +76,7 @@ class Batch:
         self._lengths, self._addresses = self._messages["length"], self._names["address"]
         self._control_lengths = headers["control_length"]
         self._buffer = arrivals.array.ctypes.data
-        self._aside = np.array([arrivals.place(number) for number in range(COUNT)], np.uintp)
+        self._aside = np.array([arrivals.aside(slot) for slot in range(COUNT)], np.uintp)
 
     def receive(self, udp: socket.socket, size: int) -> bool:
         """Receives into the arrivals, which must not be full.
@@ -91,14 +92,14 @@ class Batch:
             OSError: what the underlay says about an earlier datagram; BlockingIOError: nothing is there.
         """
         expected = max(size, self._expected)
-        most = min(COUNT, (CAPACITY + PLACE - self._arrivals.at) // expected)
+        most = self._arrivals.open(expected)
         count = self._call(udp, expected, most)
-        start, sender = self._arrivals.at, int(self._addresses[0])
+        sender = int(self._addresses[0])
         odd = self._lengths[:count] != expected
         odd |= self._addresses[:count] != sender
         odd |= self._control_lengths[:count] != 0
-        self._sort_out(start, expected, _dotted(sender), count, np.flatnonzero(odd).tolist())
-        self._arrivals.at = start + count * expected
+        self._sort_out(expected, _dotted(sender), count, np.flatnonzero(odd).tolist())
+        self._arrivals.close(count)
         return count == most
 
     def take_empty(self) -> list[str]:
@@ -121,35 +122,29 @@ class Batch:
             raise OSError(number, os.strerror(number))
         return count
 
-    def _sort_out(self, start: int, expected: int, sender: str, count: int, odd: list[int]) -> None:
+    def _sort_out(self, expected: int, sender: str, count: int, odd: list[int]) -> None:
         """Makes arrivals of ``count`` datagrams: those from ``sender`` that are as expected, and the ``odd`` ones."""
-        arrivals = self._arrivals
         done = longest = 0
-        for number in (*odd, count):
-            if number > done:
-                arrivals.put(start + done * expected, (number - done) * expected, expected, sender)
+        for slot in (*odd, count):
+            if slot > done:
+                self._arrivals.fill(done, slot, sender)
                 longest = expected
-            if number < count:
-                longest = max(longest, self._put_odd(start, expected, number))
-            done = number + 1
+            if slot < count:
+                longest = max(longest, self._fill_odd(slot))
+            done = slot + 1
         self._expected = longest
 
-    def _put_odd(self, start: int, expected: int, number: int) -> int:
+    def _fill_odd(self, slot: int) -> int:
         """Returns the datagram's length; 0 for a train, which tells nothing about datagrams that come by themselves."""
-        arrivals, at = self._arrivals, start + number * expected
-        length, sender = int(self._lengths[number]), _dotted(int(self._addresses[number]))
+        length, sender = int(self._lengths[slot]), _dotted(int(self._addresses[slot]))
         if not length:
             self._empty.append(sender)
             return 0
-        if length > expected:  # its beginning goes before the rest of it
-            aside = arrivals.place(number)
-            arrivals.view[aside : aside + expected] = arrivals.view[at : at + expected]
-            at = aside
-        control = self._controls[number]
-        if self._control_lengths[number] and (control["level"], control["type"]) == (socket.SOL_UDP, UDP_GRO):
-            arrivals.put(at, length, int(control["gro_size"]), sender)
+        control = self._controls[slot]
+        if self._control_lengths[slot] and (control["level"], control["type"]) == (socket.SOL_UDP, UDP_GRO):
+            self._arrivals.fill_one(slot, length, int(control["gro_size"]), sender)
             return 0
-        arrivals.put(at, length, length, sender)
+        self._arrivals.fill_one(slot, length, length, sender)
         return length
 
 

@@ -83,9 +83,7 @@ class Inbound:
         if count == 1 or not self._tun.vnet_hdr:
             self._forward_singly(train, 0, count)
             return
-        padded_end = train.start + count * train.size
-        self._array[train.end : padded_end] = 0
-        rows = self._array[train.start : padded_end].reshape(count, train.size)
+        rows = self._arrivals.rows(train)
         last = train.end - train.start - (count - 1) * train.size
         for run in find_runs(rows, last, udp=self._tun.udp_segmentation):
             if run.layout is None or not self._forward_joined(train, run, run.layout):
