@@ -96,6 +96,7 @@ class Lease:
 
     ``node_id`` is ours alone: flanneld neither writes it nor minds it. ``backend_type`` is "udp" where the value has
     none, as flanneld's udp backend writes it. ``backend_data`` is any JSON value, its backend's own affair.
+    ``asked_by`` is who asks whether the lease's node lives: see :mod:`overlay.control.question`.
     """
 
     subnet: IPv4Network
@@ -106,6 +107,7 @@ class Lease:
     public_ipv6: IPv6Address | None = None
     backend_data: object = None
     backend_v6_data: object = None
+    asked_by: IPv4Address | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,9 +117,10 @@ class Claimant(Enum):
     """How surely a lease belongs to this node."""
 
     OURS = "ours"
-    """It has our node id, and our public address or our etcd lease; or no node id, and our public address."""
+    """It has our public address, and our node id or none."""
     REMEMBERED = "ours, with another public address than we have now"
-    """It has our node id and a subnet that we remember. Taken over but never deleted: a clone's looks the same."""
+    """It has our node id, and a subnet or an etcd lease that we remember. A clone of its machine remembers them too: it
+    is never deleted, and taken over only if nobody answers for it (:mod:`overlay.control.question`)."""
     OTHER = "another's"
 
 
@@ -130,9 +131,10 @@ def claimant(record: LeaseRecord, identity: Identity, memory: Memory) -> Claiman
         return Claimant.OURS if lease.public_ip == identity.public_ip else Claimant.OTHER
     if lease.node_id != identity.node_id:
         return Claimant.OTHER
-    if lease.public_ip == identity.public_ip or record.lease_id == memory.etcd_lease_id != NO_LEASE:
+    if lease.public_ip == identity.public_ip:
         return Claimant.OURS
-    return Claimant.REMEMBERED if lease.subnet in memory.subnets else Claimant.OTHER
+    remembered = lease.subnet in memory.subnets or record.lease_id == memory.etcd_lease_id != NO_LEASE
+    return Claimant.REMEMBERED if remembered else Claimant.OTHER
 
 
 def lease_of(identity: Identity, config: NetworkConfig, subnet: IPv4Network, ipv6_subnet: IPv6Network | None) -> Lease:

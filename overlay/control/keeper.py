@@ -42,6 +42,8 @@ from overlay.control.allocator import (
 from overlay.control.conflicts import conflicts
 from overlay.control.follower import Backoff
 from overlay.control.problem import Problem
+from overlay.control.question import ANSWER_TIME, Question, Reply
+from overlay.control.rivals import Rivals
 from overlay.control.schema import LeaseRecord, format_lease_value
 from overlay.control.session import DEFAULT_MARGIN, DEFAULT_TTL, Grant, Refresh, Session
 from overlay.control.store import ABSENT, NO_LEASE, Committed, Compare, Delete, Put
@@ -96,6 +98,7 @@ class Purpose(Enum):
     CLAIM = "take a subnet"
     REPAIR = "put our own lease right"
     SWEEP = "delete a stray lease of ours"
+    ASK = "ask whether the owner of a lease like ours lives"
     RELEASE = "give our subnet back"
 
 
@@ -211,6 +214,10 @@ class Keeper:
         self._mangled: LeaseFormatError | None = None
         self._mangling = Backoff(FIRST_RETRY, MAX_RETRY, rng)
         self._unwritable: LeaseFormatError | None = None
+        self._question: Question | None = None
+        self._rivals = Rivals(rng)
+        self._right: Lease | None = None
+        self._right_epoch = 0
         self._busy: Action | None = None
         self._awaited: _Awaited | None = None
         self._retry_at = 0.0
@@ -248,10 +255,12 @@ class Keeper:
             found.append(Problem("unwritable", f"no lease is written: {self._unwritable}"))
         if self._mangled is not None:
             found.append(Problem("mangled", f"our lease does not read as it was written: {self._mangled}"))
+        if (rival := self._rivals.problem(excerpt(self.identity.node_id), str(self.identity.public_ip))) is not None:
+            found.append(rival)
         if self.phase is Phase.EXHAUSTED and self._exhausted is not None:
             found.append(Problem("exhausted", f"out of subnets: {self._exhausted[0]}"))
         if self._view.loaded and self.config is not None:
-            own_key = self._held.key if self._held else None
+            own_key = self._held.key if self._held else self._question.key if self._question else None
             found.extend(conflicts(self._view, self.config, self.identity, self.memory, own_key))
         return found
 
@@ -341,6 +350,7 @@ class Keeper:
     # --- deciding ---
 
     def _decide(self, now: float) -> Action | float:
+        quiet_at = self._rivals.settle(now)
         if self._release_wanted:
             return self._give_back()
         if self.config is None or not self._view.loaded:
@@ -364,7 +374,7 @@ class Keeper:
             self._unwritable = error
             return self._session.refresh_due if self.phase is Phase.HELD else NEVER
         self._unwritable = None
-        return action
+        return min(action, quiet_at) if isinstance(action, float) else action
 
     def _acquire(self, config: NetworkConfig, now: float) -> Action | float:
         """The next step towards a subnet. Raises LeaseFormatError: what we would publish is no lease."""
@@ -372,8 +382,48 @@ class Keeper:
         if claim is None:
             claim = self._seek(config)
         if claim is None:
-            return self._sweep_contested(config) or NEVER
+            return self._sweep_contested(config, now)
+        if claim.record is not None and self._is_in_question(claim.record):
+            return self._ask(claim, claim.record, now)
         return self._take(claim, now)
+
+    def _is_in_question(self, record: LeaseRecord) -> bool:
+        return record.lease.node_id is not None and record.lease.public_ip not in self._addresses
+
+    def _ask(self, claim: Claim, record: LeaseRecord, now: float) -> Action | float:
+        """The next step towards a lease with our node id and an address that this process never had."""
+        question = self._question
+        reply = Reply.NOT_ASKED if question is None else question.reply(record, self._view.epoch, now)
+        if question is not None and reply is Reply.WAITING:
+            return question.until
+        if reply is Reply.SILENCE:
+            self._note(logging.INFO, f"nobody answers for {record.lease.subnet}, so it is this node's, from before")
+            return self._take(claim, now)
+        whose = f"{record.lease.subnet} of {record.lease.public_ip}, which has this node's id"
+        if reply is Reply.ALIVE:
+            self._note(logging.WARNING, f"another node lives with the lease of {whose}; leasing another subnet")
+            self._forgo(record)
+            return now
+        self._note(logging.INFO, f"asking whether a node lives with the lease of {whose}, or it is ours from before")
+        return Commit(
+            Purpose.ASK,
+            (self._view.as_compare(record.key),),
+            (
+                Put(
+                    record.key,
+                    format_lease_value(replace(record.lease, asked_by=self.identity.public_ip)),
+                    record.lease_id,
+                ),
+            ),
+        )
+
+    def _forgo(self, record: LeaseRecord) -> None:
+        """Forgets a subnet that is another's, and the etcd lease that a clone may share."""
+        self._question = None
+        self.memory = self.memory.without(record.lease)
+        if record.lease.node_id == self.identity.node_id:
+            self._session.replace()
+        self.memory = replace(self.memory, etcd_lease_id=self._session.lease_id)
 
     def _once_more(self, config: NetworkConfig) -> Claim | None:
         """The claim that shows up malformed, on what is at its key now; None where there is no such claim."""
@@ -431,6 +481,8 @@ class Keeper:
 
     def _take(self, claim: Claim, now: float) -> Action | float:
         """Turns a claim into the next action: an etcd lease first, then the transaction, unless nothing is to write."""
+        if self._shares_etcd_lease(claim):
+            self._session.replace()
         if not claim.reserved and (action := self._session.action(now)) is not None:
             return action
         lease_id = NO_LEASE if claim.reserved else self._session.lease_id
@@ -439,12 +491,21 @@ class Keeper:
             self._hold_from(record, claim.source)
             return now
         value = format_lease_value(claim.lease)
-        self._claim = claim
+        if record is not None and self._is_stray(record):
+            self._rivals.took(record, now)
+        self._claim, self._right, self._right_epoch = claim, claim.lease, self._view.epoch
         self._enter(Phase.CLAIMING)
         return Commit(
             Purpose.CLAIM,
             tuple(self._view.as_compare(key) for key in (claim.key, *(stale.key for stale in claim.stale))),
             (Put(claim.key, value, lease_id), *(Delete(stale.key) for stale in claim.stale)),
+        )
+
+    def _shares_etcd_lease(self, claim: Claim) -> bool:
+        """Whether the etcd lease that we remember has a lease on it that we leave to whoever has it."""
+        return any(
+            record.lease_id == self._session.lease_id and record.key != claim.key and self._is_in_question(record)
+            for record in self._view.of_node(self.identity.node_id)
         )
 
     def _confirm(self, now: float) -> None:
@@ -479,6 +540,7 @@ class Keeper:
 
     def _hold_as(self, record: LeaseRecord) -> None:
         """Takes what the store shows for what we hold; what is wrong with it is put right later."""
+        self._question = None
         self._held = Held(record.lease, record.key, record.mod_revision, record.lease_id, valid_until=0.0)
         self._held_epoch = self._view.epoch
         self.memory = self.memory.with_lease(record.lease, self._session.lease_id)
@@ -516,27 +578,52 @@ class Keeper:
         if not held.reserved and (action := self._session.action(now)) is not None:
             return action
         wanted = self._wanted(config, held.lease)
-        if held.lease != wanted or held.etcd_lease_id not in (NO_LEASE, self._session.lease_id):
-            lease_id = NO_LEASE if held.reserved else self._session.lease_id
-            return Commit(
-                Purpose.REPAIR,
-                (self._view.as_compare(held.key),),
-                (Put(held.key, format_lease_value(wanted), lease_id),),
-            )
-        for record in self._view.of_node(self.identity.node_id):
-            if record.key != held.key and not record.reserved and self._is_stray(record):
-                return self._sweep(record)
-        return NEVER if held.reserved else self._session.refresh_due
+        attached = held.etcd_lease_id in (NO_LEASE, self._session.lease_id)
+        if held.lease == wanted and attached:
+            self._right = wanted
+        else:
+            asked = attached and replace(held.lease, asked_by=None) == wanted
+            own_wish = wanted != self._right
+            record = self._view.record(held.key)
+            if record is not None and not (own_wish or asked) and self._view.epoch == self._right_epoch:
+                self._rivals.notice(record, now)  # it was right, and what we want is the same: somebody else wrote
+            if now >= self._rivals.due or own_wish or asked:
+                self._right = wanted
+                lease_id = NO_LEASE if held.reserved else self._session.lease_id
+                return Commit(
+                    Purpose.REPAIR,
+                    (self._view.as_compare(held.key),),
+                    (Put(held.key, format_lease_value(wanted), lease_id),),
+                )
+        self._right_epoch = self._view.epoch
+        if (sweep := self._sweep_stray(held.key, now)) is not None:
+            return sweep
+        again = self._rivals.due if now < self._rivals.due else NEVER
+        return again if held.reserved else min(again, self._session.refresh_due)
 
-    def _sweep_contested(self, config: NetworkConfig) -> Commit | None:
+    def _sweep_stray(self, own_key: str, now: float) -> Commit | None:
+        """Deletes another lease of ours: a late write of this process at once, a rival's at the pace for rivals."""
+        for record in self._view.of_node(self.identity.node_id):
+            if record.key == own_key or record.reserved or not self._is_stray(record):
+                continue
+            if record.lease_id != self._session.lease_id:
+                self._rivals.notice(record, now, elsewhere=True)
+                if now < self._rivals.due:
+                    continue
+            return self._sweep(record)
+        return None
+
+    def _sweep_contested(self, config: NetworkConfig, now: float) -> Commit | float:
         """Out of subnets: a lease of ours that another's overlaps helps nobody, and may be what the other waits for."""
         own = own_leases(self._view, self.identity, self.memory)
         for mine in own:
             record = mine.record
             sure = mine.whose is Claimant.OURS and record.lease.node_id is not None and not record.reserved
             if sure and fits(record.lease, config) and is_contested(self._view, record, own):
-                return self._sweep(record)
-        return None
+                if record.lease_id != self._session.lease_id:
+                    self._rivals.notice(record, now)
+                return self._sweep(record) if now >= self._rivals.due else self._rivals.due
+        return NEVER
 
     def _sweep(self, record: LeaseRecord) -> Commit:
         return Commit(Purpose.SWEEP, (self._view.as_compare(record.key),), (Delete(record.key),))
@@ -565,6 +652,9 @@ class Keeper:
                 self._enter(Phase.SEEKING if self._held is None else Phase.RECLAIMING)
         elif action.purpose is Purpose.CLAIM:
             self._enter(Phase.CONFIRMING)
+        elif action.purpose is Purpose.ASK:
+            key = action.operations[0].key
+            self._question = Question(key, result.revision, self._view.epoch, now + ANSWER_TIME)
         elif action.purpose is Purpose.REPAIR:
             self._note(logging.INFO, f"put our lease right, {action.operations[0].key}")
         elif action.purpose is Purpose.SWEEP:

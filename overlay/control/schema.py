@@ -188,7 +188,16 @@ def parse_lease_value(value: bytes, subnet: IPv4Network, ipv6_subnet: IPv6Networ
         public_ipv6=members.address("PublicIPv6", IPv6Address, optional=True),
         backend_data=members.any("BackendData"),
         backend_v6_data=members.any("BackendV6Data"),
+        asked_by=_asker(members.any("AskedBy")),
     )
+
+
+def _asker(value: object) -> IPv4Address | None:
+    """Whoever asks; what is no address asks nothing, and makes no lease malformed."""
+    try:
+        return IPv4Address(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
 
 
 def format_lease_value(lease: Lease) -> bytes:
@@ -211,6 +220,8 @@ def format_lease_value(lease: Lease) -> bytes:
         fields["BackendV6Data"] = lease.backend_v6_data
     if lease.node_id is not None:
         fields["NodeID"] = lease.node_id
+    if lease.asked_by is not None:
+        fields["AskedBy"] = str(lease.asked_by)
     value = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode(errors="surrogatepass")
     understood = parse_lease_value(value, lease.subnet, lease.ipv6_subnet)
     if replace(understood, backend_type=lease.backend_type) != lease:

@@ -435,22 +435,6 @@ def test_two_nodes_behind_one_address_are_both_told() -> None:
     assert "also advertised by node a" in second.keeper.problems()[0].text
 
 
-def test_a_cloned_machine_ends_with_a_subnet_of_its_own() -> None:
-    """A clone has the node id and the memory of its original, but another address."""
-    original = held_node()
-    clone = Node(original.core, ip=IP + 1, memory=original.keeper.memory)
-    clone.settle()
-    original.see()
-    assert original.keeper.held is None
-    original.settle()
-    for node in (clone, original):
-        node.see()
-        assert node.settle() == []
-    assert clone.subnet != original.subnet
-    assert len(original.keys()) == 2
-    assert "node id me is also used by" in original.keeper.problems()[0].text
-
-
 def test_a_claim_that_overlaps_another_length_is_given_up() -> None:
     core = MemoryCore()
     node = Node(core, memory=Memory((IPv4Network("10.0.4.0/24"),)))
