@@ -47,8 +47,11 @@ class Node:
         if self._backend is not None:
             self._backend.set_peers(table)
 
-    async def converge(self, desired: Desired) -> None:
+    async def converge(self, desired: Desired) -> tuple[str, ...]:
         """Makes this machine match ``desired``, and repairs what others broke; does nothing where all is right.
+
+        Returns:
+            What could not be tidied up, while packets pass all the same.
 
         Raises:
             ConfigError, NodeError, DatapathError: it could not; it is right to try again.
@@ -68,6 +71,7 @@ class Node:
         for change in applied.changes:
             _log.info("%s", change)
         await self._publish(desired, applied.mtu)
+        return applied.failures
 
     async def guard(self, desired: Desired) -> None:
         """Puts the masquerading and forwarding rules in place, or back; with both flags off, removes old ones.

@@ -4,12 +4,14 @@ Tasks, each of which runs as long as the agent::
 
     control     follows etcd and keeps our lease; publishes ControlState
     peers       ControlState → datapath, at once: a new peer must not wait for anything
-    underlay    follows the kernel's links and addresses; publishes Underlay
+    underlay    follows the kernel's links, addresses and routes; publishes Underlay, and what a Network collides with
+    etcd's names  keeps the addresses of etcd's members, which the Network must not cover
     converge    ControlState and Underlay → this machine; again on every change, and after a while without one
     announce    runs ``--on-subnet-change``
     firewall    masquerading and forwarding rules, checked every ``--iptables-resync`` seconds: netlink tells nothing
     datapath    ends only by an error, which then ends the agent
     heartbeat   systemd's status and watchdog, from what control and datapath say of themselves
+    report, health  answer ``overlay status`` and probes
 
 Everything that may fail while the world is incomplete (no etcd, no config, no interface, a port in use) is retried and
 said once. What can never work (no privileges, no TUN driver, wrong flags) ends the agent with one line.
@@ -28,20 +30,22 @@ from typing import Any, NoReturn
 
 from overlay import backends
 from overlay.agent import memory
+from overlay.agent.lookout import Lookout, Sight
 from overlay.agent.node import Node
 from overlay.agent.report import describe
 from overlay.agent.settings import AgentSettings
 from overlay.backends.base import Desired
-from overlay.control.allocator import Identity
+from overlay.control.allocator import Identity, Memory
 from overlay.control.etcd import EtcdStore
 from overlay.control.linger import Lingering
 from overlay.control.plane import ControlPlane, ControlSettings, ControlState, boottime
 from overlay.control.schema import LeaseRecord
 from overlay.datapath.choice import choose
-from overlay.errors import ConfigError, DatapathError, InterfaceError, NodeError, OverlayError, PrivilegeError, first_of
-from overlay.node import interfaces, lock, netlink, preflight
+from overlay.errors import ConfigError, DatapathError, NodeError, PortInUseError, PrivilegeError, first_of
+from overlay.model import NetworkConfig
+from overlay.node import lock, netlink, preflight, subnet_env
+from overlay.node.collision import Surroundings, collision
 from overlay.node.interfaces import Underlay
-from overlay.node.netlink import Netlink
 from overlay.observe import health, report
 from overlay.observe.health import Health
 from overlay.observe.logging import Once
@@ -100,7 +104,10 @@ class _Agent:
         self._notifier = Notifier()
         self._wake = asyncio.Event()
         self._up = asyncio.Event()
+        self._lookout = Lookout(settings)
         self._underlay: Underlay | None = None
+        self._surroundings = Surroundings()
+        self._remembered = Memory()
         self._control: ControlPlane | None = None
         self._node: Node | None = None
         self._converged: Desired | None = None
@@ -108,19 +115,19 @@ class _Agent:
 
     async def run(self) -> NoReturn:
         """Brings the node up and keeps it so; ends only by an error."""
+        self._remembered = await asyncio.to_thread(memory.recall, self._directories, self._settings.subnet_file)
         self._underlay = underlay = await self._first_underlay()
         _log.info("underlay %s; node id %s", underlay, self._settings.node_id)
-        remembered = await asyncio.to_thread(memory.recall, self._directories, self._settings.subnet_file)
         control = self._control = ControlPlane(
             self._store,
             ControlSettings(
                 prefix=self._settings.prefix,
                 ttl=self._settings.lease_ttl,
                 margin=self._settings.renew_margin,
-                check_config=backends.check,
+                check_config=self._check_config,
             ),
             self._identity(underlay),
-            remembered,
+            self._remembered,
         )
         choice = await choose(self._settings.datapath)
         _log.info("datapath: %s, %s", choice.name, choice.reason)
@@ -129,6 +136,7 @@ class _Agent:
             tasks.create_task(control.run(), name="control")
             tasks.create_task(self._follow_control(control, node), name="peers")
             tasks.create_task(self._follow_underlay(control), name="underlay")
+            tasks.create_task(self._lookout.resolve(), name="etcd's names")
             tasks.create_task(self._converge_for_ever(control, node), name="converge")
             tasks.create_task(node.announce(), name="announce")
             tasks.create_task(self._keep_firewall(node), name="firewall")
@@ -136,7 +144,7 @@ class _Agent:
             tasks.create_task(self._heartbeat(control, node), name="heartbeat")
             tasks.create_task(report.serve(self._settings.state_dir, self._report), name="report")
             if self._settings.health_address is not None:
-                tasks.create_task(health.serve(self._settings.health_address, self._health), name="health")
+                tasks.create_task(self._serve_health(self._settings.health_address), name="health")
         raise AssertionError("the agent's tasks never end by themselves")
 
     async def last_wishes(self) -> None:
@@ -162,30 +170,31 @@ class _Agent:
         """Waits until there is an interface that fits: at boot, it may come later than we do."""
         async with contextlib.aclosing(_at_once_and_on_changes()) as occasions:
             async for _ in occasions:
-                try:
-                    underlay = await self._choose_underlay()
-                except InterfaceError as error:
-                    self._says.say("underlay", f"{error}; waiting for one that does")
-                    self._notifier.status(f"waiting for an interface: {error}")
-                    continue
-                self._says.over("underlay", f"underlay interface {underlay.interface} is there")
-                return underlay
+                sight = await self._look()
+                if sight.underlay is not None:
+                    self._says.over("underlay", f"underlay interface {sight.underlay.interface} is there")
+                    return sight.underlay
+                self._says.say("underlay", f"{sight.error}; waiting for one that does")
+                self._notifier.status(f"waiting for an interface: {sight.error}")
         raise AssertionError("there is always another occasion")
 
     async def _follow_underlay(self, control: ControlPlane) -> None:
         """Keeps up with the underlay's address and MTU, and with whatever others do to links and routes."""
-        async with contextlib.aclosing(_at_once_and_on_changes()) as occasions:
+        async with contextlib.aclosing(_at_once_and_on_changes(self._lookout.due)) as occasions:
             async for _ in occasions:
-                try:
-                    underlay = await self._choose_underlay()
-                except InterfaceError as error:
-                    self._troubles["underlay"] = f"{error}; no peer reaches this node until there is one"
-                    self._says.say("underlay", f"{error}; going on as before")
+                before = self._surroundings
+                sight = await self._look()
+                underlay = sight.underlay
+                if sight.error is not None or underlay is None:
+                    self._troubles["underlay"] = f"{sight.error}; no peer reaches this node until there is one"
+                    self._says.say("underlay", f"{sight.error}; going on as before")
                 else:
                     self._troubles.pop("underlay", None)
                     self._says.over("underlay", f"underlay interface {underlay.interface} is there again")
                     if underlay != self._underlay:
                         await self._move_to(underlay, control)
+                if self._surroundings != before:
+                    control.check_again()
                 self._wake.set()
 
     async def _move_to(self, underlay: Underlay, control: ControlPlane) -> None:
@@ -197,12 +206,22 @@ class _Agent:
             await self._store.reconnect()
         control.identify(self._identity(underlay))
 
-    async def _choose_underlay(self) -> Underlay:
-        def choose() -> Underlay:
-            with Netlink() as facts:
-                return interfaces.choose(self._settings.selection, facts)
+    async def _look(self) -> Sight:
+        """One look at this machine, with what is known by now of the overlay's own addresses."""
+        network, remembered = None, set(self._remembered.subnets)
+        if self._control is not None and (config := self._control.state.config) is not None and config.ipv4 is not None:
+            network, remembered = config.ipv4.network, set(self._control.state.memory.subnets)
+        elif (previous := await asyncio.to_thread(subnet_env.previous_network, self._settings.subnet_file)) is not None:
+            remembered.add(previous)
+        sight = await self._lookout.look(network, frozenset(remembered), boottime())
+        self._surroundings = sight.surroundings
+        return sight
 
-        return await asyncio.to_thread(choose)
+    def _check_config(self, config: NetworkConfig) -> None:
+        """Raises ConfigError for a config that this agent cannot run, or that would take what is another's here."""
+        backends.check(config)
+        if config.ipv4 is not None and (error := collision(config.ipv4.network, self._surroundings)) is not None:
+            raise error
 
     def _identity(self, underlay: Underlay) -> Identity:
         return Identity(self._settings.node_id, underlay.public_ip, self._settings.public_ipv6)
@@ -237,7 +256,7 @@ class _Agent:
             self._wake.clear()
             patience = _RECONCILE_SECONDS
             desired = self._desired(control.state)
-            if desired is not None and not await self._tried("node", node.converge(desired)):
+            if desired is not None and not await self._tried("node", self._converge(node, desired)):
                 patience = _RETRY_SECONDS
             elif desired is not None:
                 if self._converged is None or (self._converged.config, self._converged.subnet) != (
@@ -254,6 +273,15 @@ class _Agent:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(patience):
                     await self._wake.wait()
+
+    async def _converge(self, node: Node, desired: Desired) -> None:
+        left = await node.converge(desired)
+        self._troubles.pop("leftovers", None)
+        if left:
+            self._troubles["leftovers"] = "; ".join(left)
+            self._says.say("leftovers", f"{self._troubles['leftovers']}; trying again")
+        else:
+            self._says.over("leftovers", "nothing is left to be tidied up")
 
     async def _watch_datapath(self, node: Node) -> None:
         await self._up.wait()
@@ -279,9 +307,22 @@ class _Agent:
             self._troubles[topic] = str(error)
             self._says.say(topic, f"{error}; trying again")
             return False
+        self._all_is_well_again(topic)
+        return True
+
+    async def _serve_health(self, address: tuple[str, int]) -> None:
+        """Answers probes for as long as the agent runs, once the port is free and its address there."""
+        while True:
+            try:
+                await health.serve(address, self._health, lambda: self._all_is_well_again("health"))
+            except PortInUseError as error:
+                self._troubles["health"] = str(error)
+                self._says.say("health", f"{error}; trying again")
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    def _all_is_well_again(self, topic: str) -> None:
         self._troubles.pop(topic, None)
         self._says.over(topic, f"{topic}: all is as it should be again")
-        return True
 
     # --- what it says of itself -------------------------------------------------------------------------------------
 
@@ -347,8 +388,10 @@ class _Agent:
         )
 
 
-async def _at_once_and_on_changes() -> AsyncGenerator[None, None]:
-    """Once now, and after every change that the kernel tells of; again after a while without any."""
+async def _at_once_and_on_changes(
+    due: Callable[[float], float | None] = lambda _: None,
+) -> AsyncGenerator[None, None]:
+    """Once now, and after every change that the kernel tells of; again after a while without any, or when ``due``."""
     changed = asyncio.Event()
 
     async def listen() -> None:
@@ -361,7 +404,10 @@ async def _at_once_and_on_changes() -> AsyncGenerator[None, None]:
             changed.clear()
             yield
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_RECONCILE_SECONDS):
+                patience = due(boottime())
+                async with asyncio.timeout(
+                    _RECONCILE_SECONDS if patience is None else min(patience, _RECONCILE_SECONDS)
+                ):
                     await changed.wait()
             if listener.done():
                 listener.result()
@@ -372,7 +418,7 @@ async def _at_once_and_on_changes() -> AsyncGenerator[None, None]:
 async def _until(
     stop: asyncio.Event, work: Coroutine[Any, Any, NoReturn], last_wishes: Callable[[], Coroutine[Any, Any, None]]
 ) -> None:
-    """Runs ``work`` until it fails or ``stop`` is set; a group's first error is raised as it is."""
+    """Runs ``work`` until it fails or ``stop`` is set; a group's first error, however deep, is raised as it is."""
     running = asyncio.create_task(work)
     stopped = asyncio.create_task(stop.wait())
     try:
@@ -380,7 +426,7 @@ async def _until(
         if running.done():
             running.result()
         await last_wishes()
-    except* OverlayError as group:
+    except BaseExceptionGroup as group:  # and not "except*", which would put what is raised here into a group again
         raise first_of(group) from None
     finally:
         for task in (running, stopped):

@@ -28,10 +28,12 @@ class Applied:
     Attributes:
         mtu: of the overlay device in bytes, for ``subnet.env``.
         changes: what had to be changed on this machine, one line each; empty when all was right already.
+        failures: what could not be tidied up, while packets pass all the same.
     """
 
     mtu: int
     changes: tuple[str, ...]
+    failures: tuple[str, ...] = ()
 
 
 class Backend(Protocol):

@@ -14,6 +14,7 @@ from overlay.control.schema import udp_port
 from overlay.datapath.base import Datapath, DatapathStatus
 from overlay.model import PeerTable, TunnelSpec
 from overlay.node import device
+from overlay.node.device import Outcome
 from overlay.node.mtu import tunnel_mtu
 from overlay.node.netlink import Netlink
 
@@ -55,10 +56,10 @@ class UdpBackend:
     async def apply(self, desired: Desired) -> Applied:
         spec = self.spec(desired)
         await self.datapath.configure(spec)
-        changes = await asyncio.to_thread(self._reconcile, spec)
-        return Applied(spec.mtu, tuple(changes))
+        outcome = await asyncio.to_thread(self._reconcile, spec)
+        return Applied(spec.mtu, outcome.changes, outcome.failures)
 
-    def _reconcile(self, spec: TunnelSpec) -> list[str]:
+    def _reconcile(self, spec: TunnelSpec) -> Outcome:
         with Netlink() as netlink:
             return device.reconcile(spec, netlink, blackhole=self.blackhole)
 

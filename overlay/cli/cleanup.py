@@ -12,10 +12,10 @@ import click
 from overlay.cli.options import Places, place_flags
 from overlay.datapath.kernel.machine import cleanup as remove_programs
 from overlay.errors import NodeError, OverlayError
-from overlay.node.device import LAST_RESORT
+from overlay.node.device import own_blackholes
 from overlay.node.firewall import Firewall
 from overlay.node.lock import lock
-from overlay.node.netlink import Netlink, RouteType
+from overlay.node.netlink import Netlink
 from overlay.node.preflight import may_change_network
 
 _OWN_FILES = ("agent.lock", "agent.sock", "lease.json", "announced.json")
@@ -55,10 +55,9 @@ def cleanup(places: Places) -> int:
 
 def _device(name: str) -> Iterator[str]:
     with Netlink() as netlink:
-        for route in netlink.routes():
-            if route.type is RouteType.BLACKHOLE and route.metric == LAST_RESORT:
-                netlink.delete_route(route)
-                yield f"blackhole {route.destination} removed"
+        for route in own_blackholes(netlink.routes(), name):
+            netlink.delete_route(route)
+            yield f"blackhole {route.destination} removed"
         link = netlink.link(name)
         if link is None:
             return

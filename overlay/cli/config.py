@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import click
 
 from overlay import backends
+from overlay.cli.goflags import flag
 from overlay.cli.options import Etcd, etcd_flags
-from overlay.control.schema import config_key, parse_config, render_config
+from overlay.control.etcd_settings import Endpoint
+from overlay.control.schema import config_key, parse_config, parse_lease, render_config, subnets_prefix
 from overlay.control.store import Compare, KeyRange, KeyValue, Put, Store
-from overlay.errors import ConfigError, ConfigMissingError, StoreError, UsageError
+from overlay.errors import ConfigError, ConfigMissingError, LeaseFormatError, NodeError, StoreError, UsageError
 from overlay.model import NetworkConfig
+from overlay.node.collision import collision, survey
+from overlay.node.interfaces import Ours
+from overlay.node.netlink import Netlink
 
 
 @click.group()
@@ -35,16 +43,26 @@ def show(etcd: Etcd, raw: bool) -> None:
     print(stored.value.decode(errors="replace") if raw else render_config(parse_config(stored.value)))
 
 
+_device_flag = flag("device", default="flannel0", hidden=True)
+"""Whose routes are the overlay's own."""
+
+
 @config.command(name="set")
 @etcd_flags
+@_device_flag
 @click.argument("text", metavar="JSON|@FILE|-")
-def set_(etcd: Etcd, text: str) -> None:
-    """Check a config and write it, as it is, into etcd."""
+def set_(etcd: Etcd, device: str, text: str) -> None:
+    """Check a config and write it, as it is, into etcd.
+
+    Warns of a Network that takes what this machine, etcd, or a node with a lease has already.
+    """
     raw = _argument(text)
-    _warn(parse_config(raw))
+    checked = parse_config(raw)
+    _warn(checked, device, etcd.settings.members())
     key = config_key(etcd.prefix)
 
     async def write(store: Store) -> KeyValue | None:
+        await _warn_of_nodes(checked, store, etcd.prefix)
         old = await _stored(store, etcd.prefix)
         done = await store.commit([Compare(key, old.mod_revision if old else 0)], [Put(key, raw)])
         if not done.succeeded:
@@ -56,11 +74,15 @@ def set_(etcd: Etcd, text: str) -> None:
 
 
 @config.command()
+@_device_flag
 @click.argument("text", metavar="JSON|@FILE|-")
-def check(text: str) -> None:
-    """Check a config without touching etcd; print what it would mean."""
+def check(device: str, text: str) -> None:
+    """Check a config without touching etcd; print what it would mean.
+
+    Warns of a Network that takes what this machine has already.
+    """
     checked = parse_config(_argument(text))
-    _warn(checked)
+    _warn(checked, device)
     print(render_config(checked))
 
 
@@ -69,12 +91,46 @@ async def _stored(store: Store, prefix: str) -> KeyValue | None:
     return snapshot.items[0] if snapshot.items else None
 
 
-def _warn(config: NetworkConfig) -> None:
-    """Says on standard error where a config is right for flanneld and no agent of ours could run it."""
+def _warn(config: NetworkConfig, device: str, members: Iterable[Endpoint] = ()) -> None:
+    """Says on standard error where a config is right for flanneld and an agent of ours would not run it.
+
+    The machine that this runs on need not be a node, so what it has is no reason to refuse.
+    """
     try:
         backends.check(config)
     except ConfigError as error:
-        print(f"overlay config: warning: no agent here takes it: {error}", file=sys.stderr)
+        _say(f"no agent here takes it: {error}")
+    if config.ipv4 is None:
+        return
+    etcd = [IPv4Address(member.host) for member in members if _is_ipv4(member.host)]
+    with suppress(NodeError), Netlink() as netlink:
+        around = survey(netlink, Ours(frozenset({device})), etcd=etcd)
+        if (refusal := collision(config.ipv4.network, around)) is not None:
+            _say(f"an agent on this machine would refuse it: {refusal}")
+
+
+async def _warn_of_nodes(config: NetworkConfig, store: Store, prefix: str) -> None:
+    """Says the same of nodes that have leases, whose packets would go round in the tunnel."""
+    if config.ipv4 is None:
+        return
+    for item in (await store.read(KeyRange(subnets_prefix(prefix)))).items:
+        with suppress(LeaseFormatError):
+            lease = parse_lease(item).lease
+            if lease.public_ip in config.ipv4.network:
+                _say(f"the node at {lease.public_ip} is inside Network {config.ipv4.network}: choose another")
+                return
+
+
+def _say(warning: str) -> None:
+    print(f"overlay config: warning: {warning}", file=sys.stderr)
+
+
+def _is_ipv4(text: str) -> bool:
+    try:
+        IPv4Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _argument(text: str) -> bytes:

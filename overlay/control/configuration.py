@@ -31,9 +31,16 @@ class Configuration:
         self._key = key
         self._check = check
         self._proposed: NetworkConfig | None = None
+        self._value: bytes | None = None
+
+    def see_again(self, held: Lease | None) -> None:
+        """What the check judges by has changed."""
+        if self._value is not None:
+            self.see(self._value, held)
 
     def see(self, value: bytes | None, held: Lease | None) -> None:
         """The key has ``value`` now; None: it is not there."""
+        self._value = value
         self._proposed = None
         self.error = None
         if value is None:

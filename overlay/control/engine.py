@@ -144,6 +144,10 @@ class Engine:
             self.keeper.observe()
             self.keeper.reconnected()
 
+    def check_again(self) -> None:
+        """What ``check_config`` judges by has changed."""
+        self._configuration.see_again(self._held_lease())
+
     def heard(self, span: Span, batch: Events, now: float) -> bool:
         """The follower's watch brought a batch. False: end the watch and ask :meth:`next_step`."""
         if not self._followers[span].heard(batch, now):

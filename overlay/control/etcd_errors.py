@@ -93,6 +93,8 @@ def explain(error: Exception, endpoint: Endpoint, timeout: float) -> StoreError:
     match code:
         case StatusCode.DEADLINE_EXCEEDED:
             return StoreUnavailableError(_no_answer(timeout), about=about)
+        case StatusCode.UNAUTHENTICATED if _OTHER_NAME in details:  # gRPC's own word, and not about a user
+            return _unreachable(details, code.name, about)
         case StatusCode.PERMISSION_DENIED | StatusCode.UNAUTHENTICATED:
             return _denied(said, about)
         case StatusCode.NOT_FOUND if "lease not found" in details:
@@ -147,15 +149,20 @@ def _denied(said: str, about: str) -> StoreDeniedError:
 
 _IS_IT_THERE = "is etcd running there? check --etcd-endpoints"
 
+_OTHER_NAME = "call host does not match"
+"""gRPC takes a common name for the connection, and then subjectAltName alone for each call."""
+
+_WRONG_NAME = (
+    "its certificate is for another name or address, or for none",
+    "use a name in the certificate, or issue one that has this name or address as subjectAltName",
+)
+
 _PLAIN_WORDS: tuple[tuple[str, str, str], ...] = (
     ("Connection refused", "connection refused", _IS_IT_THERE),
     ("No route to host", "no route to host", _IS_IT_THERE),
     ("Network is unreachable", "network is unreachable", _IS_IT_THERE),
-    (
-        "Hostname Verification",
-        "its certificate is for another name or address",
-        "use a name in the certificate, or add this one to it",
-    ),
+    ("Hostname Verification", *_WRONG_NAME),
+    (_OTHER_NAME, *_WRONG_NAME),
     ("CERTIFICATE_VERIFY_FAILED", "its certificate is not signed by a trusted CA", "check --etcd-cafile"),
     ("WRONG_VERSION_NUMBER", "it does not speak TLS", "use http://"),
     ("Handshake read failed", "it broke off the TLS handshake", "use http:// if it does not speak TLS"),

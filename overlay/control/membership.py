@@ -96,6 +96,10 @@ class Membership:
         if not lease.subnet.subnet_of(config.ipv4.network):
             self._skip(key, _unusable(record, f"is not inside the network {config.ipv4.network}"))
             return None
+        if lease.public_ip in config.ipv4.network:
+            # What is sent there would go through the tunnel, and round again.
+            self._skip(key, _unusable(record, f"its public IP is inside the network {config.ipv4.network}"))
+            return None
         if self._own is not None and lease.subnet.overlaps(self._own):
             self._skip(key, _unusable(record, f"overlaps this node's subnet {self._own}"))
             return None

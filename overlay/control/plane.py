@@ -90,6 +90,11 @@ class ControlPlane:
             self._engine.keeper.identify(identity)
             self._input()
 
+    def check_again(self) -> None:
+        """What ``check_config`` judges by has changed, so it may judge differently."""
+        self._engine.check_again()
+        self._input()
+
     async def release(self) -> None:
         """Gives our subnet back (not a reservation) and ends our etcd lease; :meth:`run` must be running.
 

@@ -27,8 +27,26 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from overlay.errors import InterfaceError, NodeError, PrivilegeError
 
-_IFF_UP = 0x1
+_IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
 _RT_TABLE_MAIN = 254
+_RTM_F_CLONED, _RTM_F_FIB_MATCH = 0x200, 0x2000
+"""Of rtm_flags: a cached exception, and "tell the route itself, not where it leads" (linux/rtnetlink.h)."""
+
+SOMEWHERE = tuple(
+    IPv4Address(text)
+    for text in (
+        "192.0.2.1",
+        "198.51.100.1",
+        "203.0.113.1",
+        "9.9.9.9",
+        "45.0.0.1",
+        "100.64.0.1",
+        "11.0.0.1",
+        "193.0.0.1",
+    )
+)
+"""Addresses of no site's own (RFC 5737, and some all over the range): what they take, as a rule, is the default route.
+Several, because some sites have routes of their own to some."""
 
 # struct nlmsghdr and ifinfomsg, and the attributes on the way to one IPv4 setting of one link.
 _NLMSGHDR = struct.Struct("=IHHII")
@@ -50,7 +68,9 @@ class Link:
     """A network interface.
 
     Attributes:
-        kind: rtnetlink's ("tun", "veth", "bridge", …), empty for hardware.
+        kind: rtnetlink's ("tun", "veth", "bridge", …), empty for hardware and loopback.
+        master: index of the bridge, bond or VRF that it is part of.
+        loopback: whether what is sent to it comes back.
         ipv6_link_local: whether the kernel gives it an IPv6 address by itself when it is set up.
         accept_local: whether packets may come in from a source that is an address of ours (ip-sysctl, accept_local).
     """
@@ -62,6 +82,8 @@ class Link:
     kind: str = ""
     accept_local: bool = False
     ipv6_link_local: bool = False
+    master: int | None = None
+    loopback: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +97,33 @@ class Address:
 
 
 class RouteType(IntEnum):
-    """What a route does with packets (linux/rtnetlink.h, RTN_*); the others are none of ours."""
+    """What a route does with packets (linux/rtnetlink.h, RTN_*)."""
 
+    UNSPEC = 0
     UNICAST = 1
+    LOCAL = 2
+    BROADCAST = 3
+    ANYCAST = 4
+    MULTICAST = 5
     BLACKHOLE = 6
+    UNREACHABLE = 7
+    PROHIBIT = 8
+    THROW = 9
+    NAT = 10
+    XRESOLVE = 11
+
+    @classmethod
+    def _missing_(cls, value: object) -> RouteType:
+        return cls.UNSPEC
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A route of the main table. ``scope`` and ``protocol`` are rtnetlink's numbers (253 link; 2 kernel, 3 boot)."""
+    """A route. ``scope`` and ``protocol`` are rtnetlink's numbers (253 link; 2 kernel, 3 boot).
+
+    The kernel takes ``destination``, ``tos`` and ``metric`` for its identity: one route replaces another of the same.
+    ``index`` is None where it leads to no interface, or to several.
+    """
 
     destination: IPv4Network
     index: int | None
@@ -93,9 +133,7 @@ class Route:
     protocol: int = 3
     metric: int = 0
     type: RouteType = RouteType.UNICAST
-
-
-_ROUTE_TYPES = frozenset(int(kind) for kind in RouteType)
+    tos: int = 0
 
 
 @contextmanager
@@ -109,6 +147,16 @@ def explained(what: str) -> Iterator[None]:
                 "not permitted", about=what, remedy="run as root or with CAP_NET_ADMIN in this network namespace"
             ) from error
         raise NodeError(f"the kernel says: {error.args[-1]}", about=what) from error
+
+
+@contextmanager
+def _gone_is_right(number: int) -> Iterator[None]:
+    """Passes over the kernel's errno for a thing that is to be deleted and does not exist."""
+    try:
+        yield
+    except NetlinkError as error:
+        if error.code != number:
+            raise
 
 
 class RouteSocket:
@@ -153,17 +201,45 @@ class Netlink(RouteSocket):
     def routes(self, index: int | None = None) -> list[Route]:
         """IPv4 routes of the main table, of one interface or of all."""
         messages = self._route.get_routes(family=socket.AF_INET, table=_RT_TABLE_MAIN)
-        found = [_route(message) for message in messages if message["type"] in _ROUTE_TYPES]
+        # A dump has what was learnt as well: path MTUs and redirects, which nobody configured and none can delete.
+        found = [_route(message) for message in messages if not message["flags"] & _RTM_F_CLONED]
         return [route for route in found if index is None or route.index == index]
 
-    def route_to(self, destination: IPv4Address) -> Route:
-        """The route that a packet to ``destination`` would take.
+    def route_to(
+        self, destination: IPv4Address, *, source: IPv4Address | None = None, interface: int | None = None
+    ) -> Route:
+        """What the kernel would do with a packet to ``destination``, by all its rules and tables.
+
+        Args:
+            source: the packet's, where that is decided already.
+            interface: index of the one that it must leave by.
 
         Raises:
-            InterfaceError: there is none.
+            InterfaceError: there is no route.
         """
+        return self._lookup(destination, source, interface, 0)
+
+    def default_route(self) -> Route | None:
+        """The way that the kernel sends a packet to nowhere in particular, by all its rules and tables.
+
+        None where it has no default route, or one that is never used, as below the two halves of a VPN.
+        """
+        for destination in SOMEWHERE:
+            try:
+                if self._lookup(destination, None, None, _RTM_F_FIB_MATCH).destination.prefixlen == 0:
+                    return self.route_to(destination)
+            except InterfaceError:
+                continue
+        return None
+
+    def _lookup(self, destination: IPv4Address, source: IPv4Address | None, interface: int | None, flags: int) -> Route:
+        request: dict[str, Any] = {"dst": str(destination), "flags": flags}
+        if source is not None:
+            request["src"] = str(source)
+        if interface is not None:
+            request["oif"] = interface
         try:
-            return _route(next(iter(self._route.route("get", dst=str(destination)))))
+            return _route(next(iter(self._route.route("get", **request))))
         except (NetlinkError, StopIteration) as error:
             raise InterfaceError(
                 "no route", about=str(destination), remedy="add one, or name the interface with --iface"
@@ -200,7 +276,7 @@ class Netlink(RouteSocket):
             self.silence_ipv6(link.index)
 
     def delete_link(self, link: Link) -> None:
-        with explained(f"interface {link.name}"):
+        with explained(f"interface {link.name}"), _gone_is_right(errno.ENODEV):
             self._route.link("del", index=link.index)
 
     def add_address(self, link: Link, address: IPv4Address, prefixlen: int) -> None:
@@ -208,15 +284,18 @@ class Netlink(RouteSocket):
             self._route.addr("replace", index=link.index, address=str(address), prefixlen=prefixlen)
 
     def delete_address(self, link: Link, address: Address) -> None:
-        with explained(f"address {address.address}/{address.prefixlen} on {link.name}"):
+        what = f"address {address.address}/{address.prefixlen} on {link.name}"
+        with explained(what), _gone_is_right(errno.EADDRNOTAVAIL):
             self._route.addr("del", index=link.index, address=str(address.address), prefixlen=address.prefixlen)
 
-    def replace_route(self, route: Route) -> None:
+    def add_route(self, route: Route) -> None:
+        """Adds a route, never in the place of another: that raises NodeError."""
         with explained(f"route {route.destination}"):
-            self._route.route("replace", **_request(route))
+            self._route.route("add", **_request(route))
 
     def delete_route(self, route: Route) -> None:
-        with explained(f"route {route.destination}"):
+        """Deletes this route and no other; none is right as well."""
+        with explained(f"route {route.destination}"), _gone_is_right(errno.ESRCH):
             self._route.route("del", **_request(route))
 
 
@@ -246,6 +325,8 @@ def _link(message: Any) -> Link:
         up=bool(message["flags"] & _IFF_UP),
         kind=message.get(("linkinfo", "kind")) or "",
         ipv6_link_local=(message.get(("af_spec", "af_inet6")) or {}).get("inet6_addr_gen_mode") not in _SILENT,
+        master=message.get("master"),
+        loopback=bool(message["flags"] & _IFF_LOOPBACK),
         accept_local=bool((message.get(("af_spec", "af_inet")) or {}).get("accept_local")),
     )
 
@@ -270,7 +351,8 @@ def _route(message: Any) -> Route:
         scope=message["scope"],
         protocol=message["proto"],
         metric=message.get("priority") or 0,
-        type=RouteType(message["type"]) if message["type"] in _ROUTE_TYPES else RouteType.UNICAST,
+        type=RouteType(message["type"]),
+        tos=message["tos"],
     )
 
 
@@ -278,6 +360,8 @@ def _request(route: Route) -> dict[str, Any]:
     request: dict[str, Any] = {"dst": str(route.destination), "scope": route.scope, "proto": route.protocol}
     if route.type is not RouteType.UNICAST:
         request["type"] = int(route.type)
+    if route.tos:
+        request["tos"] = route.tos
     if route.metric:
         request["priority"] = route.metric
     if route.index is not None:

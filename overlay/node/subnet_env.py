@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
 
+from overlay.node.docker_opts import parse_env
 from overlay.node.files import write_atomically
 
 
@@ -44,15 +46,22 @@ def write(path: Path, content: SubnetEnv) -> bool:
 
 def previous_subnet(path: Path) -> IPv4Network | None:
     """The subnet that the file names, whoever wrote it; None if there is no file or no usable line in it."""
+    return _network_in(path, "FLANNEL_SUBNET")
+
+
+def previous_network(path: Path) -> IPv4Network | None:
+    """The same for the Network."""
+    return _network_in(path, "FLANNEL_NETWORK")
+
+
+def _network_in(path: Path, name: str) -> IPv4Network | None:
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError):
         return None
-    for line in text.splitlines():
-        key, _, value = line.partition("=")
-        if key.strip() == "FLANNEL_SUBNET":
-            try:
-                return IPv4Interface(value.strip()).network
-            except ValueError:
-                return None
+    value = parse_env(text).get(name, "")
+    with suppress(ValueError):
+        network = IPv4Interface(value.split(",")[0]).network  # flanneld lists several networks with commas
+        # No address at all, or all there are: as a file is that was cut off, or filled in by a template.
+        return network if 0 < network.prefixlen < 32 else None
     return None

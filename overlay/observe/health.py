@@ -25,8 +25,14 @@ class Health:
     reason: str
 
 
-async def serve(address: tuple[str, int], ask: Callable[[], Awaitable[Health]]) -> None:
-    """Answers probes until cancelled. Raises PortInUseError."""
+async def serve(
+    address: tuple[str, int], ask: Callable[[], Awaitable[Health]], listening: Callable[[], None] = lambda: None
+) -> None:
+    """Answers probes until cancelled; tells ``listening`` once it can.
+
+    Raises:
+        PortInUseError: the port is taken, or the address is not one of this machine's now.
+    """
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -56,6 +62,7 @@ async def serve(address: tuple[str, int], ask: Callable[[], Awaitable[Health]]) 
             about=f"health port {port} on {host}",
             remedy="choose another --healthz-port or --healthz-ip",
         ) from error
+    listening()
     async with server:
         await server.serve_forever()
 
@@ -63,8 +70,9 @@ async def serve(address: tuple[str, int], ask: Callable[[], Awaitable[Health]]) 
 def _respond(head: bytes, health: Health) -> tuple[str, str]:
     words = head.split(b" ", 2)
     verdicts = {b"/healthz": health.alive, b"/readyz": health.ready}
-    if len(words) < 2 or words[0] not in (b"GET", b"HEAD") or words[1] not in verdicts:
+    path = words[1].partition(b"?")[0] if len(words) > 1 else b""
+    if words[0] not in (b"GET", b"HEAD") or path not in verdicts:
         return "404 Not Found", "ask for /healthz or /readyz\n"
-    good = verdicts[words[1]]
+    good = verdicts[path]
     body = "" if words[0] == b"HEAD" else f"{health.reason}\n"
     return ("200 OK" if good else "503 Service Unavailable"), body

@@ -26,7 +26,7 @@ from overlay.errors import (
     StoreUnavailableError,
     TlsFilesError,
 )
-from tests.support.etcd import Authority, Etcd, eventually, following
+from tests.support.etcd import Authority, Etcd, eventually, following, free_ports
 from tests.support.etcd_places import cut, mend, namespaces
 from tests.support.store import (
     FAILOVER_LIMIT,
@@ -341,6 +341,40 @@ async def test_343_432_718_a_ca_alone_is_enough_for_tls(tmp_path: Path) -> None:
         async with connected(cluster.urls[1].replace("https", "http")) as store:
             with pytest.raises(StoreUnavailableError, match="closed the connection"):
                 await store.read(SUBNETS)
+
+
+@pytest.mark.parametrize(
+    ("common", "alternatives"), [("server", ""), ("server", "DNS:etcd.example"), ("127.0.0.1", "")]
+)
+async def test_a_certificate_for_another_name_or_for_none_says_so(
+    tmp_path: Path, common: str, alternatives: str
+) -> None:
+    """As flanneld's client does, ours looks at subjectAltName only; once a common name was enough."""
+    authority = Authority.make(tmp_path / "tls")
+    certificate, key = authority.issue(common, alternatives)
+    client, peer = free_ports(2)
+    url, peer_url = f"https://127.0.0.1:{client}", f"http://127.0.0.1:{peer}"
+    server = await asyncio.create_subprocess_exec(
+        "etcd", f"--data-dir={tmp_path}/data", f"--listen-client-urls={url}", f"--advertise-client-urls={url}",
+        f"--listen-peer-urls={peer_url}", f"--initial-advertise-peer-urls={peer_url}",
+        f"--initial-cluster=default={peer_url}", f"--cert-file={certificate}", f"--key-file={key}",
+        stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    told = "its certificate is for another name or address, or for none"
+    try:
+        async with connected(url, cafile=str(authority.ca)) as store:
+
+            async def is_told() -> bool:
+                try:
+                    await store.read(SUBNETS)
+                except StoreUnavailableError as error:
+                    return told in error.cause and "subjectAltName" in error.remedy
+                return False
+
+            await eventually(is_told)
+    finally:
+        server.kill()
+        await server.wait()
 
 
 async def test_client_certificates_and_their_renewal_on_disk(tmp_path: Path) -> None:

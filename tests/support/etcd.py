@@ -111,10 +111,11 @@ class Authority:
         return self.directory / f"{self.name}.pem"
 
     def issue(self, name: str, alternatives: str = "IP:127.0.0.1,DNS:localhost") -> tuple[Path, Path]:
-        """A certificate and its key for ``alternatives`` (OpenSSL's subjectAltName)."""
+        """A certificate and its key for ``alternatives`` (OpenSSL's subjectAltName), empty for none."""
         certificate, key, request = (self.directory / f"{name}.{suffix}" for suffix in ("pem", "key", "csr"))
         extensions = self.directory / f"{name}.ext"
-        extensions.write_text(f"subjectAltName={alternatives}\nextendedKeyUsage=serverAuth,clientAuth\n")
+        names = f"subjectAltName={alternatives}\n" if alternatives else ""
+        extensions.write_text(f"{names}extendedKeyUsage=serverAuth,clientAuth\n")
         _openssl("req", *_KEY, "-keyout", key, "-out", request, "-subj", f"/CN={name}")
         _openssl(
             "x509", "-req", "-in", request, "-CA", self.ca, "-CAkey", self.directory / f"{self.name}.key",

@@ -67,22 +67,32 @@ def test_link_set_down_by_others_gets_its_route_back() -> None:
     ]
 
 
-def test_routes_and_addresses_of_others_stay() -> None:
+def test_routes_of_others_stay_by_whatever_device() -> None:
     others = [
         Route(IPv4Network("10.0.58.0/24"), 4, protocol=2),
         Route(IPv4Network("0.0.0.0/0"), 2, gateway=IPv4Address("172.31.0.100")),
+        Route(IPv4Network("10.99.0.0/16"), LINK.index, scope=253),
+        Route(IPv4Network("0.0.0.0/0"), LINK.index, metric=50, protocol=16),
     ]
     assert steps(LINK, [RIGHT_ADDRESS], [*others, RIGHT_ROUTE]) == []
 
 
 def test_a_blackhole_follows_the_subnet_and_goes_with_the_flag() -> None:
-    old = blackhole_route(IPv4Network("10.0.57.0/24"))
-    right = blackhole_route(SPEC.subnet)
-    somebodys = replace(old, metric=5)
-    present = [RIGHT_ROUTE, old, somebodys]
+    old = blackhole_route(IPv4Network("10.0.57.0/24"), "flannel0")
+    right = blackhole_route(SPEC.subnet, "flannel0")
+    others = [replace(old, metric=5), replace(old, protocol=3), blackhole_route(IPv4Network("10.1.7.0/24"), "flannel1")]
+    present = [RIGHT_ROUTE, old, *others]
     assert steps(LINK, [RIGHT_ADDRESS], present, blackhole=True) == [
         "blackhole 10.0.58.0/24 added",
         "blackhole 10.0.57.0/24 removed",
     ]
     assert steps(LINK, [RIGHT_ADDRESS], [RIGHT_ROUTE, right], blackhole=True) == []
-    assert steps(LINK, [RIGHT_ADDRESS], [RIGHT_ROUTE, right, somebodys]) == ["blackhole 10.0.58.0/24 removed"]
+    assert steps(LINK, [RIGHT_ADDRESS], [RIGHT_ROUTE, right, *others]) == ["blackhole 10.0.58.0/24 removed"]
+
+
+def test_every_device_has_blackholes_of_its_own() -> None:
+    metrics = {
+        blackhole_route(SPEC.subnet, f"{stem}{number}").metric for stem in ("flannel", "o") for number in range(999)
+    }
+    assert len(metrics) == 2 * 999
+    assert all(2**31 <= metric < 2**32 for metric in metrics)

@@ -75,6 +75,13 @@ def test_outside_the_network_or_over_our_subnet_is_shown() -> None:
     assert "overlaps this node's subnet 10.0.1.0/24" in texts
 
 
+def test_a_peer_that_is_itself_inside_the_network_is_shown_and_left_out() -> None:
+    """What is sent to it would go through the tunnel, and round again; one such lease is no reason to refuse all."""
+    _, membership = make(kv("10.0.2.0-24", 4, "10.0.9.9"), kv("10.0.3.0-24", 5))
+    assert peers(membership) == {"10.0.3.0/24": "172.31.0.9"}
+    assert "its public IP is inside the network 10.0.0.0/8" in membership.problems()[0].text
+
+
 def test_a_changed_peer_on_a_known_subnet() -> None:
     """flannel 563, 1247, 1604: a peer's new address was missed."""
     view, membership = make(kv("10.0.2.0-24", 4))

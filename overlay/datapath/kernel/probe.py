@@ -130,8 +130,8 @@ def _links() -> tuple[Link, Link]:
         netlink.set_link(underlay, up=True)
         netlink.add_address(device, _OWN.network_address, 32)
         netlink.add_address(underlay, _OWN_OUTER, 32)
-        netlink.replace_route(Route(_NETWORK, device.index))
-        netlink.replace_route(Route(IPv4Network(_FAR_OUTER), underlay.index))
+        netlink.add_route(Route(_NETWORK, device.index))
+        netlink.add_route(Route(IPv4Network(_FAR_OUTER), underlay.index))
     # bpf_fib_lookup routes as if the packet had come from the device, which is forwarding.
     Path(f"/proc/sys/net/ipv4/conf/{_DEVICE}/forwarding").write_text("1")
     return device, underlay
