@@ -1,16 +1,9 @@
-"""The firewall in real network namespaces, with the real tools: iptables in both variants, and nftables.
-
-client 192.0.2.2 ──────── 192.0.2.1 router 10.77.5.1 ──────── 10.77.5.2 container
-                           (Firewall: network 10.77.0.0/16, subnet 10.77.5.0/24)
-"""
+"""The firewall in real network namespaces, with the real tools: iptables in both variants, and nftables."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -19,11 +12,10 @@ import pytest
 from overlay.errors import NodeError
 from overlay.node.firewall import Firewall, Ruleset, desired_rules
 from overlay.node.firewall.tools import Tools
+from tests.support.router import NETWORK, SUBNET, VARIANTS, Router, routing
 
 pytestmark = pytest.mark.root
 
-NETWORK = IPv4Network("10.77.0.0/16")
-SUBNET = IPv4Network("10.77.5.0/24")
 BOTH = desired_rules(NETWORK, SUBNET, ip_masq=True)
 FORWARD_ONLY = desired_rules(NETWORK, SUBNET, ip_masq=False)
 
@@ -42,93 +34,7 @@ COMMIT
 """
 
 
-def run(*command: str, text: str | None = None) -> str:
-    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
-    return done.stdout
-
-
-class Router:
-    """A namespace that forwards between a client and a container, and the tools run inside it."""
-
-    def __init__(self, prefix: str, folder: Path, variant: str) -> None:
-        self.names = {role: f"{prefix}-{role}" for role in ("client", "router", "container")}
-        self.folder = folder
-        self.variant = variant
-        self.tools = Tools(
-            self._wrapper("iptables-save", f"{variant}-save"),
-            self._wrapper("iptables-restore", f"{variant}-restore"),
-            self._wrapper("nft", "nft"),
-        )
-
-    def _wrapper(self, name: str, binary: str) -> str:
-        path = self.folder / name
-        path.write_text(f'#!/bin/sh\nexec nsenter --net=/run/netns/{self.names["router"]} {binary} "$@"\n')
-        path.chmod(0o755)
-        return str(path)
-
-    def __enter__(self) -> Router:
-        try:
-            self._up()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def _up(self) -> None:
-        client, router, container = self.names.values()
-        for name in self.names.values():
-            run("ip", "netns", "add", name)
-            run("ip", "-n", name, "link", "set", "lo", "up")
-        for near, here, there, ours, theirs in (
-            ("client", client, "d0", "192.0.2.2/24", "192.0.2.1/24"),
-            ("container", container, "d1", "10.77.5.2/24", "10.77.5.1/24"),
-        ):
-            run("ip", "-n", router, "link", "add", there, "type", "veth", "peer", "name", near[:4], "netns", here)
-            run("ip", "-n", here, "addr", "add", ours, "dev", near[:4])
-            run("ip", "-n", router, "addr", "add", theirs, "dev", there)
-            run("ip", "-n", here, "link", "set", near[:4], "up")
-            run("ip", "-n", router, "link", "set", there, "up")
-            run("ip", "-n", here, "route", "add", "default", "via", theirs.partition("/")[0])
-        self.inside("router", "sysctl", "-qw", "net.ipv4.ip_forward=1")
-
-    def __exit__(self, *_: object) -> None:
-        for name in self.names.values():
-            subprocess.run(("ip", "netns", "del", name), capture_output=True, check=False)
-
-    def inside(self, role: str, *command: str, text: str | None = None) -> str:
-        return run("nsenter", f"--net=/run/netns/{self.names[role]}", *command, text=text)
-
-    def iptables(self, *arguments: str) -> None:
-        self.inside("router", self.variant, "-w", *arguments)
-
-    def restore(self, text: str) -> None:
-        self.inside("router", f"{self.variant}-restore", "--noflush", text=text)
-
-    def rules(self) -> str:
-        """Everything in the firewall but counters and the date."""
-        saved = "".join(self.inside("router", f"{self.variant}-save", "-t", table) for table in ("filter", "nat"))
-        lines = [line for line in saved.splitlines() if not line.startswith("#")]
-        return "\n".join([*lines, self.inside("router", "nft", "list", "tables")])
-
-    def reaches(self, role: str = "client", target: str = "10.77.5.2") -> bool:
-        done = subprocess.run(
-            ("nsenter", f"--net=/run/netns/{self.names[role]}", "ping", "-qc1", "-W1", target),
-            capture_output=True,
-            check=False,
-        )
-        return done.returncode == 0
-
-
-@contextmanager
-def routing(variant: str, folder: Path) -> Iterator[Router]:
-    if shutil.which(variant) is None:
-        pytest.skip(f"{variant} is not installed")
-    with Router(f"tfw{os.getpid()}", folder, variant) as router:
-        yield router
-
-
-@pytest.fixture(params=["iptables-nft", "iptables-legacy"])
+@pytest.fixture(params=VARIANTS)
 def router(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Router]:
     """A router with one variant of iptables after the other."""
     with routing(request.param, tmp_path) as router:
@@ -327,5 +233,5 @@ def test_a_table_that_iptables_cannot_use_is_one_clear_line(nft_router: Router) 
     with pytest.raises(NodeError) as raised:
         firewall.reconcile(BOTH)
     assert "\n" not in str(raised.value)
-    assert str(raised.value).startswith("iptables-restore: line ")
+    assert str(raised.value).startswith("iptables-nft-restore: line ")
     assert "table of its own" in str(raised.value)

@@ -9,8 +9,9 @@ from ipaddress import IPv4Network
 import pytest
 
 from overlay.node.firewall import EMPTY, Ruleset, desired_rules
-from overlay.node.firewall.iptables import Plan, Saved, anchors, plan, refuses_forwarding, render
+from overlay.node.firewall.iptables import Plan, anchors, plan, refuses_forwarding, render
 from overlay.node.firewall.model import Hook, Names
+from overlay.node.firewall.saved import Saved
 
 NETWORK = IPv4Network("10.0.0.0/16")
 SUBNET = IPv4Network("10.0.58.0/24")

@@ -37,6 +37,14 @@ def test_what_was_written_is_recognised_when_it_is_read_back() -> None:
     assert same(read_back(render(BOTH, NAMES)), render(BOTH, NAMES))
 
 
+def test_an_nft_that_prints_flags_as_a_list_says_the_same() -> None:
+    """From 1.1.5 on."""
+    objects = render(BOTH, NAMES)
+    text = json.dumps({"nftables": listed(objects)}).replace('"flags": "fully-random"', '"flags": ["fully-random"]')
+    assert '["fully-random"]' in text
+    assert same(parse(text), objects)
+
+
 def test_the_order_of_chains_does_not_matter_but_that_of_rules_does() -> None:
     objects = render(BOTH, NAMES)
     assert same([objects[0], objects[2], objects[1], *objects[3:]], objects)

@@ -1,6 +1,7 @@
 """Masquerading and forwarding for the overlay: flannel's rules, in iptables or nftables.
 
 * ``model``: what the rules mean, once, for both: pure.
+* ``saved``: a table of iptables as facts, as iptables prints it or as nft sees it: pure.
 * ``iptables`` and ``nftables``: from meaning to the tool's language and back, and the difference between the rules
   there should be and those there are: pure as well.
 * ``tools``: finds and runs the tools; the only part that starts processes.

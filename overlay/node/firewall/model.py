@@ -34,11 +34,13 @@ class Names:
         chains: iptables' chain a hook, of at most 28 characters (linux/netfilter/x_tables.h, XT_EXTENSION_MAXNAMELEN).
         comments: on every rule, by hook.
         table: nftables' table.
+        device: the agent's tunnel device.
     """
 
     chains: Mapping[Hook, str]
     comments: Mapping[Hook, str]
     table: str
+    device: str
 
     @classmethod
     def of(cls, device: str = FLANNELS_DEVICE) -> Names:
@@ -51,7 +53,7 @@ class Names:
         comments = {Hook.FORWARD: "flanneld forward", Hook.POSTROUTING: "flanneld masq"}
         table = "flannel-ipv4"
         if device == FLANNELS_DEVICE:
-            return cls(chains, comments, table)
+            return cls(chains, comments, table, device)
         # Interfaces may have characters in their names that mean something to iptables-restore or nft.
         name = re.sub(r"[^A-Za-z0-9_.-]", "_", device)
         return cls(
@@ -59,6 +61,7 @@ class Names:
             {Hook.FORWARD: f"FLANNEL-FWD-{name}", Hook.POSTROUTING: f"FLANNEL-MASQ-{name}"},
             {hook: f"{comment} {name}" for hook, comment in comments.items()},
             f"{table}-{name}",
+            device,
         )
 
 

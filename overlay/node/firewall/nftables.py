@@ -43,7 +43,7 @@ def render(ruleset: Ruleset, names: Names) -> list[Json]:
 
 def parse(text: str) -> list[Json]:
     """What ``nft -j list table`` printed, as :func:`render` would have it."""
-    objects = [item for item in json.loads(text)["nftables"] if "metainfo" not in item]
+    objects = [_in_older_words(item) for item in json.loads(text)["nftables"] if "metainfo" not in item]
     for item in objects:
         for content in item.values():
             content.pop("handle", None)
@@ -52,6 +52,18 @@ def parse(text: str) -> list[Json]:
 
 
 _ORDER = ("table", "chain", "rule")
+
+
+def _in_older_words(value: Any) -> Any:
+    """A single flag as a string: from nft 1.1.5 on it is a list of one."""
+    if isinstance(value, list):
+        return [_in_older_words(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: item[0] if name == "flags" and isinstance(item, list) and len(item) == 1 else _in_older_words(item)
+        for name, item in value.items()
+    }
 
 
 def same(actual: list[Json], wanted: list[Json]) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Mapping
 
-from overlay.errors import NodeError
+from overlay.errors import NodeError, PrivilegeError
 from overlay.node.firewall import iptables, nftables
 from overlay.node.firewall.model import EMPTY, FLANNELS_DEVICE, Hook, Names, Ruleset
-from overlay.node.firewall.tools import Tools
+from overlay.node.firewall.saved import Saved
+from overlay.node.firewall.tools import Iptables, Tools
 
 _ATTEMPTS = 3
 """Others write too: a plan made from what was read may fail, as a whole, when it is carried out."""
@@ -19,9 +21,9 @@ class Firewall:
     Every method blocks for some milliseconds, or longer where others hold iptables' lock: asynchronous code calls it
     through ``asyncio.to_thread``, one call at a time.
 
-    With nftables the accepts for forwarded packets may be needed twice: a drop in any base chain is final, and Docker
-    has iptables drop what it does not know, so an accept in a table of ours changes nothing about that. Where iptables'
-    FORWARD refuses, it gets our chain as well.
+    The accepts for forwarded packets may be needed more than once: the kernel asks nftables' base chains, iptables'
+    rules and those of iptables' other variant, and a drop in any of them is final, so an accept in another changes
+    nothing about it. Wherever FORWARD refuses, it gets our chain as well.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Firewall:
         self._tools = tools or Tools.locate()
         self._nftables = enable_nftables or not self._tools.has_iptables
         self._leftovers_gone = False
+        self._printed: tuple[list[nftables.Json], list[nftables.Json]] | None = None
 
     @property
     def backend(self) -> str:
@@ -50,17 +53,25 @@ class Firewall:
             PrivilegeError: not allowed to.
             NodeError: a tool is missing or refused; nothing half-done is left in any one table.
         """
+        changes = []
+        if (own := self._tools.own_iptables) is not None:
+            changes += self._in_iptables(own, ruleset, only_where_needed=self._nftables)
+        for other in self._tools.others:
+            changes += self._in_iptables(other, ruleset, only_where_needed=True, only_tables_there_are=True)
         if self._nftables:
-            return self._in_iptables(ruleset, only_where_needed=True) + self._in_nftables(ruleset)
-        changes = self._in_iptables(ruleset)
-        if not self._leftovers_gone:
+            changes += self._in_nftables(ruleset)
+        elif not self._leftovers_gone:
             changes += self._nftables_leftovers()
             self._leftovers_gone = True
         return changes
 
     def remove(self) -> list[str]:
         """Removes all rules of ours, of either kind; returns what was changed. Raises as reconcile does."""
-        changes = self._in_iptables(EMPTY)
+        changes = []
+        if (own := self._tools.own_iptables) is not None:
+            changes += self._in_iptables(own, EMPTY)
+        for other in self._tools.others:
+            changes += self._in_iptables(other, EMPTY, only_tables_there_are=True)
         return changes + (self._in_nftables(EMPTY) if self._nftables else self._nftables_leftovers())
 
     def _nftables_leftovers(self) -> list[str]:
@@ -69,19 +80,28 @@ class Firewall:
             return self._in_nftables(EMPTY)
         return []
 
-    def _in_iptables(self, ruleset: Ruleset, *, only_where_needed: bool = False) -> list[str]:
-        if not self._tools.has_iptables:
-            return []
+    def _in_iptables(
+        self, tool: Iptables, ruleset: Ruleset, *, only_where_needed: bool = False, only_tables_there_are: bool = False
+    ) -> list[str]:
+        """
+        Args:
+            only_where_needed: no more than makes ``ruleset`` count that is elsewhere.
+            only_tables_there_are: asking for a table of the kernel's older ones makes it.
+        """
+
+        def make_plan(tables: Mapping[str, Saved]) -> iptables.Plan:
+            wanted = _needed(ruleset, tables) if only_where_needed else ruleset
+            return iptables.plan(wanted, tables, self._names, replaced=ruleset)
+
         for attempts_left in reversed(range(_ATTEMPTS)):
-            tables = {table: iptables.Saved.parse(self._tools.save(table)) for table in iptables.TABLES}
-            wanted = ruleset
-            if only_where_needed:
-                wanted = ruleset.only(Hook.FORWARD) if iptables.refuses_forwarding(tables["filter"]) else EMPTY
-            plan = iptables.plan(wanted, tables, self._names)
+            plan = self._plan(tool, make_plan, only_tables_there_are)
             if not plan.changes:
                 break
             try:
-                self._tools.restore(plan.script)
+                if plan.deletions:
+                    self._tools.transact(plan.deletions, as_json=False)
+                if plan.script:
+                    tool.carry_out(plan.script)
             except NodeError:
                 if not attempts_left:
                     raise
@@ -89,13 +109,71 @@ class Firewall:
                 return list(plan.changes)
         return []
 
+    def _plan(
+        self, tool: Iptables, make: Callable[[Mapping[str, Saved]], iptables.Plan], only_tables_there_are: bool
+    ) -> iptables.Plan:
+        """What is to be done; before anything is, nft has the last word on what there is.
+
+        What iptables reads of rules that it did not write may be anything, but it finds its own again, so where it
+        finds nothing to do there is nothing.
+        """
+        if only_tables_there_are:
+            tables = Saved.parse_all(text := tool.tables())
+            unread = [table for table in iptables.TABLES if f"`{table}' is incompatible" in text]
+        else:
+            texts = {table: tool.table(table) for table in iptables.TABLES}
+            tables = {table: Saved.parse(text) for table, text in texts.items() if text is not None}
+            unread = [table for table, text in texts.items() if text is None]
+        if not unread and not (first := make(tables)).changes:
+            return first
+        if not (tool.is_nft and self._tools.has_nftables):
+            if unread:
+                raise NodeError(
+                    "holds what iptables cannot read",
+                    about=f"iptables' table {unread[0]}",
+                    remedy="move what was made with nft to a table of its own, or install nftables",
+                )
+            return first
+        present = [table for table in iptables.TABLES if table in tables or table in unread]
+        return make({table: self._as_nft_sees(tool, table, tables.get(table)) for table in present})
+
+    def _as_nft_sees(self, tool: Iptables, table: str, printed: Saved | None) -> Saved:
+        """A table of iptables with what iptables misreads or (``printed`` is None) cannot read at all."""
+        text = self._tools.list_table("ip", table)
+        if text is None:
+            return Saved({}, {})
+        own = {self._names.chains[hook]: self._names.comments[hook] for hook in Hook}
+        seen = Saved.from_nft(text, own)
+        if printed is not None:
+            return printed.corrected(seen)
+        rules = dict(seen.rules)
+        for chain in own:
+            if chain in seen.policies:
+                try:
+                    rules[chain] = tuple(Saved.parse(tool.chain(table, chain)).chain(chain))
+                except PrivilegeError:
+                    raise
+                except NodeError:  # somebody's rule in our chain: none that we want
+                    rules[chain] = ((),)
+        return Saved(seen.policies, rules, seen.handles)
+
     def _in_nftables(self, ruleset: Ruleset) -> list[str]:
         if not self._tools.has_nftables and not ruleset.chains:
             return []
         wanted = nftables.render(ruleset, self._names)
         text = self._tools.list_table(nftables.FAMILY, self._names.table)
-        if nftables.same(nftables.parse(text) if text is not None else [], wanted):
+        actual = nftables.parse(text) if text is not None else []
+        # An nft that prints what it was told in words that we do not know is not told again for ever.
+        if nftables.same(actual, wanted) or self._printed == (wanted, actual):
             return []
         self._tools.transact(nftables.transaction(wanted, self._names))
+        printed = self._tools.list_table(nftables.FAMILY, self._names.table) if wanted else None
+        self._printed = (wanted, nftables.parse(printed)) if printed is not None else None
         verb = "removed" if not wanted else "made" if text is None else "rewritten"
         return [f"nftables: table {nftables.FAMILY} {self._names.table} {verb}"]
+
+
+def _needed(ruleset: Ruleset, tables: Mapping[str, Saved]) -> Ruleset:
+    """What must be in iptables' tables for the rest to count."""
+    refuses = "filter" in tables and iptables.refuses_forwarding(tables["filter"])
+    return ruleset.only(Hook.FORWARD) if refuses else EMPTY

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from overlay.errors import NodeError, PrivilegeError
 
@@ -24,37 +25,92 @@ _LIMIT_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True)
+class Iptables:
+    """One variant of iptables: its rules are in nftables' tables of its own, or in the kernel's older ones.
+
+    Attributes:
+        save, restore: as ``iptables-save``, ``iptables-restore``.
+        command: as ``iptables``; None where it is not there.
+    """
+
+    save: str
+    restore: str
+    command: str | None = None
+
+    def table(self, table: str) -> str | None:
+        """One table as text; None where it holds what this tool cannot read. Raises NodeError, PrivilegeError."""
+        try:
+            text = _run([self.save, "-t", table])
+        except PrivilegeError:
+            raise
+        except NodeError as error:
+            if "Parsing nftables rule failed" in error.cause:
+                return None
+            raise
+        # With status 0. Base chains that it cannot show are named in the same way, but beside the whole rest.
+        return None if " is incompatible" in text else text
+
+    def tables(self) -> str:
+        """All tables that there are; reading makes none. Raises NodeError, PrivilegeError."""
+        return _run([self.save])
+
+    def chain(self, table: str, name: str) -> str:
+        """One chain as text, whatever else is in its table. Raises NodeError, PrivilegeError."""
+        return _run([_found(self.command, "iptables"), "-t", table, "-S", name])
+
+    def carry_out(self, script: str) -> None:
+        """Carries a script out, each table of it as a whole or not at all. Raises NodeError, PrivilegeError."""
+        _run([self.restore, "--noflush", "--wait", str(_LOCK_SECONDS)], script)
+
+    @property
+    def is_nft(self) -> bool:
+        """Whether its rules are in nftables. Raises NodeError."""
+        return "nf_tables" in _version(self.save)
+
+
+@dataclass(frozen=True, slots=True)
 class Tools:
     """Where the tools are; None for one that is not installed.
 
     ``iptables-save`` and ``iptables-restore`` are whatever variant (legacy or nft) this machine calls iptables, which
-    is the one that Docker uses too.
+    is the one that Docker uses too. The ``others`` are the variants that it does not call so: the kernel asks the
+    rules of both.
     """
 
     iptables_save: str | None
     iptables_restore: str | None
     nft: str | None
+    iptables: str | None = None
+    others: tuple[Iptables, ...] = ()
 
     @classmethod
     def locate(cls) -> Tools:
-        return cls(*(shutil.which(name, path=_SEARCH_PATH) for name in ("iptables-save", "iptables-restore", "nft")))
+        save, restore, nft, iptables = map(_which, ("iptables-save", "iptables-restore", "nft", "iptables"))
+        # A variant is one program with many names.
+        own = None if save is None else os.path.realpath(save)
+        others = [
+            Iptables(other_save, other_restore, _which(variant))
+            for variant in ("iptables-nft", "iptables-legacy")
+            if (other_save := _which(f"{variant}-save")) is not None
+            and (other_restore := _which(f"{variant}-restore")) is not None
+            and os.path.realpath(other_save) != own
+        ]
+        return cls(save, restore, nft, iptables, tuple(others))
+
+    @property
+    def own_iptables(self) -> Iptables | None:
+        """What this machine calls iptables; None where it is not installed."""
+        if self.iptables_save is None or self.iptables_restore is None:
+            return None
+        return Iptables(self.iptables_save, self.iptables_restore, self.iptables)
 
     @property
     def has_iptables(self) -> bool:
-        return self.iptables_save is not None and self.iptables_restore is not None
+        return self.own_iptables is not None
 
     @property
     def has_nftables(self) -> bool:
         return self.nft is not None
-
-    def save(self, table: str) -> str:
-        """One table of iptables as text. Raises NodeError, PrivilegeError."""
-        return _run([_found(self.iptables_save, "iptables"), "-t", table])
-
-    def restore(self, script: str) -> None:
-        """Carries a script out, each table of it as a whole or not at all. Raises NodeError, PrivilegeError."""
-        restore = _found(self.iptables_restore, "iptables")
-        _run([restore, "--noflush", "--wait", str(_LOCK_SECONDS)], script)
 
     def list_table(self, family: str, name: str) -> str | None:
         """A table of nftables as JSON; None if there is none. Raises NodeError, PrivilegeError."""
@@ -65,9 +121,18 @@ class Tools:
                 return None
             raise
 
-    def transact(self, commands: str) -> None:
-        """Carries commands in nft's JSON out, all or none. Raises NodeError, PrivilegeError."""
-        _run([_found(self.nft, "nftables"), "-j", "-f", "-"], commands)
+    def transact(self, commands: str, *, as_json: bool = True) -> None:
+        """Carries commands of nft's out, all or none. Raises NodeError, PrivilegeError."""
+        _run([_found(self.nft, "nftables"), *(["-j"] if as_json else []), "-f", "-"], commands)
+
+
+def _which(name: str) -> str | None:
+    return shutil.which(name, path=_SEARCH_PATH)
+
+
+@cache
+def _version(program: str) -> str:
+    return _run([program, "--version"])
 
 
 def _found(path: str | None, package: str) -> str:

@@ -1,0 +1,135 @@
+"""The firewalls of others: whatever they hold, ours come to rest beside it, and leave it as it was.
+
+Each case: apply; apply again changes nothing, for this agent and for the next one; let others' tools repair nothing;
+clean up, and all is byte for byte what it was.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import pytest
+
+from overlay.node.firewall import Firewall, desired_rules
+from tests.support.foreign_rules import DOCKER_26, DOCKER_28, IN_IPTABLES_TABLE, TABLE, Foreign
+from tests.support.router import NETWORK, SUBNET, VARIANTS, Router, routing
+
+pytestmark = pytest.mark.root
+
+BOTH = desired_rules(NETWORK, SUBNET, ip_masq=True)
+
+USED_BEFORE = """\
+*filter
+:INPUT ACCEPT [0:0]
+:FORWARD ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+COMMIT
+*nat
+:PREROUTING ACCEPT [0:0]
+:INPUT ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+:POSTROUTING ACCEPT [0:0]
+COMMIT
+"""
+
+NATIVE = [
+    Foreign(f"nft in iptables' table: {name}", DOCKER_28, nft=nft, passes=passes)
+    for name, nft, passes in IN_IPTABLES_TABLE
+]
+
+SOME = ("an end", "the other iptables drops", "Docker 28", "Docker in the other", "flanneld", "both", "quota")
+"""Of the cases, those for every variant and mode; with OVERLAY_ALL_FIREWALLS=1 it is all of them."""
+
+
+def cases() -> Iterator[Any]:
+    """Variant of iptables, whether the rules are nftables', what others have."""
+    for variant, enable_nftables in product(VARIANTS, (False, True)):
+        for foreign in (*TABLE, *(NATIVE if variant == "iptables-nft" else ())):
+            usual = variant == "iptables-nft" and not enable_nftables
+            if usual or os.environ.get("OVERLAY_ALL_FIREWALLS") == "1" or any(name in foreign.name for name in SOME):
+                mode = "nftables" if enable_nftables else "iptables"
+                yield pytest.param(variant, enable_nftables, foreign, id=f"{variant}-{mode}-{foreign.name}")
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
+    with routing(request.param, tmp_path_factory.mktemp("tools"), outside="flannel0") as router:
+        yield router
+
+
+@pytest.fixture
+def router(shared: Router) -> Router:
+    """A router without any rule."""
+    shared.inside("router", "nft", "flush", "ruleset")
+    for table in shared.inside("router", "cat", "/proc/net/ip_tables_names").split():
+        empty = f"*{table}\n:PREROUTING ACCEPT\nCOMMIT\n" if table == "raw" else f"*{table}\n:OUTPUT ACCEPT\nCOMMIT\n"
+        shared.inside("router", "iptables-legacy-restore", text=empty)
+        if table == "filter":
+            shared.inside("router", "iptables-legacy", "-P", "FORWARD", "ACCEPT")
+    return shared
+
+
+_COUNTERS = re.compile(r"\[\d+:\d+\]")
+
+
+def everything(router: Router) -> str:
+    """All rules of all tables as every tool prints them, with nft's handles: what is written again gets others."""
+    texts = [router.inside("router", "nft", "-s", "-a", "list", "ruleset")]
+    for variant in VARIANTS:
+        # Where it cannot read a table it says so, and prints the others.
+        texts.append(router.inside("router", "sh", "-c", f"{variant}-save 2>/dev/null || true"))
+    lines = (line for text in texts for line in text.splitlines() if not line.startswith("#"))
+    return _COUNTERS.sub("", "\n".join(lines))
+
+
+def without_handles(text: str) -> str:
+    return "\n".join(line.partition(" # handle")[0] for line in text.splitlines())
+
+
+def put(router: Router, foreign: Foreign) -> None:
+    """Both tables exist before, as on any machine on which iptables was ever used: only their content is compared."""
+    other = next(variant for variant in VARIANTS if variant != router.variant)
+    router.restore(USED_BEFORE)
+    for variant, text in ((router.variant, foreign.rules), (other, foreign.other)):
+        if text:
+            router.inside("router", f"{variant}-restore", "--noflush", text=text)
+    if foreign.nft:
+        router.inside(
+            "router", "nft", "-f", "-", text=foreign.nft.replace("; add", "\nadd").replace("; insert", "\ninsert")
+        )
+
+
+@pytest.mark.parametrize(("shared", "enable_nftables", "foreign"), list(cases()), indirect=["shared"], scope="module")
+def test_ours_come_to_rest_beside_others(router: Router, foreign: Foreign, enable_nftables: bool) -> None:
+    put(router, foreign)
+    before = everything(router)
+    firewall = Firewall(enable_nftables=enable_nftables, tools=router.tools)
+    firewall.reconcile(BOTH)
+    applied = everything(router)
+    for _ in range(2):
+        assert firewall.reconcile(BOTH) == []
+    assert Firewall(enable_nftables=enable_nftables, tools=router.tools).reconcile(BOTH) == []
+    assert everything(router) == applied
+    assert router.reaches() is foreign.passes
+    firewall.remove()
+    left = without_handles(everything(router))
+    if foreign.ours:
+        assert "10.77." not in left
+        assert "FLANNEL" not in left
+    else:
+        assert left == without_handles(before)
+    assert firewall.remove() == []
+
+
+@pytest.mark.parametrize("docker", [DOCKER_26, DOCKER_28], ids=["26", "28"])
+def test_dockers_networks_stay_apart(router: Router, docker: str) -> None:
+    """A container is no way into another network of the same Docker: only what comes out of the tunnel may enter."""
+    router.restore(docker.replace("br-cd6108d8fb25", "flannel0").replace("br-67a3f87c2988", "flannel0"))
+    router.iptables("-t", "raw", "-F")
+    assert not router.reaches("container", "192.0.2.2")
+    Firewall(tools=router.tools, device="flannel1").reconcile(BOTH)
+    assert not router.reaches("container", "192.0.2.2")
