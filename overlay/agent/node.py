@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from dataclasses import replace
 
 from overlay import backends
 from overlay.agent.announce import Announcer
 from overlay.agent.settings import AgentSettings
 from overlay.backends.base import Backend, Desired
 from overlay.datapath.base import DatapathStatus
+from overlay.datapath.causes import Minute, judge
 from overlay.datapath.choice import Choice
 from overlay.datapath.kernel.machine import cleanup as remove_programs
 from overlay.model import EMPTY_PEERS, PeerTable
@@ -36,6 +39,7 @@ class Node:
         self._firewall: Firewall | None = None
         self._firewall_nftables = False
         self._guarding = asyncio.Lock()
+        self._minute = Minute()
         command = settings.on_subnet_change
         self._announcer = Announcer(command, settings.state_dir) if command else None
 
@@ -119,8 +123,11 @@ class Node:
             await self._announcer.run()
 
     async def status(self) -> DatapathStatus:
-        """How the datapath is."""
-        return await self._datapath.status()
+        """How the datapath is, with what its counters say is wrong."""
+        status, now = await self._datapath.status(), time.monotonic()
+        self._minute.add(status.counters, now)
+        problems = judge(self._minute.gained(status.counters, now), status.causes)
+        return replace(status, problems=(*status.problems, *problems))
 
     async def watch(self) -> None:
         """Never returns; raises DatapathError when the datapath has failed for good."""

@@ -10,6 +10,7 @@ from overlay.agent.settings import AgentSettings
 from overlay.control.plane import ControlState, boottime
 from overlay.control.schema import LeaseRecord
 from overlay.datapath.base import DatapathStatus
+from overlay.datapath.causes import slow_path_share
 from overlay.node.interfaces import Underlay
 
 
@@ -73,9 +74,16 @@ def describe(
             "running": datapath.running,
             "detail": datapath.detail,
             "counters": dict(datapath.counters),
+            "slow_path": slow_path_share(datapath.counters, datapath.causes),
+            "notes": list(datapath.notes),
         },
         "peers": [
-            {"subnet": str(peer.subnet), "public_ip": str(peer.public_ip), "node_id": peer.node_id}
+            {
+                "subnet": str(peer.subnet),
+                "public_ip": str(peer.public_ip),
+                "node_id": peer.node_id,
+                "path_mtu": datapath.path_mtus.get(peer.public_ip),
+            }
             for peer in state.peers.peers.values()
         ],
     }

@@ -50,6 +50,7 @@ from overlay.observe import health, report
 from overlay.observe.health import Health
 from overlay.observe.logging import Once
 from overlay.observe.sd_notify import Notifier
+from overlay.problem import Problem
 
 _log = logging.getLogger(__name__)
 
@@ -112,6 +113,8 @@ class _Agent:
         self._node: Node | None = None
         self._converged: Desired | None = None
         self._troubles: dict[str, str] = {}
+        self._datapath_problems: tuple[Problem, ...] = ()
+        self._told: set[str] = set()
 
     async def run(self) -> NoReturn:
         """Brings the node up and keeps it so; ends only by an error."""
@@ -331,13 +334,26 @@ class _Agent:
         watchdog = self._notifier.watchdog_seconds
         interval = min(_HEARTBEAT_SECONDS, watchdog / 3) if watchdog else _HEARTBEAT_SECONDS
         while True:
-            if self._converged is None or (await node.status()).running:
+            status = await node.status()
+            if self._converged is None or status.running:
                 self._notifier.alive()
+            self._take_in(status.problems)
             self._notifier.status(self._one_line(control.state))
             await asyncio.sleep(interval)
 
+    def _take_in(self, problems: tuple[Problem, ...]) -> None:
+        """Logs what is wrong with the datapath when it begins and when it is over, and now and then what it is."""
+        self._datapath_problems = problems if self._converged is not None else ()
+        now = {problem.code for problem in self._datapath_problems}
+        for code in self._told - now:
+            self._says.over(code, f"{code}: over")
+        for problem in self._datapath_problems:
+            if problem.code not in self._told:  # its numbers change with every look
+                self._says.say(problem.code, str(problem))
+        self._told = now
+
     def _problems(self, state: ControlState) -> tuple[str, ...]:
-        return (*state.problems, *self._troubles.values())
+        return (*state.problems, *self._troubles.values(), *map(str, self._datapath_problems))
 
     def _is_set_up(self, state: ControlState) -> bool:
         """Whether this machine has a lease, is as it should be for it as of the last look, and peers can reach it.
@@ -373,12 +389,13 @@ class _Agent:
         assert self._control is not None
         assert self._node is not None
         assert self._underlay is not None
-        state = self._control.state
+        state, status = self._control.state, await self._node.status()
+        self._take_in(status.problems)
         return describe(
             self._settings,
             state,
             self._underlay,
-            await self._node.status(),
+            status,
             uptime=time.monotonic() - self._started,
             endpoint=self._store.endpoint,
             ready=self._is_set_up(state),

@@ -52,17 +52,34 @@ def _overview(report: dict[str, Any]) -> Table:
     shown.add_row("underlay", f"{underlay['interface']}, {underlay['address']}, public IP {underlay['public_ip']}")
     shown.add_row("etcd", f"{'following' if store['connected'] else 'away'}, {store['endpoint']}")
     shown.add_row("datapath", f"{datapath['name']}: {datapath['detail']} ({datapath['reason']})")
+    if datapath["slow_path"]:
+        shown.add_row("slow path", datapath["slow_path"])
     for name, value in datapath["counters"].items():
         if value:
             shown.add_row("", f"{name.replace('_', ' ')}: {value}")
+    for note in datapath["notes"]:
+        shown.add_row("note", note)
     shown.add_row("peers", str(len(report["peers"])))
+    for limit, addresses in sorted(_path_mtus(report["peers"]).items()):
+        shown.add_row("path MTU", f"{limit} to {', '.join(addresses)}")
     for problem in report["problems"]:
         shown.add_row("problem", problem)
     return shown
 
 
-def _peer_table(peers: list[dict[str, Any]]) -> Table:
-    listed = table("SUBNET", "PUBLIC IP", "NODE")
+def _path_mtus(peers: list[dict[str, Any]]) -> dict[int, list[str]]:
+    """Peers' addresses by the largest inner packet that reaches them, where less is known than the device's MTU."""
+    found: dict[int, list[str]] = {}
     for peer in peers:
-        listed.add_row(peer["subnet"], peer["public_ip"], printable(peer["node_id"] or "-"))
+        if peer["path_mtu"] is not None:
+            found.setdefault(peer["path_mtu"], []).append(peer["public_ip"])
+    return {limit: sorted(set(addresses)) for limit, addresses in found.items()}
+
+
+def _peer_table(peers: list[dict[str, Any]]) -> Table:
+    listed = table("SUBNET", "PUBLIC IP", "NODE", "PATH MTU")
+    for peer in peers:
+        limit = peer["path_mtu"]
+        node = printable(peer["node_id"] or "-")
+        listed.add_row(peer["subnet"], peer["public_ip"], node, "-" if limit is None else str(limit))
     return listed

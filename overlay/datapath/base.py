@@ -8,7 +8,9 @@ from ipaddress import IPv4Address
 from types import MappingProxyType
 from typing import Protocol
 
+from overlay.datapath.causes import Cause
 from overlay.model import PeerTable, TunnelSpec
+from overlay.problem import Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,10 @@ class DatapathStatus:
         running: whether packets can pass right now.
         detail: one line for people: which offloads are on, why this datapath was chosen.
         counters: monotonic counts since start by name, e.g. ``tx_packets``, ``rx_bytes``, ``drop_inner_source``.
+        notes: what is not wrong, and should be known: a line each.
+        problems: what is wrong with it on this machine, apart from what ``counters`` say.
+        causes: what is known of this machine about counters that grow, by their names; see
+            :mod:`overlay.datapath.causes`.
         path_mtus: by a peer's underlay address the largest inner packet, in bytes, that reaches it, where that is known
             to be less than the device's MTU.
     """
@@ -29,6 +35,9 @@ class DatapathStatus:
     detail: str = ""
     counters: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     path_mtus: Mapping[IPv4Address, int] = field(default_factory=lambda: MappingProxyType({}))
+    notes: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    causes: Mapping[str, Cause] = field(default_factory=lambda: MappingProxyType({}))
 
 
 class Datapath(Protocol):

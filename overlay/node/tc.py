@@ -7,6 +7,7 @@ it through ``asyncio.to_thread``. Other people's qdiscs and filters on an interf
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -28,8 +29,11 @@ _ETH_P_IP = 0x0800
 _RTM_F_FIB_MATCH = 0x2000
 _RTN_UNICAST = 1
 _ARPHRD_ETHER = 1
-_IFF_UP = 0x1
+_IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
+_RTM_F_CLONED = 0x200
 _MAX_MTU = 65535
+_JOINING = frozenset({"rx-udp-gro-forwarding", "rx-gro-list"})
+"""Features by which the kernel joins datagrams that no socket asked to have joined (``udp_gro_receive``)."""
 
 
 class Hook(Enum):
@@ -41,13 +45,23 @@ class Hook(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A link as filters see it: ``ethernet`` tells whether its packets begin with an Ethernet header."""
+    """A link as filters see it.
+
+    Attributes:
+        ethernet: whether its packets begin with an Ethernet header.
+        kind: rtnetlink's ("veth", "bridge", …), empty for hardware.
+        master: index of the bridge, bond or VRF that it is a port of; 0 for none.
+        master_kind: that one's kind, as far as rtnetlink says it ("bridge", "bond", "vrf", …).
+    """
 
     index: int
     name: str
     ethernet: bool
     kind: str
     up: bool
+    loopback: bool = False
+    master: int = 0
+    master_kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +100,37 @@ class TrafficControl(RouteSocket):
         with explained("interfaces"):
             return [_device(message) for message in self._route.get_links()]
 
+    def addresses(self) -> dict[int, list[IPv4Address]]:
+        """All IPv4 addresses, by the index of the interface that has them."""
+        found: dict[int, list[IPv4Address]] = {}
+        with explained("addresses"):
+            for message in self._route.get_addr(family=socket.AF_INET):
+                address = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+                found.setdefault(message["index"], []).append(IPv4Address(address))
+        return found
+
+    def path_mtus(self) -> dict[IPv4Address, int]:
+        """What routers said about paths (RFC 1191): bytes, by destination; the kernel keeps it for ten minutes."""
+        found: dict[IPv4Address, int] = {}
+        with explained("path MTUs"):
+            # With this flag a dump has the exceptions from routes (net/ipv4/fib_trie.c, fib_dump_info_fnhe).
+            for message in self._route.route("dump", family=socket.AF_INET, flags=_RTM_F_CLONED):
+                metrics = message.get_attr("RTA_METRICS") if message["flags"] & _RTM_F_CLONED else None
+                if metrics is not None and (mtu := metrics.get_attr("RTAX_MTU")):
+                    found[IPv4Address(message.get_attr("RTA_DST"))] = mtu
+        return found
+
+    def joins_datagrams(self, device: Device) -> bool:
+        """Whether the interface puts datagrams of one flow together before filters see them."""
+        ethtool: Any = Ethtool()
+        try:
+            features = ethtool.get_features(device.name).features
+            return any(feature.enable for name, feature in features.items() if name in _JOINING)
+        except (OSError, EthtoolError):
+            return False  # it says nothing of its offloads, so has none
+        finally:
+            ethtool.close()
+
     def towards(self, address: IPv4Address) -> set[int]:
         """Indexes of the interfaces by which the route to ``address`` leaves; several if it has several next hops."""
         with explained(f"route to {address}"):
@@ -110,6 +155,18 @@ class TrafficControl(RouteSocket):
                     name = options.get_attr("TCA_BPF_NAME") or ""
                     found.append(Filter(message["info"] >> 16, message["handle"], name))
         return found
+
+    def filters_before(self, device: Device, hook: Hook, priority: int) -> list[str]:
+        """Filters of any kind that run before those of ``priority``: kind, name and priority in words."""
+        found: dict[int, str] = {}
+        with explained(f"filters of {device.name}"):
+            for message in self._route.get_filters(index=device.index, parent=hook.value):
+                number, kind = message["info"] >> 16, message.get_attr("TCA_KIND")
+                options = message.get_attr("TCA_OPTIONS")
+                name = options.get_attr("TCA_BPF_NAME") if kind == "bpf" and options is not None else None
+                if number < priority:
+                    found[number] = f"{kind} filter{f' {name}' if name else ''} (priority {number})"
+        return list(found.values())
 
     def set_filter(self, device: Device, hook: Hook, wanted: Filter, program_fd: int) -> None:
         """Attaches a program, or puts it in the place of the one with the same priority and handle, in one step.
@@ -204,6 +261,9 @@ def _device(message: Any) -> Device:
         message["ifi_type"] == _ARPHRD_ETHER,
         message.get(("linkinfo", "kind")) or "",
         bool(message["flags"] & _IFF_UP),
+        bool(message["flags"] & _IFF_LOOPBACK),
+        message.get_attr("IFLA_MASTER") or 0,
+        message.get(("linkinfo", "slave_kind")) or "",
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from pyroute2 import IPRoute
 from overlay.datapath.kernel.libbpf import Object
 from overlay.datapath.kernel.programs import pin_directory
 from overlay.lab.namespace import call_inside
+from tests.support.programs import compiled
 from tests.support.tunnels import (
     Node,
     attached,
@@ -264,13 +264,6 @@ def test_an_xdp_firewall_stays_in_front_of_us(mode: int, tmp_path: Path) -> None
         set_xdp(first, -1, mode)
         assert lost(ping(third, first)) == 0
         assert attached(first)
-
-
-def compiled(source: str, directory: Path) -> Path:
-    target = directory / "guard.o"
-    words = ["clang", "-O2", "-g", "-target", "bpf", f"-I/usr/include/{platform.machine()}-linux-gnu", "-x", "c"]
-    subprocess.run([*words, "-c", "-", "-o", str(target)], input=source, text=True, check=True)
-    return target
 
 
 def set_xdp(node: Node, program: int, mode: int) -> None:

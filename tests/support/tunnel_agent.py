@@ -10,16 +10,21 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
 from overlay.datapath.base import Datapath
+from overlay.datapath.causes import Minute, judge, slow_path_share
 from overlay.datapath.kernel.datapath import KernelDatapath
 from overlay.datapath.kernel.programs import OBJECT
 from overlay.datapath.userspace.datapath import UserspaceDatapath
 from overlay.errors import OverlayError
 from overlay.model import Peer, PeerTable, TunnelSpec
+
+WINDOW = 1.0
+"""Seconds instead of the agent's minute."""
 
 
 class Agent:
@@ -28,6 +33,7 @@ class Agent:
     def __init__(self, datapath: Datapath) -> None:
         self._datapath = datapath
         self._watching: asyncio.Task[None] | None = None
+        self._minute = Minute(WINDOW)
 
     async def configure(self, command: dict[str, Any]) -> dict[str, Any]:
         spec = TunnelSpec(
@@ -59,13 +65,17 @@ class Agent:
         return {}
 
     async def status(self, _: dict[str, Any]) -> dict[str, Any]:
-        status = await self._datapath.status()
+        status, now = await self._datapath.status(), time.monotonic()
+        self._minute.add(status.counters, now)
+        problems = judge(self._minute.gained(status.counters, now), status.causes)
         paths = {str(peer): mtu for peer, mtu in status.path_mtus.items()}
         return {
             "running": status.running,
             "detail": status.detail,
             "counters": dict(status.counters),
             "path_mtus": paths,
+            "slow_path": slow_path_share(status.counters, status.causes),
+            "problems": [str(problem) for problem in (*status.problems, *problems)],
         }
 
     async def repair(self, _: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 
 from overlay.datapath.base import Datapath, DatapathStatus
 from overlay.datapath.kernel.datapath import KernelDatapath, _in_thread
-from overlay.datapath.kernel.machine import WAITING, State
+from overlay.datapath.kernel.state import WAITING, State
 from overlay.errors import DatapathError
 from overlay.model import EMPTY_PEERS, PeerTable
 

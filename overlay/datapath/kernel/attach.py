@@ -47,6 +47,13 @@ def ensure(tc: TrafficControl, owner: str, attachment: Attachment) -> bool:
     return True
 
 
+def ahead(tc: TrafficControl, owner: str, attachment: Attachment) -> list[str]:
+    """Filters of others on the same hook that see packets before ours does, each in a few words."""
+    present = tc.filters(attachment.device, attachment.hook)
+    own = [each.priority for each in present if each.name.startswith(_prefix(owner))]
+    return tc.filters_before(attachment.device, attachment.hook, min(own)) if own else []
+
+
 def detach(tc: TrafficControl, owner: str, device: Device, hooks: Iterable[Hook] = Hook) -> int:
     """Removes all filters of ``owner`` from ``device``; returns how many there were."""
     removed = 0

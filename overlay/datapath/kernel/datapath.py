@@ -7,16 +7,23 @@ import logging
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from ipaddress import IPv4Address
 from pathlib import Path
 from types import MappingProxyType
 from typing import ParamSpec, TypeVar
 
 from overlay.datapath.base import Datapath, DatapathStatus
-from overlay.datapath.kernel.machine import WAITING, Machine, State, cleanup
+from overlay.datapath.kernel.attach import gro_pair
+from overlay.datapath.kernel.findings import causes_of, problems_of, slow_path_counters
+from overlay.datapath.kernel.machine import Machine, cleanup
 from overlay.datapath.kernel.maps import read_counters
 from overlay.datapath.kernel.programs import OBJECT, Loaded, load, pin_directory
+from overlay.datapath.kernel.state import WAITING, State
 from overlay.errors import DatapathError, OverlayError
 from overlay.model import PeerTable, TunnelSpec
+from overlay.node import device_drops
+from overlay.node.device_drops import Growth
+from overlay.node.mtu import UDP_ENCAPSULATION
 
 NAME = "kernel"
 
@@ -54,6 +61,9 @@ class KernelDatapath:
         self._table: PeerTable | None = None
         self._state = State()
         self._repairs = 0
+        self._too_big = 0
+        self._before: Mapping[str, int] = {}
+        self._growth = Growth()
         self._wake, self._new_peers = asyncio.Event(), asyncio.Event()
         self._turn = asyncio.Lock()
         self._follower: asyncio.Task[None] | None = None
@@ -80,6 +90,9 @@ class KernelDatapath:
                 former.loaded.close()
                 await _in_thread(cleanup, former.spec.device)
             self._machine = machine = Machine(spec, loaded)
+            if former is None or not same_device:
+                self._before = self._counters()  # a predecessor's, whose slow path is gone with it
+                self._pair_drops()
             self._take_in(await _in_thread(machine.reconcile, self._table))
         if self._follower is None:
             self._follower = asyncio.create_task(self._follow())
@@ -104,17 +117,24 @@ class KernelDatapath:
     async def status(self) -> DatapathStatus:
         """The slow path's snapshot with the kernel's counters added to those of the same names."""
         slow = await self._slow.status()
+        state, fast = self._state, self._counters()  # after the slow path's: what that has seen is in them
+        if fast.get("icmp_too_big", 0) != self._too_big:
+            self._too_big = fast.get("icmp_too_big", 0)
+            self._wake.set()
         counters = dict(slow.counters)
-        for name, value in self._counters().items():
+        for name, value in fast.items():
             counters[name] = counters.get(name, 0) + value
+        counters |= slow_path_counters(slow.counters, {name: fast[name] - self._before.get(name, 0) for name in fast})
+        counters |= await asyncio.to_thread(self._pair_drops)
         counters["repairs"] = self._repairs
-        detail = self._state.problem or self._state.detail
         return DatapathStatus(
             NAME,
             slow.running and self._machine is not None,
-            f"{detail}; slow path: {slow.detail}",
+            f"{state.problem or state.detail}; slow path: {slow.detail}",
             MappingProxyType(counters),
-            slow.path_mtus,
+            self._path_mtus(slow.path_mtus),
+            problems=(*slow.problems, *problems_of(state)),
+            causes=MappingProxyType({**slow.causes, **causes_of(state.surroundings)}),
         )
 
     async def watch(self) -> None:
@@ -156,6 +176,21 @@ class KernelDatapath:
 
     def _counters(self) -> Mapping[str, int]:
         return read_counters(self._machine.loaded.counters) if self._machine is not None else {}
+
+    def _pair_drops(self) -> dict[str, int]:
+        if self._machine is None:
+            return {}
+        found = device_drops.dropped()
+        ends = [found[name] for name in gro_pair(self._machine.spec.device) if name in found]
+        return {"drop_gro_pair": self._growth.add("drop_gro_pair", sum(end.rx + end.tx for end in ends))}
+
+    def _path_mtus(self, learnt: Mapping[IPv4Address, int]) -> Mapping[IPv4Address, int]:
+        """The least of what slow path and kernel know, of peers alone."""
+        if self._table is None:
+            return learnt
+        peers = {peer.public_ip for peer in self._table.peers.values()}
+        told = {at: mtu - UDP_ENCAPSULATION for at, mtu in self._state.path_mtus.items() if at in peers}
+        return MappingProxyType(told | {at: min(mtu, told.get(at, mtu)) for at, mtu in learnt.items()})
 
     async def _follow(self) -> None:
         """Looks again whenever links, qdiscs, filters or peers have changed."""

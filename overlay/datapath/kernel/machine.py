@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from overlay.datapath.kernel import attach
 from overlay.datapath.kernel.attach import Attachment
 from overlay.datapath.kernel.maps import Endpoint, write_endpoint
 from overlay.datapath.kernel.programs import Loaded, pin_directory, unpin, unpin_dead
+from overlay.datapath.kernel.state import WAITING, State
+from overlay.datapath.kernel.underlays import Surroundings, is_end, underlays
 from overlay.errors import DatapathError, DeviceError, OverlayError
 from overlay.model import Peer, PeerTable, TunnelSpec
 from overlay.node.tc import Device, Hook, TrafficControl, VethPair
@@ -22,25 +24,6 @@ _MAX_QUEUES = 16
 """Of the veth pair, so that as many CPUs can merge segments at a time."""
 
 
-WAITING = "waiting for the peers"
-"""The problem of an agent without a predecessor until it knows its peers: it solves itself."""
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """What a look at the machine found.
-
-    Attributes:
-        detail: one line for people.
-        problem: why packets do not take the kernel path; None if they do.
-        mended: what had to be changed this time.
-    """
-
-    detail: str = ""
-    problem: str | None = "not configured"
-    mended: tuple[str, ...] = ()
-
-
 class Machine:
     """Keeps devices, filters and maps as ``spec`` wants them. Methods block, and are for one thread at a time."""
 
@@ -48,6 +31,7 @@ class Machine:
         self.spec, self.loaded = spec, loaded
         self._table: PeerTable | None = None
         self._swept = False
+        self._attached: dict[int, Device] = {}
 
     def reconcile(self, table: PeerTable | None) -> State:
         """Brings everything to the desired state; applied twice, the second time does nothing.
@@ -58,12 +42,12 @@ class Machine:
         mended: list[str] = []
         try:
             with TrafficControl() as tc:
-                detail = self._reconcile(tc, table, mended)
-            return State(detail, self._obstacle(), tuple(mended))
+                detail, surroundings = self._reconcile(tc, table, mended)
+                return State(detail, self._obstacle(), tuple(mended), surroundings, MappingProxyType(tc.path_mtus()))
         except (OverlayError, OSError) as error:
             return State(problem=str(error), mended=tuple(mended))
 
-    def _reconcile(self, tc: TrafficControl, table: PeerTable | None, mended: list[str]) -> str:
+    def _reconcile(self, tc: TrafficControl, table: PeerTable | None, mended: list[str]) -> tuple[str, Surroundings]:
         spec, loaded = self.spec, self.loaded
         tun, underlay = self._device(tc, spec.device), self._device(tc, spec.underlay_interface)
         stage, without_stage = self._stage(tc, mended)
@@ -72,7 +56,9 @@ class Machine:
             self._table = table
         elif table is None and not loaded.adopted:
             raise DatapathError(WAITING)
-        underlays = (underlay, *self._other_underlays(tc, tun, underlay))
+        devices = tc.devices()
+        ours = {tun.index, *((stage.sender.index, stage.receiver.index) if stage is not None else ())}
+        outer = (underlay, *self._other_underlays(tc, devices, ours | {underlay.index}))
 
         gro, finish = (stage.sender.index, stage.receiver.index) if stage is not None else (0, 0)
         endpoint = Endpoint(
@@ -80,17 +66,40 @@ class Machine:
         )
         if write_endpoint(loaded.config, endpoint):
             mended.append(f"told the programs {spec.underlay_address}:{spec.port}, {spec.subnet}")
-        attachments = tuple(self._attachments(tun, underlays, stage))
+        attachments = tuple(self._attachments(tun, outer, stage))
         for attachment in attachments:
             if attach.ensure(tc, spec.device, attachment):
                 where = f"{attachment.hook.name.lower()} of {attachment.device.name}"
                 mended.append(f"attached {attachment.program.name} to {where}")
-        if self._table is not None and not self._swept:
-            self._sweep(tc, {attachment.device.index for attachment in attachments}, mended)
-            self._swept = True
+        wanted = {attachment.device.index: attachment.device for attachment in attachments}
+        if self._table is not None:
+            # Once all of them: an agent with another underlay may have left filters of ours on other interfaces.
+            former = self._attached.values() if self._swept else devices
+            self._detach((device for device in former if device.index not in wanted), tc, devices, mended)
+            self._attached, self._swept = wanted, True
         merging = f"GRO by {stage.receiver.name}" if stage is not None else f"no GRO stage ({without_stage})"
-        names = ", ".join(device.name for device in underlays)
-        return f"{len(loaded.peers)} subnets, {spec.device} and {names}, {merging}"
+        names = ", ".join(device.name for device in outer)
+        detail = f"{len(loaded.peers)} subnets, {spec.device} and {names}, {merging}"
+        return detail, self._look_around(tc, devices, attachments, ours)
+
+    def _look_around(
+        self, tc: TrafficControl, devices: Iterable[Device], attachments: Iterable[Attachment], ours: set[int]
+    ) -> Surroundings:
+        outside = [each for each in attachments if each.device.index not in ours or each.hook is Hook.EGRESS]
+        underlays = {each.device.index: each.device for each in outside if each.hook is Hook.INGRESS}
+        return Surroundings(
+            ahead=tuple(
+                f"{other} on {each.hook.name.lower()} of {each.device.name}"
+                for each in outside
+                for other in attach.ahead(tc, self.spec.device, each)
+            ),
+            joining=tuple(device.name for device in underlays.values() if tc.joins_datagrams(device)),
+            bare=tuple(
+                device.name
+                for device in devices
+                if device.up and is_end(device) and device.index not in underlays and device.index not in ours
+            ),
+        )
 
     def _device(self, tc: TrafficControl, name: str) -> Device:
         device = tc.device(name)
@@ -117,15 +126,16 @@ class Machine:
             mended.append(f"set up {' and '.join(names)}")
         return pair, ""
 
-    def _other_underlays(self, tc: TrafficControl, tun: Device, underlay: Device) -> list[Device]:
-        """Interfaces by which packets from peers may come as well, judged by the routes to some of them.
+    def _other_underlays(self, tc: TrafficControl, devices: Iterable[Device], known: set[int]) -> list[Device]:
+        """Interfaces by which packets from peers may come as well, judged by addresses and the routes to some peers.
 
         One that is missed costs speed only: what comes in there reaches the socket.
         """
         addresses = sorted({peer.public_ip for peer in self._peers()})
         sample = addresses[:: max(1, len(addresses) // _SAMPLE)][:_SAMPLE]
-        indexes = set().union(*(tc.towards(address) for address in sample)) - {tun.index, underlay.index}
-        return [device for device in tc.devices() if device.index in indexes] if indexes else []
+        towards = set().union(*(tc.towards(address) for address in sample))
+        others = [device for device in devices if device.index not in known]
+        return underlays(others, tc.addresses(), towards, self.spec.network)
 
     def _peers(self) -> Iterable[Peer]:
         return self._table.peers.values() if self._table is not None else ()
@@ -140,10 +150,13 @@ class Machine:
             yield Attachment(underlay, Hook.INGRESS, loaded.decap if underlay.ethernet else loaded.decap_l3)
         yield Attachment(tun, Hook.EGRESS, loaded.encap)
 
-    def _sweep(self, tc: TrafficControl, ours: set[int], mended: list[str]) -> None:
-        """Once: an agent with another underlay may have left filters of ours on other interfaces."""
-        for device in tc.devices():
-            if device.index not in ours and attach.detach(tc, self.spec.device, device):
+    def _detach(
+        self, surplus: Iterable[Device], tc: TrafficControl, devices: Iterable[Device], mended: list[str]
+    ) -> None:
+        """Takes filters of ours from interfaces where none belongs, as far as those still exist."""
+        existing = {device.index for device in devices}
+        for device in surplus:
+            if device.index in existing and attach.detach(tc, self.spec.device, device):
                 mended.append(f"detached what was left on {device.name}")
 
 

@@ -577,8 +577,10 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const __u32 at)
 	 * GRO built for the socket (one skb, but the first inner packet ends before it does). */
 	if (header_length != sizeof(*inner))
 		return slow_path(SLOW_RX_OPTIONS);
-	if (skb->gso_size && length < payload)
-		return slow_path(SLOW_RX_TRAIN);
+	if (skb->gso_size && length < payload) {
+		count(SLOW_RX_TRAIN, skb->gso_segs > 1 ? skb->gso_segs : 1);
+		return NEXT_FILTER;
+	}
 	if (length != payload || bpf_ntohs(outer->ip.tot_len) != payload + sizeof(*outer) ||
 	    skb->len < at + payload + sizeof(*outer))
 		return slow_path(SLOW_RX_OTHER);

@@ -15,6 +15,8 @@ from overlay.datapath.userspace.sockets import SocketPair, open_sockets
 from overlay.datapath.userspace.steering import MAX_WORKERS, default_workers
 from overlay.datapath.userspace.supervisor import Supervisor
 from overlay.model import PeerTable, TunnelSpec
+from overlay.node import device_drops
+from overlay.node.device_drops import Growth
 
 NAME = "userspace"
 STATUS_PATIENCE = 0.8
@@ -35,6 +37,7 @@ class UserspaceDatapath:
         self._peers: Subnets = {}
         self._workers: list[Supervisor] = []
         self._restarts = 0
+        self._growth = Growth()
         self._configuring = asyncio.Lock()
         self._changed = asyncio.Event()
 
@@ -59,6 +62,7 @@ class UserspaceDatapath:
             else:
                 await self._replace_workers(spec)
             self._spec = spec
+        await asyncio.to_thread(self._device_drops)  # what was dropped before is not ours
 
     def set_peers(self, table: PeerTable) -> None:
         """Hands ``table`` to every worker; does not block."""
@@ -73,6 +77,7 @@ class UserspaceDatapath:
         for worker in self._workers:
             for name, value in worker.totals().items():
                 total[name] = total.get(name, 0) + value
+        total |= await asyncio.to_thread(self._device_drops)
         heard = [answer for answer in answers if answer is not None]
         detail = f"{len(heard)} of {len(answers)} workers"
         if heard:
@@ -83,6 +88,17 @@ class UserspaceDatapath:
             for peer, limit in answer.path_mtus:
                 limits[IPv4Address(peer)] = min(limit, limits.get(IPv4Address(peer), limit))
         return DatapathStatus(NAME, running, detail, MappingProxyType(total), MappingProxyType(limits))
+
+    def _device_drops(self) -> dict[str, int]:
+        """What the TUN device, and the bridge that has our subnet, dropped since we look; empty before."""
+        if self._spec is None:
+            return {}
+        found, counted = device_drops.dropped(), {}
+        bridge = device_drops.device_of(self._spec.subnet)
+        for counter, device in (("drop_tun_queue", self._spec.device), ("drop_bridge_tx", bridge)):
+            if device in found:
+                counted[counter] = self._growth.add(counter, found[device].tx)
+        return counted
 
     async def watch(self) -> None:
         """Never returns.

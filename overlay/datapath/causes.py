@@ -1,0 +1,170 @@
+"""Why packets are lost or take the slow path, for people; and when that is a problem.
+
+The one catalogue of counters that must not grow: what each of them means, and what to do about it. Counters of refused
+datagrams (``drop_outer_source`` and its like) are not in it: whoever can reach the port makes them grow.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from overlay.problem import Problem
+
+WINDOW = 60.0
+"""Seconds over which shares are taken."""
+_SAMPLES = 12
+"""Snapshots kept of that time."""
+
+TOO_MANY_LOST = 0.001
+"""Share of all packets; TCP's rate suffers from here on (it falls with the root of the share)."""
+TOO_MANY_SLOW = 0.01
+"""Share of all packets; one on the slow path costs some thirty times one on the fast path."""
+TOO_FEW_TO_TELL = 10
+"""Packets lost, or on the slow path, that say nothing: one of a hundred is no share."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """What a counter means: a phrase that follows its number, and what the operator can do."""
+
+    phrase: str
+    remedy: str
+
+
+_BUSY = "give the node more processor time, or a faster datapath (overlay status says why it is not the kernel's)"
+
+LOSSES: Mapping[str, Cause] = MappingProxyType(
+    {
+        "drop_tun_queue": Cause("for which the TUN device's queue had no room: its reader is too slow", _BUSY),
+        "drop_gro_pair": Cause("for which the GRO pair's ring had no room: more came than one processor merges", _BUSY),
+        "drop_bridge_tx": Cause(
+            "refused on their way to containers, by the interface that has our subnet",
+            "look at its MTU and its ports: ip -s -d link show",
+        ),
+        "drop_tx_send": Cause(
+            "that the underlay did not take: no route to the peer, no buffer, or a rule of the firewall",
+            "check the routes to the peers (ip route get) and the OUTPUT chain",
+        ),
+        "drop_tx_nested": Cause(
+            "for a peer that is reached through the overlay itself",
+            "start that node's agent with --iface or --public-ip of the network below the overlay",
+        ),
+        "drop_rx_memory": Cause("for which the kernel had no memory", "free some: free -m"),
+        "drop_tun_write": Cause("that the TUN device refused", "is it up? ip link show"),
+    }
+)
+"""Packets that were to be carried, and are lost."""
+
+SLOW: Mapping[str, Cause] = MappingProxyType(
+    {
+        "slow_rx_unseen": Cause(
+            "that came in without meeting our program",
+            "look for other programs on the underlay: bpftool net show, tc filter show dev DEVICE ingress",
+        ),
+        "slow_tx_unseen": Cause(
+            "that went out without meeting our program",
+            "look for other programs on the TUN device: tc filter show dev DEVICE egress",
+        ),
+        "slow_rx_train": Cause(
+            "that came as trains: the interface had joined them, or a virtual link had never cut them",
+            "turn that off: ethtool -K DEVICE rx-udp-gro-forwarding off rx-gro-list off, or tx-udp-segmentation off at "
+            "the sender",
+        ),
+        "slow_tx_no_route": Cause(
+            "for which the kernel path had no route",
+            "check the routes to the peers, and that IP forwarding is on: sysctl net.ipv4.ip_forward",
+        ),
+        "slow_tx_other": Cause(
+            "that the kernel path could not wrap", "look for what else changes packets: tc, tunnels"
+        ),
+        "slow_rx_other": Cause("that the kernel path could not unwrap", "look at the sender: overlay capture"),
+    }
+)
+"""Packets on the slow path that should be on the fast one."""
+
+USUAL: Mapping[str, str] = MappingProxyType(
+    {
+        "slow_rx_fragment": "outer fragments",
+        "slow_rx_options": "IP options",
+        "slow_rx_ttl": "a TTL that ends",
+        "slow_tx_ttl": "a TTL that ends",
+        "slow_tx_no_peer": "no peer",
+        "slow_tx_too_big": "too big for the path",
+        "slow_tx_not_ipv4": "not IPv4",
+    }
+)
+"""What the slow path is for."""
+
+
+class Minute:
+    """How much each counter has grown lately; takes snapshots as they come, and keeps a few."""
+
+    def __init__(self, window: float = WINDOW) -> None:
+        self._window = window
+        self._snapshots: deque[tuple[float, Mapping[str, int]]] = deque()
+
+    def add(self, counters: Mapping[str, int], now: float) -> None:
+        """``counters`` as they are at ``now``, in seconds of any steady clock."""
+        if not self._snapshots or now - self._snapshots[-1][0] >= self._window / _SAMPLES:
+            self._snapshots.append((now, dict(counters)))
+        while len(self._snapshots) > 1 and now - self._snapshots[1][0] >= self._window:
+            self._snapshots.popleft()
+
+    def gained(self, counters: Mapping[str, int], now: float) -> Mapping[str, int]:
+        """By how much each is above what it was a window ago; empty while that is not known.
+
+        A counter that is less than it was has begun anew, and counts from 0.
+        """
+        if not self._snapshots or now - self._snapshots[0][0] < self._window:
+            return {}
+        before = self._snapshots[0][1]
+        return {
+            name: value - old if (old := before.get(name, 0)) <= value else value for name, value in counters.items()
+        }
+
+
+def judge(gained: Mapping[str, int], known: Mapping[str, Cause] = MappingProxyType({})) -> Iterator[Problem]:
+    """What is wrong with a datapath whose counters have grown by ``gained`` within the window.
+
+    Args:
+        known: what is known of this machine, by counter: it says more than the catalogue does.
+    """
+    carried = gained.get("tx_packets", 0) + gained.get("rx_packets", 0)
+    lost = _grown(gained, LOSSES)
+    if _is_more(lost, TOO_MANY_LOST, carried + sum(lost.values())):
+        yield _problem("drops", "dropped", lost, carried + sum(lost.values()), {**LOSSES, **known})
+    slow = _grown(gained, SLOW)
+    if _is_more(slow, TOO_MANY_SLOW, carried):
+        yield _problem("slow-path", "carried on the slow path", slow, carried, {**SLOW, **known})
+
+
+def slow_path_share(counters: Mapping[str, int], known: Mapping[str, Cause] = MappingProxyType({})) -> str:
+    """Which share of all packets the slow path has carried, and why, as one line; empty where it carried none."""
+    slow = counters.get("slow_tx_packets", 0) + counters.get("slow_rx_packets", 0)
+    total = counters.get("tx_packets", 0) + counters.get("rx_packets", 0)
+    if not slow or not total:
+        return ""
+    phrases = {name: known.get(name, cause).phrase for name, cause in SLOW.items()}
+    phrases.update(USUAL)
+    reasons = _grown(counters, phrases)
+    words = ", ".join(f"{reasons[name]:,} {phrases[name]}" for name in sorted(reasons, key=lambda name: -reasons[name]))
+    return f"{slow / total:.2%} of packets{f': {words}' if words else ''}"
+
+
+def _grown(gained: Mapping[str, int], names: Iterable[str]) -> dict[str, int]:
+    return {name: gained[name] for name in names if gained.get(name, 0) > 0}
+
+
+def _is_more(counted: Mapping[str, int], share: float, total: int) -> bool:
+    number = sum(counted.values())
+    return number >= TOO_FEW_TO_TELL and number > share * total
+
+
+def _problem(code: str, verb: str, counted: Mapping[str, int], total: int, causes: Mapping[str, Cause]) -> Problem:
+    most = sorted(counted, key=lambda name: -counted[name])
+    share = min(1.0, sum(counted.values()) / total)
+    phrases = ", ".join(f"{counted[name]:,} {causes[name].phrase}" for name in most)
+    return Problem(code, f"{share:.1%} of packets were {verb} within a minute: {phrases}", causes[most[0]].remedy)

@@ -1,0 +1,32 @@
+"""What a look at the machine found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from types import MappingProxyType
+
+from overlay.datapath.kernel.underlays import Surroundings
+
+WAITING = "waiting for the peers"
+"""The problem of an agent without a predecessor until it knows its peers: it solves itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a look at the machine found.
+
+    Attributes:
+        detail: one line for people.
+        problem: why packets do not take the kernel path; None if they do.
+        surroundings: what may take packets from the programs.
+        path_mtus: what routers said about paths: bytes of outer packets, by destination.
+        mended: what had to be changed this time.
+    """
+
+    detail: str = ""
+    problem: str | None = "not configured"
+    mended: tuple[str, ...] = ()
+    surroundings: Surroundings = field(default_factory=Surroundings)
+    path_mtus: Mapping[IPv4Address, int] = field(default_factory=lambda: MappingProxyType({}))

@@ -1,0 +1,251 @@
+"""What is lost or carried slowly is told: each test makes one thing go wrong, and ``status`` names it.
+
+The window of a minute is a second here (``tunnel_agent.WINDOW``).
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from overlay.datapath.kernel.libbpf import Object
+from overlay.lab.namespace import call_inside
+from overlay.node.tc import Filter, Hook, TrafficControl
+from tests.support.programs import compiled
+from tests.support.tunnels import (
+    Node,
+    attached,
+    entering,
+    filters,
+    gained,
+    lost,
+    nodes,
+    peers_of,
+    ping,
+    run,
+    running,
+    until,
+)
+
+pytestmark = pytest.mark.root
+
+SENDER = """
+import socket, sys, time
+target, number, size, segment = sys.argv[1], *map(int, sys.argv[2:5])
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+if segment:
+    udp.setsockopt(socket.SOL_UDP, 103, segment)
+if len(sys.argv) > 5:
+    udp.setsockopt(socket.SOL_IP, socket.IP_OPTIONS, bytes.fromhex(sys.argv[5]))
+for _ in range(number):
+    udp.sendto(bytes(size), (target, 9))
+"""
+
+CALLER = """
+import socket, sys
+for _ in range(50):
+    tcp = socket.socket()
+    tcp.setblocking(False)
+    tcp.connect_ex((sys.argv[1], 9))
+"""
+
+
+def send(source: Node, target: Node, number: int, size: int = 100, segment: int = 0, options: str = "") -> None:
+    """Datagrams from pod to pod, to the discard port, cut by UDP_SEGMENT if it says so."""
+    words = [sys.executable, "-c", SENDER, target.pod_address, str(number), str(size), str(segment)]
+    subprocess.run([*entering(source.pod), *words, *filter(None, [options])], check=True)
+
+
+def told(node: Node, code: str, *words: str, meanwhile: Callable[[], None]) -> str:
+    """Repeats what goes wrong until ``status`` has the problem of that code; it must have all of ``words``."""
+    found: list[str] = []
+
+    def look() -> bool:
+        meanwhile()
+        found[:] = [problem for problem in node.status()["problems"] if problem.startswith(f"{code}: ")]
+        return bool(found)
+
+    until(look, f"a problem {code}")
+    assert all(word in found[0] for word in words), found
+    return found[0]
+
+
+def over(node: Node) -> None:
+    until(lambda: node.status()["problems"] == [], "all is well again")
+
+
+def second_link(made: tuple[Node, ...], *, addressed: bool) -> None:
+    """An interface eth1 on each node, by which the first is sent to and does not send."""
+    first, second = made
+    run("ip link add br1 type bridge", first.switch)
+    run("ip link set br1 up", first.switch)
+    for node in made:
+        node(f"ip link add eth1 type veth peer name m{node.number} netns {node.switch}")
+        run(f"ip link set m{node.number} master br1 up", node.switch)
+        node("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth1.rp_filter=0")
+        if addressed or node is second:
+            node(f"ip address add 172.31.1.{node.number}/24 dev eth1")
+        node("ip link set eth1 up")
+    link = first("ip -br link show eth1").split()[2]
+    second(f"ip neighbour replace 172.31.1.1 lladdr {link} dev eth1 nud permanent")
+    second(f"ip route add {first.address}/32 via 172.31.1.1 dev eth1 onlink src {second.address}")
+
+
+def test_packets_that_come_by_another_interface_than_they_leave_by_are_carried_fast() -> None:
+    with nodes(2) as made:
+        first, second = made
+        second_link(made, addressed=True)
+        for node in made:
+            node.start(peers=peers_of(node, made))
+        until(lambda: attached(first) and attached(second), "programs")
+        assert "overlay_decap#" in filters(first, "eth1", "ingress"), "though no route to a peer leaves by it"
+        assert lost(ping(first, second)) == 0
+        before = first.counters()
+        assert lost(ping(first, second, "-c 20 -i 0.01")) == 0
+        assert gained(first, before, "rx_packets", "slow_rx_packets", "slow_rx_unseen") == [20, 0, 0]
+        first("ip address flush dev eth1")
+        until(lambda: "overlay_decap#" not in filters(first, "eth1", "ingress"), "nothing of ours where none belongs")
+
+
+def test_packets_that_come_by_an_interface_without_a_program_are_told() -> None:
+    with nodes(2) as made:
+        first, second = made
+        second_link(made, addressed=False)
+        for node in made:
+            node.start(peers=peers_of(node, made))
+        until(lambda: attached(first) and attached(second), "programs")
+        told(first, "slow-path", "eth1", "--iface", meanwhile=lambda: send(second, first, 50))
+        assert "eth1" in first.status()["slow_path"]
+        over(first)
+
+
+def test_a_program_of_others_that_takes_packets_before_ours_is_told(tmp_path: Path) -> None:
+    with running() as (first, second):
+        for device, hook, source, target in (
+            ("eth0", Hook.INGRESS, second, first),
+            ("flannel0", Hook.EGRESS, first, second),
+        ):
+            put_before_ours(first, device, hook, tmp_path)
+            first.ask("repair")
+            words = f"bpf filter another (priority 7) on {hook.name.lower()} of {device}", "TC_ACT_UNSPEC"
+            told(first, "slow-path", *words, meanwhile=partial(send, source, target, 50))
+            first(f"tc filter del dev {device} {hook.name.lower()} prio 7")
+            over(first)
+
+
+def put_before_ours(node: Node, device: str, hook: Hook, directory: Path) -> None:
+    """A program that lets everything through, so that no other on the hook is asked."""
+    source = "#include <linux/bpf.h>\n"
+    source += '__attribute__((section("tc"), used)) int another(struct __sk_buff *skb) { return 0; }\n'
+
+    def put() -> None:
+        with Object(compiled(source, directory)) as opened, TrafficControl() as tc:
+            opened.load()
+            link, program = tc.device(device), opened.program("another")
+            assert link is not None
+            tc.set_filter(link, hook, Filter(7, 1, "another"), program.fd)
+            program.close()
+
+    call_inside(node.namespace, put)
+
+
+def test_datagrams_that_the_interface_joins_before_our_program_are_told() -> None:
+    """One skb, several of the tunnel's datagrams. Only those with a checksum are joined (``udp_gro_receive``), which a
+    socket's have; rx-udp-gro-forwarding is the same but where some socket of this machine has UDP_GRO."""
+    with running(("kernel", "userspace")) as (first, second):
+        first("ethtool -K eth0 gro on rx-gro-list on")
+        run("ethtool -K n1 tso off gso off", first.switch)  # or veth takes no detour by way of GRO
+        second("ethtool -K eth0 tx-udp-segmentation off")  # single datagrams, many at a time
+        first.ask("repair")
+        assert lost(ping(first, second)) == 0
+        told(first, "slow-path", "eth0 had joined", "ethtool -K eth0 rx-udp-gro-forwarding off",
+             meanwhile=lambda: send(second, first, 500, 1200, 100))  # fmt: skip
+
+
+def test_ip_options_are_told_as_what_the_slow_path_is_for() -> None:
+    with running() as (first, second):
+        send(second, first, 50, options="94040000")
+        until(lambda: first.counters()["slow_rx_options"] == 50, "all have come")
+        until(lambda: "50 IP options" in first.status()["slow_path"], "told")
+        time.sleep(1.2)
+        assert first.status()["problems"] == []
+
+
+def test_forwarding_that_is_off_is_told() -> None:
+    with running() as (first, _second):
+        first("sysctl -qw net.ipv4.ip_forward=0")
+        first.ask("repair")
+        (problem,) = first.status()["problems"]
+        assert problem.startswith("kernel-path: IP forwarding is off")
+        assert "set net.ipv4.ip_forward=1" in problem
+        first("sysctl -qw net.ipv4.ip_forward=1")
+        first.ask("repair")
+        over(first)
+
+
+@pytest.mark.parametrize("kind", ["kernel", "userspace"])
+def test_packets_for_which_the_tun_devices_queue_has_no_room_are_told(kind: str) -> None:
+    """The reader is stopped: on the kernel path it is the slow path's, and gets what has no peer."""
+    with running((kind, kind)) as (first, second):
+        assert first.process is not None
+        (worker,) = first("pgrep -f overlay.datapath.userspace.worker.*" + str(first.process.pid)).split()
+
+        def flood() -> None:
+            first(f"kill -STOP {worker}")
+            try:
+                send(first, second if kind == "userspace" else stranger(first), 12_000)
+            finally:
+                first(f"kill -CONT {worker}")
+
+        told(first, "drops", "the TUN device's queue had no room", "processor time", meanwhile=flood)
+
+
+def stranger(node: Node) -> Node:
+    """Somebody in a subnet that no peer has."""
+    return Node(77, "", "", node.switch)
+
+
+def test_packets_refused_on_their_way_to_the_pods_are_told() -> None:
+    """By the interface that has the route to our subnet; in place of a bridge that cannot cut a train, one that nobody
+    reads from."""
+    with running() as (first, second):
+        first("ip address flush dev cni0")
+        first("ip tuntap add pods mode tun")
+        first("ip link set pods up")
+        first(f"ip route add {first.subnet} dev pods")
+        told(first, "drops", "the interface that has our subnet", meanwhile=lambda: send(second, first, 50))
+
+
+def test_packets_for_which_the_gro_pair_has_no_room_are_told() -> None:
+    """Its far end is down in place of full, behind the back of an agent that would set it up at once."""
+    with running() as (first, second):
+        assert first.process is not None
+
+        def refuse() -> None:
+            assert first.process is not None
+            first.process.send_signal(signal.SIGSTOP)
+            first("ip link set flannel0-grx down")
+            subprocess.run([*entering(second.pod), sys.executable, "-c", CALLER, first.pod_address], check=True)
+            first("ip link set flannel0-grx up")
+            first.process.send_signal(signal.SIGCONT)
+
+        told(first, "drops", "the GRO pair", meanwhile=refuse)
+
+
+def test_a_learnt_path_mtu_is_told() -> None:
+    """Beside test_a_router_with_a_smaller_mtu: what the kernel keeps in its routes, and what a worker keeps."""
+    for kind in ("kernel", "userspace"):
+        with running((kind, kind)) as (first, second):
+            first(f"ip route add {second.address} via 172.31.0.254")
+            run("ip address add 172.31.0.254/24 dev br0", first.switch)
+            run("sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.send_redirects=0", first.switch)
+            run(f"ip route add {second.address} dev br0 mtu lock 1300", first.switch)
+            ping(first, second, "-c 1 -W 1 -M do -s 1400")
+            until(lambda: first.status()["path_mtus"] == {second.address: 1272}, f"{kind}: told")
