@@ -52,6 +52,12 @@ class PoolFacts:
         """Whether ``subnet`` could be leased."""
         return subnet.prefixlen == self.length and self.first <= subnet.network_address <= self.last
 
+    def subnets(self) -> list[IPv4Network]:
+        """Every subnet that could be leased."""
+        step = 1 << (32 - self.length)
+        bases = range(int(self.first), int(self.last) + 1, step)
+        return [IPv4Network((base, self.length)) for base in bases]
+
     @classmethod
     def read(cls, value: bytes) -> PoolFacts:
         """From a config that the simulation has written."""

@@ -15,6 +15,7 @@ from overlay.control.keeper import Phase
 from overlay.control.store import KeyRange, Put
 from tests.simulation.checker import QUIET, Checker
 from tests.simulation.clock import Clock
+from tests.simulation.flanneld import Flanneld
 from tests.simulation.meter import LogMeter
 from tests.simulation.node import PREFIX, TTL, Node, Standstill
 from tests.simulation.reading import CONFIG, SUBNETS, owner_of
@@ -55,6 +56,7 @@ class Scenario:
             self.nodes[1].public_ip = self.nodes[0].public_ip
         self.checker = Checker(self.clock, self.server, self.nodes)
         self.reservations: dict[str, IPv4Address] = {}
+        self.flannelds: list[Flanneld] = []
         self._addresses = count
         self._stranger_keys: set[str] = set()
 
@@ -122,6 +124,8 @@ class Scenario:
         if not self.server.up:
             self.server.start()
         self._configure()
+        for flanneld in self.flannelds:
+            flanneld.frozen_until = 0.0
         for node in self.nodes:
             node.line.loss = node.line.slow = node.line.twice = 0.0
             node.line.denied.clear()
@@ -238,6 +242,23 @@ class Scenario:
             self.checker.stopped(node, remembers=False)
             node.crash()
         self._start(node)
+
+    def flanneld(self) -> None:
+        """A node of flannel's joins, or one that has joined stands still for a while."""
+        if self.flannelds and self.rng.random() < 0.6:
+            self.flannelds[-1].frozen_until = self.clock.now + (seconds := self.rng.choice([10.0, TTL * 1.5]))
+            self.note("flanneld stopped", f"for {seconds} s")
+            return
+        self.note("flanneld joined")
+        joined = Flanneld(IPv4Address("172.31.8.1") + len(self.flannelds), self.clock, self.server, self.rng)
+        joined.on_overwrite = self._overwritten
+        self.flannelds.append(joined)
+        joined.run()
+
+    def _overwritten(self, key: str) -> None:
+        self.note("lease overwritten by flanneld", key)
+        self.reservations.pop(key, None)
+        self._taken_away(key)
 
     def stand_still(self) -> None:
         """A process stands still; its clocks go on, or do not."""
@@ -365,6 +386,8 @@ ACTS: tuple[Callable[[Scenario], None], ...] = (
     Scenario.crash,
     Scenario.crash,
     Scenario.release,
+    Scenario.flanneld,
+    Scenario.flanneld,
     Scenario.stand_still,
     Scenario.reboot_elsewhere,
     Scenario.change_address,

@@ -30,7 +30,7 @@ class Request(Enum):
     WATCH = "watch"
 
 
-Answer = Snapshot | Committed | int | None
+Answer = Snapshot | Committed | bool | int | None
 Operation = Callable[[float], Answer]
 Reply = Callable[[Answer | StoreError], None]
 
