@@ -156,7 +156,10 @@ class Follower:
         return True
 
     def failed(self, error: StoreError, now: float) -> None:
-        """The read failed, or the watch ended. Compaction is an answer: the range is read again at once."""
+        """The read failed, or the watch ended, maybe just when someone asked for a new snapshot.
+
+        Compaction is an answer: the range is read again at once.
+        """
         if self.phase is FollowPhase.WATCHING and now - self._watching_since >= STABLE_AFTER:
             self._backoff.reset()
         first_compaction = isinstance(error, CompactedError) and self._backoff.failures == 0
@@ -166,7 +169,8 @@ class Follower:
         else:
             self.error = error
         self._due = now if first_compaction else now + wait
-        self._enter(FollowPhase.DUE)
+        if self.phase is not FollowPhase.DUE:
+            self._enter(FollowPhase.DUE)
 
     def read_again(self, now: float) -> None:
         """Someone needs a snapshot asked for after this moment; the caller ends a running watch.

@@ -166,7 +166,7 @@ class Checker:
         pool = PoolFacts(config.ipv4.subnet_min, config.ipv4.subnet_max, config.ipv4.subnet_len)
         if not pool.has(held.subnet):
             raise ViolationError(f"{node.name} holds {held.subnet} and runs on {pool}")
-        if held.lease.node_id != node.node_id or held.lease.public_ip not in self._addresses[node.name]:
+        if held.lease.node_id not in (None, node.node_id) or held.lease.public_ip not in self._addresses[node.name]:
             raise ViolationError(f"{node.name} takes the lease {held.lease} for its own")
         if held.subnet in state.peers.peers:
             raise ViolationError(f"{node.name} has its own subnet {held.subnet} for a peer's")
@@ -249,8 +249,9 @@ class Checker:
             self._seen_revision = core.revision
 
     def _taken_by_other(self, node: Node, subnet: IPv4Network) -> bool:
+        """Whether the store has shown somebody else there, or our id with an address that this life never had."""
         return any(
-            taken.overlaps(subnet) and (owner.node != node.node_id if owner.node else owner.address != node.public_ip)
+            taken.overlaps(subnet) and (owner.node not in (None, node.node_id) or owner.address not in node.addresses)
             for _, taken, owner in self._takers
         )
 

@@ -92,6 +92,7 @@ class Node:
     Attributes:
         process: the living one; None between a crash and a restart.
         memory: what its state directory holds; ``memories``: what it held before, oldest first.
+        addresses: those that it has had in this process's life.
         offset: its boottime less the world's, negative after the machine was paused.
         frozen: whether the process is stopped.
         lives: how many processes it has had.
@@ -104,6 +105,7 @@ class Node:
         self.name = name
         self.node_id = name
         self.public_ip = public_ip
+        self.addresses = {public_ip}
         self.line = Line()
         self.memory = Memory()
         self.memories: list[Memory] = []
@@ -136,6 +138,7 @@ class Node:
         """Starts the process with what the state directory remembers."""
         assert self.process is None
         self.lives += 1
+        self.addresses = {self.public_ip}
         self.process = Process(self, self._clock, self._server, self._rng)
 
     def crash(self) -> None:
@@ -159,6 +162,7 @@ class Node:
     def change_address(self, public_ip: IPv4Address) -> None:
         """The node's address becomes another one; a running process is told."""
         self.public_ip = public_ip
+        self.addresses.add(public_ip)
         if (process := self.process) is not None:
             process.loop.call_soon(process.plane.set_public_ip, public_ip)
 

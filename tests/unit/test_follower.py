@@ -98,6 +98,17 @@ def test_after_a_broken_watch_everything_is_read_again() -> None:
     assert follower.next(due) == Read()
 
 
+def test_a_watch_that_breaks_just_as_a_new_snapshot_is_asked_for() -> None:
+    """The watch's end was on its way already when it was ended for the new read: it is no reason to end the agent."""
+    follower = watching()
+    follower.read_again(20.0)
+    follower.failed(GONE, 20.0)
+    assert follower.error is GONE
+    due = follower.next(20.0)
+    assert isinstance(due, float)
+    assert follower.next(due) == Read()
+
+
 def test_a_store_that_went_back_in_time_is_read_again() -> None:
     follower = watching(100)
     assert follower.heard(Events(101, ()), 1.0)
