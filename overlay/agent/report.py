@@ -8,7 +8,7 @@ from typing import Any
 from overlay import __version__
 from overlay.agent.settings import AgentSettings
 from overlay.control.plane import ControlState, boottime
-from overlay.control.schema import LeaseRecord
+from overlay.control.schema import LeaseRecord, udp_port
 from overlay.datapath.base import DatapathStatus
 from overlay.datapath.causes import slow_path_share
 from overlay.node.interfaces import Underlay
@@ -75,6 +75,7 @@ def describe(
             "detail": datapath.detail,
             "counters": dict(datapath.counters),
             "slow_path": slow_path_share(datapath.counters, datapath.causes),
+            "port": None if state.config is None else udp_port(state.config.backend),
             "notes": list(datapath.notes),
         },
         "peers": [

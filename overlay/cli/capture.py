@@ -9,14 +9,17 @@ from pathlib import Path
 
 import click
 
-from overlay.errors import UsageError
+from overlay.cli.options import state_dir_flag
+from overlay.errors import OverlayError, UsageError
 from overlay.model import UDP_PORT
 from overlay.observe import capture as tunnel
+from overlay.observe.report import ask
 
 
 @click.command()
 @click.option("--iface", metavar="NAME", help="The underlay interface to listen on.")
-@click.option("--port", default=UDP_PORT, show_default=True, type=click.IntRange(1, 65535), help="The backend's port.")
+@click.option("--port", type=click.IntRange(1, 65535), help="The backend's port; default: this node's, or 8285.")
+@state_dir_flag
 @click.option("--count", type=click.IntRange(1), help="Stop after so many packets.")
 @click.option("--timeout", type=click.FloatRange(0.1), help="Stop when none came for so many seconds.")
 @click.option("--verbose", "-v", is_flag=True, help="The fields of every layer, instead of one line a packet.")
@@ -27,7 +30,8 @@ from overlay.observe import capture as tunnel
 def capture(
     *,
     iface: str | None,
-    port: int,
+    port: int | None,
+    state_dir: str,
     count: int | None,
     timeout: float | None,
     verbose: bool,
@@ -42,6 +46,7 @@ def capture(
         raise UsageError("one of the two", about="--iface or --read", remedy="for example --iface eth0")
     with contextlib.ExitStack() as stack:
         packets: Iterator[tunnel.Captured]
+        port = port or _port_here(Path(state_dir))
         if read is not None:
             packets = tunnel.read(read, port)
         else:
@@ -53,3 +58,11 @@ def capture(
             print(tunnel.summary(packet), flush=True)
             if verbose:
                 print("\n".join(f"  {line}" for line in tunnel.decode(packet)), flush=True)
+
+
+def _port_here(state_dir: Path) -> int:
+    """The port of the agent that runs on this node; flannel's own where none does."""
+    try:
+        return int(ask(state_dir)["datapath"]["port"])
+    except (OverlayError, KeyError, TypeError):
+        return UDP_PORT

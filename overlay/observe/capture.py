@@ -20,7 +20,7 @@ from enum import Enum
 from pathlib import Path
 
 from scapy.error import Scapy_Exception
-from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet import ICMP, IP, TCP, UDP, UDPerror
 from scapy.packet import Packet
 from scapy.utils import PcapReader, RawPcapWriter
 
@@ -36,6 +36,11 @@ _SNAPSHOT_BYTES = 65535 + 64
 
 _PACKET_OUTGOING = 4
 """<linux/if_packet.h>: the kind of packet that recvfrom names in the sender's address."""
+
+_ICMP_ERRORS = frozenset({3, 5, 11, 12})
+"""Destination unreachable, redirect, time exceeded, parameter problem (RFC 792): each quotes a packet."""
+_PROTOCOLS = {4: "IPIP", 47: "GRE", 50: "ESP", 51: "AH", 132: "SCTP"}
+"""Some of those that scapy's layers above would hide (IANA's protocol numbers)."""
 
 _SKF_AD_PROTOCOL = 0xFFFFF000
 """<linux/filter.h>: SKF_AD_OFF + SKF_AD_PROTOCOL, the packet's EtherType wherever its link keeps that."""
@@ -66,12 +71,13 @@ class Captured:
     @property
     def inner(self) -> tuple[bytes, ...]:
         """The inner packets: one, or several where offload had them cross this point as one."""
-        udp = IP(self.outer).getlayer(UDP)
-        return tuple(_split(bytes(udp.payload))) if udp is not None else ()
+        udp = IP(self.outer).payload
+        return tuple(_split(bytes(udp.payload))) if isinstance(udp, UDP) else ()
 
 
 class Listener:
-    """A live capture of the datagrams that go to ``port`` by one interface; a context manager."""
+    """A live capture of the datagrams that go to ``port`` by one interface, and of ICMP errors about such; a context
+    manager."""
 
     def __init__(self, interface: str, port: int = UDP_PORT) -> None:
         """Begins to capture.
@@ -79,6 +85,7 @@ class Listener:
         Raises:
             PrivilegeError: no CAP_NET_RAW. InterfaceError: no such interface.
         """
+        self._port = port
         try:
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
         except PermissionError as error:
@@ -107,7 +114,8 @@ class Listener:
                 data, sender = self._socket.recvfrom(_SNAPSHOT_BYTES)
             except TimeoutError:
                 return
-            yield Captured(time.time(), data, Direction.OUT if sender[2] == _PACKET_OUTGOING else Direction.IN)
+            if _is_about(IP(data), self._port):
+                yield Captured(time.time(), data, Direction.OUT if sender[2] == _PACKET_OUTGOING else Direction.IN)
 
 
 def read(path: Path, port: int = UDP_PORT) -> Iterator[Captured]:
@@ -120,7 +128,7 @@ def read(path: Path, port: int = UDP_PORT) -> Iterator[Captured]:
         with PcapReader(str(path)) as reader:
             for packet in reader:
                 ip = packet.getlayer(IP)
-                if ip is not None and ip.frag == 0 and UDP in ip and ip[UDP].dport == port:
+                if ip is not None and _is_about(ip, port):
                     yield Captured(float(packet.time), bytes(ip))
     except (OSError, Scapy_Exception) as error:
         raise FileError(str(error), about=f"capture file {path}", remedy="give a pcap or pcapng file") from error
@@ -153,7 +161,10 @@ def summary(captured: Captured) -> str:
     outer = IP(captured.outer)
     when = time.strftime("%H:%M:%S", time.localtime(captured.seconds)) + f"{captured.seconds % 1:.6f}"[1:]
     packets = captured.inner
-    inside = _brief(IP(packets[0])) if packets else f"no inner packet ({len(captured.outer)} bytes)"
+    if isinstance(outer.payload, ICMP):
+        inside = " ".join(_transport(outer))
+    else:
+        inside = _brief(IP(packets[0])) if packets else f"no inner packet ({len(captured.outer)} bytes)"
     more = f", and {len(packets) - 1} more (segmentation offload)" if len(packets) > 1 else ""
     return f"{when} {captured.direction.value:3} {outer.src} > {outer.dst} | {inside}{more}"
 
@@ -162,9 +173,11 @@ def decode(captured: Captured) -> list[str]:
     """Several lines: the fields of the outer and of the first inner packet that matter, layer by layer."""
     outer = IP(captured.outer)
     rows = [("outer", "IP", _ip_fields(outer))]
-    if UDP in outer:
-        checksum = f"checksum {outer[UDP].chksum:#06x}" if outer[UDP].chksum else "no checksum (RFC 768)"
-        rows.append(("", "UDP", f"{outer[UDP].sport} → {outer[UDP].dport}  length {outer[UDP].len}  {checksum}"))
+    if isinstance(udp := outer.payload, UDP):
+        checksum = f"checksum {udp.chksum:#06x}" if udp.chksum else "no checksum (RFC 768)"
+        rows.append(("", "UDP", f"{udp.sport} → {udp.dport}  length {udp.len}  {checksum}"))
+    else:
+        rows.append(("", *_transport(outer)))
     for number, packet in enumerate(captured.inner):
         if number == 1:
             rows.append(("", "", f"and {len(captured.inner) - 1} more packets like it: segmentation offload"))
@@ -187,26 +200,61 @@ def _split(payload: bytes) -> Iterator[bytes]:
         payload = payload[length:]
 
 
+def _is_about(ip: Packet, port: int) -> bool:
+    """Whether it is a datagram to ``port``, or an ICMP error that quotes one: by the direct payload alone."""
+    if ip.frag:
+        return False
+    match ip.payload:
+        case UDP():
+            return bool(ip.payload.dport == port)
+        case ICMP() if ip.payload.type in _ICMP_ERRORS:
+            return (quoted := _quoted(ip.payload)) is not None and quoted.payload.dport == port
+    return False
+
+
+def _quoted(icmp: Packet) -> Packet | None:
+    """The datagram that an ICMP error is about (RFC 792: its IP header, eight bytes more); None if it quotes none."""
+    quoted = IP(bytes(icmp.payload)) if len(icmp.payload) >= 28 else None
+    return quoted if quoted is not None and isinstance(quoted.payload, UDP | UDPerror) else None
+
+
 def _ip_fields(ip: Packet) -> str:
     flags = "  don't fragment" if "DF" in str(ip.flags) else ""
     return f"{ip.src} → {ip.dst}  ttl {ip.ttl}  length {ip.len}{flags}"
 
 
 def _transport(ip: Packet) -> tuple[str, str]:
+    """Name and fields of what ``ip`` carries itself, not of what that may carry in turn."""
+    layer, fields = _direct(ip)
+    if "MF" in str(ip.flags) and not ip.frag:
+        return layer, f"{fields}  the first fragment, {len(ip.payload)} bytes of more"
+    return layer, fields
+
+
+def _direct(ip: Packet) -> tuple[str, str]:
     if ip.frag:
         return f"#{ip.proto}", f"a later fragment, from byte {ip.frag * 8}"
-    if ICMP in ip:
-        icmp = ip[ICMP]
-        kind = str(icmp.sprintf("%ICMP.type%")).replace("-", " ")
-        return "ICMP", f"{kind}  id {icmp.id}  sequence {icmp.seq}" if icmp.type in (0, 8) else f"{kind} {icmp.code}"
-    for layer in (TCP, UDP):
-        if layer in ip:
-            ports = f"{ip[layer].sport} → {ip[layer].dport}"
-            header = ip[layer].dataofs * 4 if layer is TCP else 8
-            size = ip.len - ip.ihl * 4 - header
-            flags = f"  flags {ip[layer].flags}  seq {ip[layer].seq}" if layer is TCP else ""
-            return layer.__name__, f"{ports}{flags}  {size} bytes"
-    return f"#{ip.proto}", f"{len(ip.payload)} bytes"
+    match carried := ip.payload:
+        case ICMP():
+            return "ICMP", _icmp_fields(carried)
+        case TCP() | UDP():
+            header = (carried.dataofs or 0) * 4 if isinstance(carried, TCP) else 8
+            size = max(0, ip.len - ip.ihl * 4 - header)
+            flags = f"  flags {carried.flags}  seq {carried.seq}" if isinstance(carried, TCP) else ""
+            return type(carried).__name__, f"{carried.sport} → {carried.dport}{flags}  {size} bytes"
+    return _PROTOCOLS.get(ip.proto, f"#{ip.proto}"), f"{len(carried)} bytes"
+
+
+def _icmp_fields(icmp: Packet) -> str:
+    kind = str(icmp.sprintf("%ICMP.type%")).replace("-", " ")
+    if icmp.type in (0, 8):
+        return f"{kind}  id {icmp.id}  sequence {icmp.seq}"
+    fields = f"{kind} {icmp.code}"
+    if (icmp.type, icmp.code) == (3, 4):
+        fields += f"  MTU {icmp.nexthopmtu}"
+    if icmp.type in _ICMP_ERRORS and (quoted := _quoted(icmp)) is not None:
+        fields += f"  about {quoted.src} → {quoted.dst} port {quoted.payload.dport}"
+    return fields
 
 
 def _brief(ip: Packet) -> str:
@@ -224,20 +272,21 @@ def _attach(listener: socket.socket, port: int) -> None:
 
 
 def _filter(port: int) -> bytes:
-    """IPv4, UDP, no later fragment, to ``port``; offsets from the IP header (networking/filter.rst in the kernel)."""
-    accept, reject = 9, 10
+    """IPv4, no later fragment, UDP to ``port`` or any ICMP; offsets from the IP header (networking/filter.rst)."""
+    accept, reject = 10, 11
     jump_equal, jump_set = 0x15, 0x45
     instructions = (
         (0x28, 0, 0, _SKF_AD_PROTOCOL),  # 0: ldh protocol
         (jump_equal, 0, reject - 2, 0x0800),
-        (0x30, 0, 0, 9),  # 2: ldb [9], the IP protocol
-        (jump_equal, 0, reject - 4, socket.IPPROTO_UDP),
-        (0x28, 0, 0, 6),  # 4: ldh [6], flags and fragment offset
-        (jump_set, reject - 6, 0, 0x1FFF),
-        (0xB1, 0, 0, 0),  # 6: ldxb 4 * ([0] & 0xf), the header's length
-        (0x48, 0, 0, 2),  # 7: ldh [x + 2], the destination port
-        (jump_equal, accept - 9, reject - 9, port),
-        (0x06, 0, 0, 0x40000),  # 9: ret, the whole packet
-        (0x06, 0, 0, 0),  # 10: ret, nothing
+        (0x28, 0, 0, 6),  # 2: ldh [6], flags and fragment offset
+        (jump_set, reject - 4, 0, 0x1FFF),
+        (0x30, 0, 0, 9),  # 4: ldb [9], the IP protocol
+        (jump_equal, accept - 6, 0, socket.IPPROTO_ICMP),
+        (jump_equal, 0, reject - 7, socket.IPPROTO_UDP),
+        (0xB1, 0, 0, 0),  # 7: ldxb 4 * ([0] & 0xf), the header's length
+        (0x48, 0, 0, 2),  # 8: ldh [x + 2], the destination port
+        (jump_equal, accept - 10, reject - 10, port),
+        (0x06, 0, 0, 0x40000),  # 10: ret, the whole packet
+        (0x06, 0, 0, 0),  # 11: ret, nothing
     )
     return b"".join(struct.pack("HBBI", *instruction) for instruction in instructions)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from scapy.layers.inet import ICMP, IP, TCP, UDP
-from scapy.layers.l2 import Ether
+from scapy.layers.l2 import GRE, Ether
 from scapy.packet import Packet, Raw
 from scapy.utils import wrpcap
 
@@ -132,3 +132,43 @@ class TestCommand:
 
     def test_no_such_interface(self) -> None:
         assert isinstance(self.run("--iface", "nosuch0").exception, InterfaceError | PrivilegeError)
+
+
+INSIDE = {
+    "GRE with a ping inside": (IP(src="10.0.1.2", dst="10.0.2.2") / GRE() / INNER, "GRE ", "echo request"),
+    "IP in IP": (IP(src="10.0.1.2", dst="10.0.2.2") / INNER, "IPIP ", "echo request"),
+    "an ICMP error that quotes TCP": (
+        IP(src="10.0.1.2", dst="10.0.2.2") / ICMP(type=3, code=1) / IP(src="10.0.2.2") / TCP(dport=80),
+        "ICMP dest unreach 1",
+        "TCP",
+    ),
+    "a first fragment": (
+        IP(src="10.0.1.2", dst="10.0.2.2", flags="MF") / UDP() / Raw(b"x" * 56),
+        "the first fragment",
+        "DF",
+    ),
+    "a later fragment": (IP(src="10.0.1.2", dst="10.0.2.2", frag=8, proto=17) / Raw(b"x"), "a later fragment", "first"),
+}
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_what_a_packet_carries_itself_is_named_and_not_what_that_carries(name: str) -> None:
+    packet, shown, hidden = INSIDE[name]
+    line = capture.summary(captured(tunnelled(packet)))
+    assert shown in line
+    assert hidden not in line
+    assert any(shown.split()[0] in row for row in capture.decode(captured(tunnelled(packet))))
+
+
+@pytest.mark.parametrize("port", [8285, 8472])
+def test_icmp_about_the_tunnel_is_shown_and_other_icmp_is_not(port: int, tmp_path: Path) -> None:
+    def error(dport: int) -> Packet:
+        quoted = tunnelled(INNER, dport=dport)
+        return IP(src="172.31.0.254", dst="172.31.0.1") / ICMP(type=3, code=4, nexthopmtu=1400) / IP(bytes(quoted)[:28])
+
+    path = tmp_path / "frames.pcap"
+    ping = IP(src="172.31.0.2", dst="172.31.0.1") / ICMP(type=8)
+    wrpcap(str(path), [Ether() / error(port), Ether() / error(53), Ether() / ping])
+    (seen,) = capture.read(path, port)
+    assert "172.31.0.254 > 172.31.0.1 | ICMP dest unreach 4  MTU 1400  about 172.31.0.1" in capture.summary(seen)
+    assert f"port {port}" in capture.decode(seen)[-1]
