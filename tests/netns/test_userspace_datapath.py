@@ -290,10 +290,11 @@ def test_the_worker_has_no_privileges(pair: Pair) -> None:
     (worker,) = workers_of(pair[0])
     status = Path(f"/proc/{worker}/status").read_text()
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-    assert fields["Uid"].split() == fields["Gid"].split() == ["65534"] * 4
+    assert fields["Uid"].split() == fields["Gid"].split() == ["82850"] * 4, "nothing else runs as it"
     assert fields["Groups"].split() == []
     assert [int(fields[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")] == [0] * 5
     assert fields["NoNewPrivs"].strip() == "1"
+    assert fields["Seccomp"].strip() == "2", "a filter, see test_seccomp"
     assert fields["Threads"].strip() == "1"
     assert int(fields["VmRSS"].split()[0]) < 60_000, "kilobytes"
 

@@ -129,6 +129,7 @@ def test_a_frozen_worker_does_not_feed_the_watchdog(make_site: MakeSite) -> None
     node.systemctl("start", "overlay")
     workers = worker_pids(node)
     assert workers
+    assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in workers} == {-10}, "the unit allows it what was measured"
     for pid in workers:
         node.kill(pid, signal.SIGSTOP)
     wait_until(lambda: bool(worker_pids(node)) and not set(worker_pids(node)) & set(workers), 90, "other workers")
