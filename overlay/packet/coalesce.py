@@ -74,7 +74,7 @@ def find_runs(train: Matrix, last: int, *, udp: bool) -> list[Run]:
     Returns:
         Runs without gaps, in order, that together are the train. All packets of one that has a layout are valid
         IPv4, agree in source, destination and TTL, and have right checksums; that the first one may enter at all is
-        left to the caller. None is longer than one IP packet can be.
+        left to the caller; there are two at least. None is longer than one IP packet can be.
     """
     count, size = train.shape
     layout = _layout_of_row(train[0], size)
@@ -100,8 +100,21 @@ def find_runs(train: Matrix, last: int, *, udp: bool) -> list[Run]:
     runs: list[Run] = []
     for start, stop in itertools.pairwise(starts):
         fits = stop - start > 1 and _has_layout(train[start], size, layout)
-        for piece in range(start, stop, longest):
-            runs.append(Run(piece, min(stop, piece + longest), layout if fits else None))
+        runs += _pieces(start, stop, longest, layout) if fits else [Run(start, stop, None)]
+    return runs
+
+
+def _pieces(start: int, stop: int, longest: int, layout: Layout) -> list[Run]:
+    """Packets that belong together, cut into runs of ``longest``, which may be 1.
+
+    A packet left over stays as it is. The kernel takes a joined one of a single segment for unfinished all the same
+    where its TCP header has options (``virtio_net_hdr_to_skb`` compares with the shortest), and cannot cut it.
+    """
+    if longest < 2:
+        return [Run(start, stop, None)]
+    runs = [Run(at, min(stop, at + longest), layout) for at in range(start, stop, longest)]
+    if stop - runs[-1].start == 1:
+        runs[-1] = Run(stop - 1, stop, None)
     return runs
 
 
