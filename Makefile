@@ -8,13 +8,11 @@ BIN    := $(VENV)/bin
 SEEDS  ?= 20000
 COUNT  ?= 1000000
 
-export DEBIAN_FRONTEND := noninteractive
-
-# What the command needs at run time, what the lab's traffic and checks need, and what the tests run besides. Where
-# PROGRAM=PACKAGE is said, the program will do, whoever brought it: Docker's own packages conflict with Debian's.
+# What the command needs at run time, what the lab's traffic and checks need, and what the tests run besides: see
+# requirements/packages.sh. Docker's client is a package of its own from Debian 13 on.
 RUNTIME := python3-venv iproute2 libbpf1 iptables nftables procps
 LAB     := etcd=etcd-server etcdctl=etcd-client iputils-ping iperf3 sockperf ethtool tcpdump
-TESTS   := man-db dockerd=docker.io busybox-static dbus systemd clang llvm libbpf-dev
+TESTS   := man-db dockerd=docker.io docker=docker-cli,docker.io openssl busybox-static dbus systemd clang llvm libbpf-dev
 .DEFAULT_GOAL := help
 
 help:  ## show this
@@ -24,18 +22,11 @@ help:  ## show this
 
 .PHONY: help packages test-packages lock demo test check lint types unit lowest soak fuzz fuzz-keys bench bpf wheels install uninstall clean
 
-packages: WANTED := $(RUNTIME) $(LAB)
-test-packages: WANTED := $(RUNTIME) $(LAB) $(TESTS)
-packages test-packages:
-	@missing=$$(for p in $(WANTED); do \
-	    case $$p in *=*) ! command -v $${p%=*} >/dev/null || continue; p=$${p#*=};; esac; \
-	    dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; \
-	done); \
-	if [ -n "$$missing" ]; then \
-	    echo "installing:" $$missing; \
-	    { apt-get update -qq && apt-get install -y -qq --no-remove --no-install-recommends $$missing; } >build.log 2>&1 \
-	        || { tail -20 build.log; exit 1; }; rm -f build.log; \
-	fi
+packages:
+	@requirements/packages.sh $(RUNTIME) $(LAB)
+
+test-packages:
+	@requirements/packages.sh $(RUNTIME) $(LAB) $(TESTS)
 
 # What comes from the package index comes as requirements/*.txt locks it. Nothing is built in isolation: there, pip would
 # fetch what builds it in whatever version there is.
