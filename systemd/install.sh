@@ -8,6 +8,8 @@
 # PREFIX   where unit files, man page, completions and the link to the command go (/usr/local)
 # PYTHON   the interpreter to build on (/usr/bin/python3), 3.11 or later
 # WHEELS   a directory of wheels: install from these alone, without an index
+# MEND     what to run again when the interpreter has gone, with an upgrade of the distribution (make -C … install)
+# FORCE    1: uninstall although `overlay cleanup` failed
 set -eu
 
 action=${1:-}
@@ -21,6 +23,7 @@ venv=/opt/overlay
 settings=/etc/default/overlay
 units=$prefix/lib/systemd/system
 command=$prefix/bin/overlay
+mend=${MEND:-make -C $source install}
 manpage=$prefix/share/man/man8/overlay.8
 bash_completion=$prefix/share/bash-completion/completions/overlay
 zsh_completion=$prefix/share/zsh/site-functions/_overlay
@@ -40,7 +43,9 @@ check() {
         fail "$python is missing or older than 3.11; name another with PYTHON="
     "$python" -c 'import ensurepip, venv' 2>/dev/null ||
         fail "$python cannot make virtual environments; apt-get install python3-venv"
-    case $(readlink -f "$(command -v "$python")") in
+    # By its version's name: /usr/bin/python3 is another one after an upgrade of the distribution, and this one may stay.
+    python=$(readlink -f "$(command -v "$python")")
+    case $python in
     /home/* | /root/* | /run/user/*) fail "the service cannot see $python (ProtectHome=); name another with PYTHON=" ;;
     esac
     parent=$destdir$(dirname "$venv")
@@ -64,12 +69,24 @@ build_venv() {
     rm -rf "$new/wheels"
 }
 
+# What /opt/overlay/bin/overlay is: the command, as long as there is the interpreter that all of it was installed for.
+put_launcher() {
+    cat >"$new/bin/overlay" <<EOF
+#!/bin/sh
+python=$venv/bin/python
+if ! [ -x "\$python" ]; then
+    echo "overlay: the Python that it was installed for, $python, is not there any more; run: $mend" >&2
+    exit 1
+fi
+exec "\$python" -P -m overlay "\$@"
+EOF
+}
+
 # Its scripts name the interpreter by the path they were made at.
 relocate_venv() {
     grep -rlIF "$new" "$new/bin" "$new/pyvenv.cfg" | while read -r file; do
         sed -i "s|$new|$venv|g" "$file"
     done
-    head -n 1 "$new/bin/overlay" | grep -qF "#!$venv/bin/" || fail "the command names another interpreter than $venv's"
 }
 
 swap_venv() {
@@ -100,6 +117,7 @@ do_install() {
     build_venv
     generate_texts
     relocate_venv
+    put_launcher
     swap_venv
     texts=$destdir$venv/share/overlay
     put "$texts/overlay.8" "$manpage"
@@ -115,8 +133,10 @@ do_install() {
     [ -e "$destdir$settings" ] || put "$source/systemd/overlay.default" "$settings"
     if systemd_runs; then
         systemctl daemon-reload
-        # An upgrade: traffic goes on while the agent restarts.
-        systemctl try-restart overlay.service
+        # What an older version's unit was enabled by.
+        ! systemctl --quiet is-enabled overlay.service 2>/dev/null || systemctl --quiet reenable overlay.service
+        # An upgrade: traffic goes on while the agent restarts. That may wait for etcd, and this must not.
+        systemctl --no-block try-restart overlay.service
     fi
     say "installed $("$destdir$venv/bin/python" -c 'import overlay; print("overlay", overlay.__version__)')"
     if ! systemd_runs || ! systemctl --quiet is-active overlay.service; then
@@ -127,11 +147,14 @@ do_install() {
 do_uninstall() {
     if systemd_runs; then
         systemctl --quiet stop overlay-docker.path 2>/dev/null || true
-        systemctl --quiet disable --now overlay.service 2>/dev/null || true
+        systemctl --quiet disable --now overlay.service overlay-docker.path 2>/dev/null || true
     fi
     if [ -z "$destdir" ] && [ -x "$venv/bin/overlay" ]; then
         # What the agent made has the names that its settings gave it.
-        (set -a && { [ ! -r "$settings" ] || . "$settings"; } && "$venv/bin/overlay" cleanup) || say "overlay cleanup did not succeed: see above for what is left"
+        set -- cleanup
+        [ ! -e "$settings" ] || set -- --settings "$settings" cleanup
+        "$venv/bin/overlay" "$@" || [ "${FORCE:-}" = 1 ] ||
+            fail "not uninstalled, since overlay cleanup, see above, is needed for it; mend it and try again, or set FORCE=1"
     fi
     for file in "$command" "$manpage" "$bash_completion" "$zsh_completion" "$fish_completion" "$settings" \
         "$units/overlay.service" "$units/overlay-docker.path" "$units/overlay-docker.service" \

@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -58,12 +59,35 @@ class _LazyGroup(click.Group):
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, message="overlay %(version)s")
+@click.option(
+    "--settings",
+    type=click.Path(path_type=Path),
+    is_eager=True,
+    expose_value=False,
+    callback=lambda _context, _option, path: _take_settings(path),
+    help="Take flags from the service's settings, /etc/default/overlay, as systemd reads them.",
+)
 def cli() -> None:
     """An overlay network for containers, compatible with flannel.
 
     Each node leases a subnet from etcd and tunnels its containers' packets in UDP to the other nodes, so that every
     container reaches every other without NAT.
     """
+
+
+def _take_settings(path: Path | None) -> None:
+    """What the file sets and the environment does not, for the command that follows."""
+    if path is None:
+        return
+    from overlay.cli import settings  # noqa: PLC0415
+
+    variables = settings.read(path)
+    if settings.OPTIONS in variables:
+        from overlay.cli.agent import agent  # noqa: PLC0415  (large, and only its flags are of use)
+
+        variables = settings.effective(variables, agent)
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -29,6 +29,8 @@ SOURCE = Path(__file__).resolve().parents[2]
 PYTHON = "/usr/bin/python3"
 """The interpreter that an installation is built on: the service does not see one in a home directory."""
 
+SETTINGS = "/etc/default/overlay"
+
 RESYNC_SECONDS = 5
 """Default of ``--iptables-resync``."""
 
@@ -79,7 +81,7 @@ def site(stage: Path | None, nodes: int = 2, files: Mapping[str, str] | None = N
             # As on a machine that has just been installed: no bridge, no forwarding; both are Docker's to make.
             node.run("ip", "link", "delete", "docker0", check=False)
             node.run("sysctl", "-qw", "net.ipv4.ip_forward=0")
-            own = {"/etc/default/overlay": settings(lab), **(files or {})}
+            own = {SETTINGS: settings(lab), **(files or {})}
             machines.append(
                 stack.enter_context(
                     booted(node.namespace, namespace=node.namespace, folder=folder / node.name, stage=stage, files=own)
@@ -111,7 +113,7 @@ def settings(lab: Lab, **more: str) -> str:
 
 def overlay(node: Booted, *arguments: str) -> str:
     """Runs the installed command on a node, with the service's settings."""
-    return node.run("sh", "-c", 'set -a; . /etc/default/overlay; exec overlay "$@"', "sh", *arguments).stdout
+    return node.run("overlay", "--settings", SETTINGS, *arguments).stdout
 
 
 def subnet(node: Booted) -> IPv4Interface:
@@ -160,11 +162,13 @@ def install(stage: Path, wheels: Path) -> None:
     _run("sh", str(SOURCE / "systemd/install.sh"), "install", env=variables)
 
 
-def installer(node: Booted, action: str, wheels: Path, *, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """``make install`` or ``make uninstall`` on a node, without an index."""
+def installer(
+    node: Booted, action: str, wheels: Path, *variables: str, check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """``make install`` or ``make uninstall`` on a node, without an index; ``variables`` as NAME=VALUE."""
     # From the copy beside the wheels: a checkout in /tmp does not exist in there.
     script = str(wheels / "systemd/install.sh")
-    return node.run("env", f"WHEELS={wheels}", "sh", script, action, check=check, timeout=300)
+    return node.run("env", f"WHEELS={wheels}", *variables, "sh", script, action, check=check, timeout=300)
 
 
 def deploy(node: Booted, stage: Path) -> None:

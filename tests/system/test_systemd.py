@@ -6,13 +6,15 @@ import os
 import re
 import signal
 from collections.abc import Callable
+from functools import partial
 from ipaddress import IPv4Interface
 from pathlib import Path
 
 import pytest
 
+from overlay.cli.settings import parse
 from tests.support.docker import bridge, start_container, start_docker
-from tests.support.site import Site, build_release, installer, overlay, settings, subnet, wait_for_agent
+from tests.support.site import PYTHON, Site, build_release, installer, overlay, settings, subnet, wait_for_agent
 from tests.support.systemd import Booted, wait_until
 
 pytestmark = pytest.mark.root
@@ -65,6 +67,7 @@ def test_docker_starts_once_the_agent_is_ready(make_site: MakeSite) -> None:
     site = make_site(nodes=1)
     (node,) = site.nodes
     site.etcdctl("del", "/coreos.com/network/config")
+    node.systemctl("enable", "overlay")
     node.systemctl("start", "--no-block", "docker")
     wait_until(lambda: node.show("overlay", "StatusText") != "", 30, "a status that says why")
     assert node.show("overlay", "ActiveState") == "activating"
@@ -81,11 +84,31 @@ def test_docker_starts_once_the_agent_is_ready(make_site: MakeSite) -> None:
     assert str(subnet(node)) in node.read("/run/flannel/docker")
 
 
+def test_an_agent_that_nobody_enabled_does_not_keep_docker(make_site: MakeSite) -> None:
+    """Installed is not enabled: Docker is as it was, now and after a reboot, and so it is again once disabled."""
+    site = make_site(nodes=1)
+    (node,) = site.nodes
+    site.etcdctl("del", "/coreos.com/network/config")
+
+    def docker_is_alone() -> bool:
+        node.systemctl("start", "docker")
+        return [node.show(unit, "ActiveState") for unit in UNITS] == ["inactive", "inactive", "inactive", "active"]
+
+    assert docker_is_alone()
+    assert bridge(node) == IPv4Interface("172.17.0.1/16")
+    node.systemctl("enable", "overlay")
+    assert {"overlay.service", "overlay-docker.path"} <= set(node.show("docker", "Wants").split())
+    node.systemctl("disable", "overlay")
+    node.systemctl("stop", "docker.service", "docker.socket")
+    assert docker_is_alone()
+
+
 def test_docker_that_would_not_wait_is_readdressed(make_site: MakeSite) -> None:
     """An operator's TimeoutStartSec= lets Docker start without a subnet; it gets it as soon as there is one."""
     site = make_site(nodes=1, files={f"{_DROP_INS}/timeout.conf": "[Service]\nTimeoutStartSec=2\n"})
     (node,) = site.nodes
     site.etcdctl("del", "/coreos.com/network/config")
+    node.systemctl("enable", "overlay")
     node.systemctl("start", "docker")
     assert "--bip" not in node.read("/run/flannel/docker")
     site.lab.put_config()
@@ -208,6 +231,67 @@ def test_a_wrong_flag_is_not_tried_again(make_site: MakeSite) -> None:
     assert "Traceback" not in node.journal("overlay")
 
 
+HOSTILE_SETTINGS = r"""
+PLAIN=value
+BLANKS= before and after<BLANKS>
+ INDENTED=1
+SPACED = name
+# COMMENTED=out
+; COMMENTED=out
+DOUBLE="in \"quotes\" $HOME `id` \\ \n # no comment"<BLANKS>
+SINGLE='in $(touch /tmp/ran) quotes \'
+JOINED='one'"two" three
+LATER=a"b"'c'
+HASH=not # a comment
+DOLLAR=$(touch /tmp/ran) `touch /tmp/ran` $HOME ~ *
+SEMICOLON=a; touch /tmp/ran
+CONTINUED=first \
+  second
+ESCAPED=\a\ \
+EMPTY=
+OVER="two
+lines"
+export EXPORTED=1
+1DIGIT=1
+no equals sign
+PLAIN=last
+OVERLAY_OPTIONS=--datapath userspace
+LAST=no newline""".replace("<BLANKS>", " \t")
+"""What stands in a settings file: all that systemd and a shell read differently."""
+
+
+def test_settings_are_read_as_systemd_reads_them(node: Booted) -> None:
+    node.write("/etc/default/overlay", HOSTILE_SETTINGS)
+    unit = "[Service]\nType=oneshot\nEnvironmentFile=/etc/default/overlay\nExecStart=sh -c 'env -0 >/run/environment'\n"
+    node.write("/etc/systemd/system/reader.service", unit)
+    node.systemctl("start", "reader")
+    theirs = dict(each.split("=", 1) for each in node.read("/run/environment").split("\0") if each)
+    ours = parse(node.read("/etc/default/overlay"))
+    assert ours.pop("PLAIN") == theirs.pop("PLAIN") == "last"
+    assert {name: theirs.get(name) for name in ours} == ours
+    assert set(theirs) - set(ours) <= {"PATH", "LANG", "INVOCATION_ID", "JOURNAL_STREAM", "PWD", "SHLVL", "_",
+                                       "SYSTEMD_EXEC_PID", "HOME", "SHELL", "USER", "LOGNAME", "container"}  # fmt: skip
+
+
+def test_tls_files_that_only_etcds_group_may_read_and_that_come_late(make_site: MakeSite) -> None:
+    """The agent waits for them, and for etcd with them, and does not end."""
+    (node,) = make_site(nodes=1).nodes
+    path = "/etc/overlay-tls/ca.pem"
+    node.write(
+        "/etc/default/overlay", f"FLANNELD_ETCD_ENDPOINTS=https://172.31.0.100:2379\nFLANNELD_ETCD_CAFILE={path}\n"
+    )
+    node.systemctl("start", "--no-block", "overlay")
+    told = partial(node.show, "overlay", "StatusText")
+    wait_until(lambda: f"{path}: cannot be read: no such file" in told(), 30, "a status that names the file")
+    node.run("cp", "/etc/ssl/certs/ca-certificates.crt", "/etc/new.pem")
+    node.run("chown", "nobody:nogroup", "/etc/new.pem")
+    node.run("chmod", "0400", "/etc/new.pem")
+    node.run("sh", "-c", f"mkdir -m 0700 /etc/overlay-tls && chown nobody /etc/overlay-tls && mv /etc/new.pem {path}")
+    wait_until(lambda: path not in told() and "etcd" in told(), 60, "a status about etcd itself, which has no TLS here")
+    assert node.show("overlay", "ActiveState") == "activating"
+    assert node.show("overlay", "NRestarts") == "0"
+
+
 @pytest.fixture
 def release(wheels: Path, workspace: Path) -> tuple[str, Path]:
     """A later version, as wheels."""
@@ -218,25 +302,68 @@ def release(wheels: Path, workspace: Path) -> tuple[str, Path]:
 
 
 def test_a_staged_command_names_the_interpreter_that_it_is_installed_with(stage: Path) -> None:
-    """However DESTDIR was spelled."""
-    first, *_ = (stage / "opt/overlay/bin/overlay").read_text().splitlines()
-    assert re.fullmatch(r"#!/opt/overlay/bin/python[0-9.]*", first)
+    """However DESTDIR was spelled, and by its version: what /usr/bin/python3 is may change."""
+    launcher = (stage / "opt/overlay/bin/overlay").read_text()
+    assert "python=/opt/overlay/bin/python\n" in launcher
+    assert str(stage) not in launcher
+    links = [path for path in (stage / "opt/overlay/bin").iterdir() if path.is_symlink()]
+    assert Path(PYTHON).resolve() in [path.readlink() for path in links]
+    assert Path(PYTHON) not in [path.readlink() for path in links]
 
 
 def test_removal_takes_what_the_settings_named(make_site: MakeSite, wheels: Path) -> None:
-    """Another device and another file for the subnet go as well, and /run/flannel with them."""
+    """Another device and another file for the subnet go as well, and /run/flannel with them; and nothing is run."""
     site = make_site(nodes=1)
     (node,) = site.nodes
-    own = {"FLANNELD_DEVICE": "flan9", "FLANNELD_SUBNET_FILE": "/run/flannel/nine.env"}
+    own = {
+        "FLANNELD_SUBNET_FILE": "/run/flannel/nine.env",
+        "FLANNELD_IFACE_REGEX": "$(touch /run/ran)|^eth0",
+        "OVERLAY_OPTIONS": "--datapath userspace --device flan9",
+    }
     node.write("/etc/default/overlay", settings(site.lab, **own))
     node.systemctl("start", "overlay")
     assert "flan9" in node.run("ip", "route").stdout
     assert "FLANNEL_SUBNET=" in node.read("/run/flannel/nine.env")
     installer(node, "uninstall", wheels)
+    assert node.run("test", "-e", "/run/ran", check=False).returncode != 0
     assert "flan9" not in node.run("ip", "link").stdout
     assert "FLANNEL" not in node.run("sh", "-c", "iptables-save -t filter; iptables-save -t nat").stdout
     for path in ("/run/flannel", "/run/overlay", "/var/lib/overlay", "/sys/fs/bpf/overlay", "/opt/overlay"):
         assert node.run("test", "-e", path, check=False).returncode != 0, path
+
+
+def test_the_tool_stays_until_it_has_cleaned_up(node: Booted, wheels: Path) -> None:
+    """Whatever keeps it from that: without the tool nobody could."""
+    node.write("/etc/default/overlay", "FLANNELD_DEVICE='no device'\n")
+    refused = installer(node, "uninstall", wheels, check=False)
+    assert refused.returncode != 0
+    assert "no device" in refused.stderr
+    assert "FORCE=1" in refused.stderr
+    assert node.run("overlay", "--version").stdout.startswith("overlay ")
+    assert node.run("test", "-e", "/etc/default/overlay", check=False).returncode == 0
+    installer(node, "uninstall", wheels, "FORCE=1")
+    assert node.run("test", "-e", "/opt/overlay", check=False).returncode != 0
+
+
+def test_a_lost_interpreter_is_named_and_mended_by_an_upgrade_that_waits_for_nobody(
+    make_site: MakeSite, wheels: Path
+) -> None:
+    """As an upgrade of the distribution leaves it; and while the agent, restarted, cannot be ready."""
+    site = make_site(nodes=1)
+    (node,) = site.nodes
+    node.systemctl("enable", "--now", "overlay")
+    site.etcdctl("del", "/coreos.com/network/config")
+    interpreter = str(Path(PYTHON).resolve())
+    (link,) = node.run("find", "/opt/overlay/bin", "-lname", interpreter).stdout.split()
+    node.run("ln", "-sfn", "/usr/bin/python3.99", link)
+    done = node.run("overlay", "status", check=False)
+    assert done.returncode == 1
+    assert f"installed for, {interpreter}, is not there any more; run: make -C " in done.stderr
+    installer(node, "install", wheels)
+    assert node.run("overlay", "--version").stdout.startswith("overlay ")
+    wait_until(lambda: node.show("overlay", "ActiveState") == "activating", 30, "an agent that waits for its config")
+    site.lab.put_config()
+    wait_for_agent(node, 60)
 
 
 def test_upgrade_and_removal_of_the_package(make_site: MakeSite, release: tuple[str, Path]) -> None:
