@@ -6,6 +6,7 @@ VENV   := .venv
 LOWEST := .venv-lowest
 BIN    := $(VENV)/bin
 SEEDS  ?= 20000
+ROOTS  ?= trixie forky
 COUNT  ?= 1000000
 
 # What the command needs at run time, what the lab's traffic and checks need, and what the tests run besides: see
@@ -20,7 +21,7 @@ help:  ## show this
 
 # -- set-up ----------------------------------------------------------------------------------------------------------
 
-.PHONY: help packages test-packages lock demo test check lint types unit lowest soak fuzz fuzz-keys bench bpf wheels install uninstall clean
+.PHONY: test-docker help packages test-packages lock demo test check lint types unit lowest soak fuzz fuzz-keys bench bpf wheels install uninstall clean
 
 packages:
 	@requirements/packages.sh $(RUNTIME) $(LAB)
@@ -79,6 +80,9 @@ unit: $(VENV)/.dev  ## tests that need neither root nor network
 
 lowest: $(LOWEST)/.dev  ## unit tests with each version that pyproject.toml names at its lowest
 	@$(LOWEST)/bin/pytest -q tests/unit
+
+test-docker: test-packages $(VENV)/.dev  ## Docker of other Debians (debootstrap builds them once): make test-docker ROOTS=forky
+	@OVERLAY_DOCKER_ROOTS="$(ROOTS)" $(BIN)/pytest -q tests/system/test_docker_roots.py
 
 soak: $(VENV)/.dev  ## the simulation of the control plane with many seeds: make soak SEEDS=20000
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)

@@ -10,6 +10,7 @@ Tasks, each of which runs as long as the agent::
     announce    runs ``--on-subnet-change``
     firewall    masquerading and forwarding rules, checked every ``--iptables-resync`` seconds: netlink tells nothing
     datapath    ends only by an error, which then ends the agent
+    neighbours  looks whether Docker and the firewalls of others let packets pass
     heartbeat   systemd's status and watchdog, from what control and datapath say of themselves
     report, health  answer ``overlay status`` and probes
 
@@ -31,6 +32,7 @@ from typing import Any, NoReturn
 from overlay import backends
 from overlay.agent import memory
 from overlay.agent.lookout import Lookout, Sight
+from overlay.agent.neighbours import Neighbours
 from overlay.agent.node import Node
 from overlay.agent.report import describe
 from overlay.agent.settings import AgentSettings
@@ -115,6 +117,7 @@ class _Agent:
         self._troubles: dict[str, str] = {}
         self._datapath_problems: tuple[Problem, ...] = ()
         self._told: set[str] = set()
+        self._neighbours = Neighbours(settings.datapath.device, watch_docker=settings.watch_docker)
 
     async def run(self) -> NoReturn:
         """Brings the node up and keeps it so; ends only by an error."""
@@ -143,6 +146,7 @@ class _Agent:
             tasks.create_task(self._converge_for_ever(control, node), name="converge")
             tasks.create_task(node.announce(), name="announce")
             tasks.create_task(self._keep_firewall(node), name="firewall")
+            tasks.create_task(self._neighbours.watch(lambda: self._converged), name="neighbours")
             tasks.create_task(self._watch_datapath(node), name="datapath")
             tasks.create_task(self._heartbeat(control, node), name="heartbeat")
             tasks.create_task(report.serve(self._settings.state_dir, self._report), name="report")
@@ -353,7 +357,8 @@ class _Agent:
         self._told = now
 
     def _problems(self, state: ControlState) -> tuple[str, ...]:
-        return (*state.problems, *self._troubles.values(), *map(str, self._datapath_problems))
+        seen = (*self._datapath_problems, *self._neighbours.problems)
+        return (*state.problems, *self._troubles.values(), *map(str, seen))
 
     def _is_set_up(self, state: ControlState) -> bool:
         """Whether this machine has a lease, is as it should be for it as of the last look, and peers can reach it.

@@ -35,3 +35,4 @@ class AgentSettings:
     mtu: int | None = None
     release_on_exit: bool = False
     on_subnet_change: str = ""
+    watch_docker: bool = True

@@ -91,6 +91,7 @@ def _foreign_flags(command: Any) -> Any:
 @flag("node-id", default="", metavar="ID", help="This node's id; default: from machine-id.")
 @flag("release-on-exit", default=False, type=GO_BOOL, help="Give the subnet back at SIGTERM.")
 @flag("on-subnet-change", default="", metavar="COMMAND", help="Run by sh when the subnet changes; has FLANNEL_*.")
+@flag("watch-docker", default=True, type=GO_BOOL, help="Tell where this machine's Docker keeps the overlay out.")
 @flag("log-format", default="text", type=click.Choice(["text", "json"]), help="Form of the log.")
 @flag("v", default=0, type=int, metavar="LEVEL", help="1 and more: debug messages.")
 @flag("kube-subnet-mgr", default=False, type=GO_BOOL, hidden=True)
@@ -153,6 +154,7 @@ def _settings(etcd: Etcd, places: Places, flags: dict[str, Any]) -> AgentSetting
         copy_dscp=flags["copy_dscp"],
         release_on_exit=flags["release_on_exit"],
         on_subnet_change=flags["on_subnet_change"],
+        watch_docker=flags["watch_docker"],
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -11,6 +12,9 @@ from pathlib import Path
 import click
 
 from overlay.errors import FileError, NodeError
+from overlay.node.docker import program
+from overlay.node.docker.daemon import Told, read_config
+from overlay.node.docker.needs import Needs, needs
 from overlay.node.docker_opts import Form, own_subnet, parse_env, render
 from overlay.node.files import write_atomically
 from overlay.node.netlink import Netlink
@@ -58,9 +62,15 @@ def _usage(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 @click.option("-c", "combined", is_flag=True, help="All options in one variable. Neither -i nor -c means both.")
 @click.option("-k", "key", metavar="NAME", default="DOCKER_OPTS", show_default=True, help="Name of that variable.")
 @click.option("-m", "without_ip_masq", is_flag=True, help="No --ip-masq, for an old Docker.")
+@click.option(
+    "--dockerd",
+    metavar="PROGRAM",
+    default="",
+    help="Also what this Docker needs besides, by its version; by default only what the script writes.",
+)
 @click.option("-h", "-?", is_flag=True, expose_value=False, is_eager=True, callback=_usage, hidden=True)
 def docker_opts(
-    *, subnet_file: str, output: str, individual: bool, combined: bool, key: str, without_ip_masq: bool
+    *, subnet_file: str, output: str, individual: bool, combined: bool, key: str, without_ip_masq: bool, dockerd: str
 ) -> None:
     """Write Docker's options for this node's subnet, as mk-docker-opts.sh does.
 
@@ -69,11 +79,23 @@ def docker_opts(
     """
     variables = {**os.environ, **parse_env(_read(Path(subnet_file)))}
     form = Form(individual, combined, key, ip_masq=not without_ip_masq)
-    _write(Path(output), render(variables, form))
     subnet = own_subnet(variables)
+    more = _needs(dockerd, variables) if dockerd and subnet is not None else Needs()
+    _write(Path(output), render({**variables, **more.options}, form, more.environment))
     if subnet is not None and (route := _foreign_route(subnet)) is not None:
         print(f"Your routing table already contains the subnet: {route}", file=sys.stderr)
         raise click.exceptions.Exit(1)
+
+
+def _needs(dockerd: str, variables: Mapping[str, str]) -> Needs:
+    """What the Docker that is going to be started needs besides."""
+    path = program.find(dockerd)
+    abilities = program.ask(path) if path is not None else None
+    if abilities is None:
+        print(f"{dockerd}: does not tell its version; nothing is added for it", file=sys.stderr)
+        return Needs()
+    given = tuple(variables.get("DOCKER_OPTS", "").split())
+    return needs(abilities, Told(given, read_config(given)))
 
 
 def _read(path: Path) -> str:

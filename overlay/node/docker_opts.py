@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network
+from types import MappingProxyType
 
 from overlay.errors import NodeError
 
@@ -45,12 +46,13 @@ def parse_env(text: str) -> dict[str, str]:
     return variables
 
 
-def render(variables: Mapping[str, str], form: Form) -> str:
+def render(variables: Mapping[str, str], form: Form, environment: Mapping[str, str] = MappingProxyType({})) -> str:
     """The environment file for Docker.
 
     Args:
         variables: those of the environment, overridden by subnet.env's. Besides ``FLANNEL_*`` they count where they
             are named ``DOCKER_OPT_…`` (one more option each) or like the combined key (options to put in front).
+        environment: variables that Docker is to have besides.
 
     Raises:
         NodeError: FLANNEL_IPMASQ is neither true nor false.
@@ -73,6 +75,7 @@ def render(variables: Mapping[str, str], form: Form) -> str:
         before = variables.get(form.key, "")
         combined = (f"{before} " if before else "") + "".join(f" {options[name]}" for name in sorted(options))
         lines.append(f'{form.key}="{combined}"')
+    lines += [f'{name}="{environment[name]}"' for name in sorted(environment)]
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from overlay.node.firewall import Firewall, desired_rules
-from tests.support.foreign_rules import DOCKER_26, DOCKER_28, IN_IPTABLES_TABLE, TABLE, Foreign
+from overlay.node.firewall import Firewall, desired_rules, others
+from tests.support.foreign_rules import DOCKER_26, DOCKER_28, FIREWALLD, IN_IPTABLES_TABLE, TABLE, Foreign
 from tests.support.router import NETWORK, SUBNET, VARIANTS, Router, routing
 
 pytestmark = pytest.mark.root
@@ -133,3 +133,36 @@ def test_dockers_networks_stay_apart(router: Router, docker: str) -> None:
     assert not router.reaches("container", "192.0.2.2")
     Firewall(tools=router.tools, device="flannel1").reconcile(BOTH)
     assert not router.reaches("container", "192.0.2.2")
+
+
+def test_a_docker_with_rules_in_nftables_gets_marks(router: Router) -> None:
+    """As Docker 29 has them: it drops what comes to its bridge from elsewhere, unless it carries the mark."""
+    router.inside(
+        "router",
+        "nft",
+        "table ip docker-bridges { chain filter-FORWARD { type filter hook forward priority filter; policy accept; "
+        'meta mark & 0x100000 == 0x100000 accept; oifname "d1" iifname != "d1" drop; }; }',
+    )
+    before = without_handles(everything(router))
+    for enable_nftables in (False, True):
+        firewall = Firewall(tools=router.tools, enable_nftables=enable_nftables)
+        assert not router.reaches()
+        firewall.reconcile(BOTH)
+        assert router.reaches()
+        assert firewall.reconcile(BOTH) == []
+        assert Firewall(tools=router.tools, enable_nftables=enable_nftables).reconcile(BOTH) == []
+        firewall.remove()
+        assert "flannel-docker" not in everything(router)
+        if enable_nftables:
+            assert before.split("chain filter-FORWARD")[1].split("}")[0] in without_handles(everything(router))
+
+
+def test_what_others_refuse_is_said(router: Router) -> None:
+    """But not where they were told of us."""
+    for text, codes in ((FIREWALLD % "eth0", ["firewall-refuses"]), (FIREWALLD % "flannel0", [])):
+        router.inside("router", "nft", f"flush ruleset; {text}")
+        found = list(others.look(router.tools, NETWORK, "flannel0"))
+        assert [problem.code for problem in found] == codes
+    Firewall(tools=router.tools, enable_nftables=True).reconcile(BOTH)
+    router.restore(DOCKER_28)
+    assert list(others.look(router.tools, NETWORK, "flannel0")) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable
 
@@ -52,6 +53,43 @@ def test_docker_gets_its_addresses_from_the_lease(containers: Pair) -> None:
 def test_containers_talk_although_docker_drops_what_is_forwarded(containers: Pair) -> None:
     assert ":FORWARD DROP" in rules(containers[0].node)
     assert_they_talk(containers)
+
+
+def problems(node: Booted) -> tuple[int, str]:
+    """Exit status of ``overlay status``, and what it names."""
+    done = node.run("overlay", "status", "--json", check=False)
+    return done.returncode, " ".join(json.loads(done.stdout or '{"problems": []}')["problems"])
+
+
+def test_a_default_deny_of_the_operators_denies(containers: Pair) -> None:
+    """And before that nothing is wrong with this Docker, whatever version it is."""
+    first, second = containers
+    assert_they_talk(containers)
+    for container in containers:
+        wait_until(lambda node=container.node: problems(node) == (0, ""), 60, "a status without a problem")  # type: ignore[misc]
+    second.node.run("iptables", "-I", "DOCKER-USER", "1", "-j", "DROP")
+    for _ in range(3):
+        assert not first.reaches(second.address)
+        second.node.systemctl("restart", "overlay")
+    second.node.run("iptables", "-D", "DOCKER-USER", "-j", "DROP")
+    assert_they_talk(containers)
+
+
+def test_a_docker_that_runs_without_our_options_is_told_of(make_site: MakeSite) -> None:
+    (node,) = make_site(nodes=1).nodes
+    start = "dockerd -H fd:// --containerd=/run/containerd/containerd.sock"
+    drop_in = "/etc/systemd/system/docker.service.d/zz-test.conf"
+    node.write(drop_in, f"[Service]\nExecStart=\nExecStart={start}\n")
+    node.systemctl("daemon-reload")
+    start_docker(node)
+    wait_until(lambda: "docker-subnet: " in problems(node)[1], 60, "the problem in the status")
+    assert problems(node)[0] == 1
+    assert "systemctl restart docker" in problems(node)[1]
+    wait_until(lambda: "docker-subnet: " in node.journal("overlay"), 20, "the problem in the log")
+    node.run("rm", drop_in)
+    node.systemctl("daemon-reload")
+    node.systemctl("restart", "docker")
+    wait_until(lambda: problems(node) == (0, ""), 60, "a status without a problem")
 
 
 def test_an_agent_that_is_killed_restarts_nothing_of_dockers(containers: Pair) -> None:

@@ -64,12 +64,12 @@ def test_any_difference_counts() -> None:
 def test_nothing_wanted_is_no_table() -> None:
     assert render(EMPTY, NAMES) == []
     assert same([], render(EMPTY, NAMES))
-    commands = json.loads(transaction([], NAMES))["nftables"]
+    commands = json.loads(transaction([], NAMES.table))["nftables"]
     assert [next(iter(command)) for command in commands] == ["add", "delete"]
 
 
 def test_a_transaction_replaces_the_table_as_a_whole() -> None:
-    commands = json.loads(transaction(render(BOTH, NAMES), NAMES))["nftables"]
+    commands = json.loads(transaction(render(BOTH, NAMES), NAMES.table))["nftables"]
     assert [next(iter(command)) for command in commands[:3]] == ["add", "delete", "add"]
     assert all("add" in command for command in commands[2:])
     assert sum("rule" in command.get("add", ()) for command in commands) == 8
@@ -103,6 +103,6 @@ def test_rules_in_nfts_words() -> None:
 
 def test_another_device_has_a_table_of_its_own() -> None:
     names = Names.of("flannel1")
-    text = json.dumps(render(BOTH, names)) + transaction(render(BOTH, names), names)
+    text = json.dumps(render(BOTH, names)) + transaction(render(BOTH, names), names.table)
     assert text.count('"flannel-ipv4"') == 0
     assert '"flannel-ipv4-flannel1"' in text

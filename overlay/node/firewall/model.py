@@ -11,6 +11,11 @@ from ipaddress import IPv4Network
 MASQUERADED_MARK = 0x4000
 """The mark kube-proxy puts on packets it masquerades itself (pkg/trafficmngr/trafficmngr.go, ``KubeProxyMark``)."""
 
+ACCEPTED_MARK = 0x100000
+"""The mark on what comes out of the tunnel where Docker's rules are nftables' own: it accepts what carries the mark
+that ``--bridge-accept-fwmark`` names, and no accept of others. One bit, which neither kube-proxy, Cilium (0x0f00),
+Tailscale (0x40000, 0x80000) nor flannel use."""
+
 MULTICAST = IPv4Network("224.0.0.0/4")
 """RFC 5771: an address of a group never answers, so masquerading a packet to one serves nobody."""
 
@@ -34,12 +39,14 @@ class Names:
         chains: iptables' chain a hook, of at most 28 characters (linux/netfilter/x_tables.h, XT_EXTENSION_MAXNAMELEN).
         comments: on every rule, by hook.
         table: nftables' table.
+        marking_table: nftables' table that marks for a Docker whose rules are nftables' own.
         device: the agent's tunnel device.
     """
 
     chains: Mapping[Hook, str]
     comments: Mapping[Hook, str]
     table: str
+    marking_table: str
     device: str
 
     @classmethod
@@ -51,9 +58,9 @@ class Names:
         """
         chains = {Hook.FORWARD: "FLANNEL-FWD", Hook.POSTROUTING: "FLANNEL-POSTRTG"}
         comments = {Hook.FORWARD: "flanneld forward", Hook.POSTROUTING: "flanneld masq"}
-        table = "flannel-ipv4"
+        table, marking_table = "flannel-ipv4", "flannel-docker"
         if device == FLANNELS_DEVICE:
-            return cls(chains, comments, table, device)
+            return cls(chains, comments, table, marking_table, device)
         # Interfaces may have characters in their names that mean something to iptables-restore or nft.
         name = re.sub(r"[^A-Za-z0-9_.-]", "_", device)
         return cls(
@@ -61,6 +68,7 @@ class Names:
             {Hook.FORWARD: f"FLANNEL-FWD-{name}", Hook.POSTROUTING: f"FLANNEL-MASQ-{name}"},
             {hook: f"{comment} {name}" for hook, comment in comments.items()},
             f"{table}-{name}",
+            f"{marking_table}-{name}",
             device,
         )
 

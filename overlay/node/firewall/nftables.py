@@ -8,13 +8,17 @@ difference means: written anew, in one transaction.
 from __future__ import annotations
 
 import json
+from ipaddress import IPv4Network
 from typing import Any
 
-from overlay.node.firewall.model import Chain, Hook, Match, Names, Rule, Ruleset, Verdict
+from overlay.node.firewall.model import ACCEPTED_MARK, Chain, Hook, Match, Names, Rule, Ruleset, Verdict
 
 Json = dict[str, Any]
 
 FAMILY = "ip"
+
+DOCKERS_TABLE = "docker-bridges"
+"""Where Docker has its rules since its version 29, if it is told to have them in nftables."""
 
 _CHAINS: dict[Hook, Json] = {
     Hook.FORWARD: {"name": "forward", "type": "filter", "hook": "forward", "prio": 0, "policy": "accept"},
@@ -41,6 +45,31 @@ def render(ruleset: Ruleset, names: Names) -> list[Json]:
     return objects
 
 
+def render_marking(network: IPv4Network, names: Names) -> list[Json]:
+    """The table that marks what comes out of the tunnel for ``network``, before Docker's chains look at it."""
+    place: Json = {"family": FAMILY, "table": names.marking_table}
+    comes_out = {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": names.device}}
+    mark: Json = {"meta": {"key": "mark"}}
+    marks = {"mangle": {"key": mark, "value": {"|": [mark, ACCEPTED_MARK]}}}
+    chain = {"name": "forward", "type": "filter", "hook": "forward", "prio": _BEFORE_FILTER, "policy": "accept"}
+    return [
+        {"table": {"family": FAMILY, "name": names.marking_table}},
+        {"chain": {**place, **chain}},
+        {
+            "rule": {
+                **place,
+                "chain": "forward",
+                "comment": names.comments[Hook.FORWARD],
+                "expr": [comes_out, _address("daddr", Match(network)), marks],
+            }
+        },
+    ]
+
+
+_BEFORE_FILTER = -10
+"""Docker's chains have nft's priority "filter", 0."""
+
+
 def parse(text: str) -> list[Json]:
     """What ``nft -j list table`` printed, as :func:`render` would have it."""
     objects = [_in_older_words(item) for item in json.loads(text)["nftables"] if "metainfo" not in item]
@@ -49,6 +78,12 @@ def parse(text: str) -> list[Json]:
             content.pop("handle", None)
     # nft prints each chain followed by its rules, or all chains first, depending on its version.
     return sorted(objects, key=lambda item: _ORDER.index(kind) if (kind := next(iter(item))) in _ORDER else len(_ORDER))
+
+
+def tables(text: str) -> frozenset[str]:
+    """Names of this family's tables, of what ``nft -j list tables`` printed."""
+    listed = (item["table"] for item in json.loads(text)["nftables"] if "table" in item)
+    return frozenset(table["name"] for table in listed if table["family"] == FAMILY)
 
 
 _ORDER = ("table", "chain", "rule")
@@ -80,9 +115,10 @@ def same(actual: list[Json], wanted: list[Json]) -> bool:
     return by_chain(actual) == by_chain(wanted)
 
 
-def transaction(wanted: list[Json], names: Names) -> str:
-    """Input for ``nft -j -f -`` that puts ``wanted`` in place of the table as it is, whether there is one or not."""
-    table = {"table": {"family": FAMILY, "name": names.table}}
+def transaction(wanted: list[Json], name: str) -> str:
+    """Input for ``nft -j -f -`` that puts ``wanted`` in place of the table ``name`` as it is, whether there is one or
+    not."""
+    table = {"table": {"family": FAMILY, "name": name}}
     commands = [{"add": table}, {"delete": table}, *({"add": item} for item in wanted)]
     return json.dumps({"nftables": commands})
 

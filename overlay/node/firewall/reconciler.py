@@ -39,7 +39,7 @@ class Firewall:
         self._tools = tools or Tools.locate()
         self._nftables = enable_nftables or not self._tools.has_iptables
         self._leftovers_gone = False
-        self._printed: tuple[list[nftables.Json], list[nftables.Json]] | None = None
+        self._printed: dict[str, tuple[list[nftables.Json], list[nftables.Json]]] = {}
 
     @property
     def backend(self) -> str:
@@ -58,6 +58,7 @@ class Firewall:
             changes += self._in_iptables(own, ruleset, only_where_needed=self._nftables)
         for other in self._tools.others:
             changes += self._in_iptables(other, ruleset, only_where_needed=True, only_tables_there_are=True)
+        changes += self._marks(ruleset)
         if self._nftables:
             changes += self._in_nftables(ruleset)
         elif not self._leftovers_gone:
@@ -72,6 +73,7 @@ class Firewall:
             changes += self._in_iptables(own, EMPTY)
         for other in self._tools.others:
             changes += self._in_iptables(other, EMPTY, only_tables_there_are=True)
+        changes += self._marks(EMPTY)
         return changes + (self._in_nftables(EMPTY) if self._nftables else self._nftables_leftovers())
 
     def _nftables_leftovers(self) -> list[str]:
@@ -160,17 +162,38 @@ class Firewall:
     def _in_nftables(self, ruleset: Ruleset) -> list[str]:
         if not self._tools.has_nftables and not ruleset.chains:
             return []
-        wanted = nftables.render(ruleset, self._names)
-        text = self._tools.list_table(nftables.FAMILY, self._names.table)
+        return self._nft_table(self._names.table, nftables.render(ruleset, self._names))
+
+    def _marks(self, ruleset: Ruleset) -> list[str]:
+        """Marks for a Docker whose rules are nftables' own, as long as there are such."""
+        if not self._tools.has_nftables:
+            return []
+        try:
+            tables = nftables.tables(self._tools.list_tables())
+        except PrivilegeError:
+            raise
+        except NodeError:  # a kernel without nftables, and so without such a Docker
+            return []
+        accepted = ruleset.chain(Hook.FORWARD)
+        wanted: list[nftables.Json] = []
+        if accepted is not None and nftables.DOCKERS_TABLE in tables:
+            network = next(rule.destination.network for rule in accepted.rules if rule.destination is not None)
+            wanted = nftables.render_marking(network, self._names)
+        elif self._names.marking_table not in tables:
+            return []
+        return self._nft_table(self._names.marking_table, wanted)
+
+    def _nft_table(self, name: str, wanted: list[nftables.Json]) -> list[str]:
+        text = self._tools.list_table(nftables.FAMILY, name)
         actual = nftables.parse(text) if text is not None else []
         # An nft that prints what it was told in words that we do not know is not told again for ever.
-        if nftables.same(actual, wanted) or self._printed == (wanted, actual):
+        if nftables.same(actual, wanted) or self._printed.get(name) == (wanted, actual):
             return []
-        self._tools.transact(nftables.transaction(wanted, self._names))
-        printed = self._tools.list_table(nftables.FAMILY, self._names.table) if wanted else None
-        self._printed = (wanted, nftables.parse(printed)) if printed is not None else None
+        self._tools.transact(nftables.transaction(wanted, name))
+        printed = self._tools.list_table(nftables.FAMILY, name) if wanted else None
+        self._printed[name] = (wanted, nftables.parse(printed) if printed is not None else [])
         verb = "removed" if not wanted else "made" if text is None else "rewritten"
-        return [f"nftables: table {nftables.FAMILY} {self._names.table} {verb}"]
+        return [f"nftables: table {nftables.FAMILY} {name} {verb}"]
 
 
 def _needed(ruleset: Ruleset, tables: Mapping[str, Saved]) -> Ruleset:

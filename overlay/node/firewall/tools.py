@@ -105,6 +105,12 @@ class Tools:
         return Iptables(self.iptables_save, self.iptables_restore, self.iptables)
 
     @property
+    def variants(self) -> tuple[Iptables, ...]:
+        """All of iptables that is installed."""
+        own = self.own_iptables
+        return self.others if own is None else (own, *self.others)
+
+    @property
     def has_iptables(self) -> bool:
         return self.own_iptables is not None
 
@@ -120,6 +126,14 @@ class Tools:
             if "No such file or directory" in error.cause:
                 return None
             raise
+
+    def list_tables(self) -> str:
+        """The names of nftables' tables, as JSON. Raises NodeError, PrivilegeError."""
+        return _run([_found(self.nft, "nftables"), "-j", "list", "tables"])
+
+    def list_chains(self) -> str:
+        """All chains of nftables, without their rules, as JSON. Raises NodeError, PrivilegeError."""
+        return _run([_found(self.nft, "nftables"), "-j", "list", "chains"])
 
     def transact(self, commands: str, *, as_json: bool = True) -> None:
         """Carries commands of nft's out, all or none. Raises NodeError, PrivilegeError."""

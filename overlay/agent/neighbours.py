@@ -1,0 +1,91 @@
+"""What else on this machine decides whether packets pass: Docker, and the firewalls of others. Looked at, and said.
+
+Nothing tells when they change, so they are looked at now and then. Nothing of theirs is changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from ipaddress import IPv4Address
+from typing import NoReturn
+
+from overlay.backends.base import Desired
+from overlay.control import problem
+from overlay.errors import NodeError
+from overlay.node.docker import daemon, judgement
+from overlay.node.firewall import others
+from overlay.node.firewall.saved import Tokens
+from overlay.node.firewall.tools import Tools
+from overlay.node.netlink import Netlink
+from overlay.problem import Problem
+
+_log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 10.0
+"""How long it takes at most until a Docker that was restarted is judged anew."""
+
+
+class Neighbours:
+    """Looks around for as long as the agent runs.
+
+    Attributes:
+        problems: of the last look.
+    """
+
+    def __init__(self, device: str, *, watch_docker: bool) -> None:
+        """
+        Args:
+            device: of the tunnel.
+            watch_docker: whether this machine's Docker is meant to have the overlay.
+        """
+        self._device = device
+        self._watch_docker = watch_docker
+        self._tools = Tools.locate()
+        self._log = problem.ProblemLog(_log)
+        self.problems: tuple[Problem, ...] = ()
+
+    async def watch(self, current: Callable[[], Desired | None]) -> NoReturn:
+        """
+        Args:
+            current: what this node is set up for; None while it is not.
+        """
+        while True:
+            desired = current()
+            self.problems = () if desired is None else await asyncio.to_thread(self._look, desired)
+            self._log.update((problem.Problem(each.code, str(each)) for each in self.problems), time.monotonic())
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    def _look(self, desired: Desired) -> tuple[Problem, ...]:
+        pool = desired.config.ipv4
+        assert pool is not None
+        found: list[Problem] = []
+        if self._watch_docker:
+            found += self._docker(desired)
+        # One that cannot be read is the firewall's own problem already: its rules are checked every few seconds.
+        with contextlib.suppress(NodeError):
+            found += others.look(self._tools, pool.network, self._device)
+        return tuple(found)
+
+    def _docker(self, desired: Desired) -> Iterator[Problem]:
+        docker = daemon.look()
+        if docker is None or not docker.is_here(_addresses()):
+            return
+        rules: tuple[Tokens, ...] = ()
+        with contextlib.suppress(NodeError):
+            rules = others.prerouting(self._tools)
+        yield from judgement.judge(docker, judgement.Place(desired.subnet, self._device, rules))
+
+
+def _addresses() -> Mapping[str, list[IPv4Address]]:
+    """IPv4 addresses of this network namespace, by interface."""
+    found: defaultdict[str, list[IPv4Address]] = defaultdict(list)
+    with Netlink() as netlink:
+        names = {link.index: link.name for link in netlink.links()}
+        for address in netlink.addresses():
+            found[names.get(address.index, "")].append(address.address)
+    return found

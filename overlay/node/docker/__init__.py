@@ -1,0 +1,8 @@
+"""Docker on this machine: what it can be told, what it does, and where that keeps the overlay from its containers.
+
+* ``program``: which ``dockerd`` would start, and what it knows: its version and options.
+* ``daemon``: the one that runs: its command line, its file, its networks, asked over its socket.
+* ``judgement``: from these facts, and the firewall's, to problems with remedies. Pure.
+
+Docker is only looked at. What it is told goes by its options (``overlay.node.docker_opts``), whenever it starts.
+"""

@@ -1,0 +1,44 @@
+"""What a Docker must be told so that the overlay reaches its containers, besides what flannel's script tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from overlay.node.docker.daemon import Told
+from overlay.node.docker.program import Abilities
+from overlay.node.firewall.model import ACCEPTED_MARK
+
+ACCEPT_MARK = f"{ACCEPTED_MARK:#x}/{ACCEPTED_MARK:#x}"
+"""As ``--bridge-accept-fwmark`` takes it."""
+
+DIRECT_ROUTING = "allow-direct-routing"
+ACCEPT_FWMARK = "bridge-accept-fwmark"
+NO_RAW = "DOCKER_INSECURE_NO_IPTABLES_RAW"
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Options by the names that flannel's script gives such (``DOCKER_OPT_…``), and environment variables."""
+
+    options: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def needs(docker: Abilities, told: Told) -> Needs:
+    """For a Docker that is going to be started.
+
+    Args:
+        told: what it is told anyway. What its file says is not said again: Docker refuses an option that it is given
+            twice.
+    """
+    options: dict[str, str] = {}
+    environment: dict[str, str] = {}
+    if docker.filters_raw:
+        if not docker.direct_routing:
+            environment[NO_RAW] = "1"
+        elif DIRECT_ROUTING not in told.file:
+            options["DOCKER_OPT_DIRECT_ROUTING"] = f"--{DIRECT_ROUTING}"
+    if docker.accept_mark and told.value("firewall-backend") == "nftables" and ACCEPT_FWMARK not in told.file:
+        options["DOCKER_OPT_ACCEPT_MARK"] = f"--{ACCEPT_FWMARK}={ACCEPT_MARK}"
+    return Needs(options, environment)
