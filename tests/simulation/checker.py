@@ -206,8 +206,8 @@ class Checker:
         _, last = self._last.pop(node.name, (0, None))
         self._blind.pop(node.name, None)
         self._before_restart.pop(node.name, None)
-        if remembers and node.memory.subnets and last is not None:
-            self._before_restart[node.name] = node.memory.subnets[0]
+        if remembers and last is not None:
+            self._before_restart[node.name] = last.subnet
 
     def forgive(self, subnet: IPv4Network | None, revision: int | None) -> None:
         """Somebody took away what was another's: whoever holds it may believe in it until it can know better.
@@ -260,6 +260,11 @@ class Checker:
 
     # --- in the end ---
 
+    def expect(self, node: Node, knows: bool, what: str) -> None:
+        """Something that a node has to know by now."""
+        if not knows:
+            raise ViolationError(f"{node.name} does not know {what}: {node.state.problems}")
+
     def settled(self, reservations: dict[str, IPv4Address]) -> None:
         """The faults are over and everybody had time: all is as it should be."""
         items = self._items()
@@ -301,6 +306,14 @@ class Checker:
         published = [owner_of(item.value) for item in items if item.key == held.key]
         if published != [Owner(node.node_id, node.public_ip)]:
             raise ViolationError(f"{node.name} has {node.public_ip}, and published is {published}")
+        left = self._server.core.time_to_live(held.etcd_lease_id, self._clock.now)
+        if not held.reserved and left < TTL / 2:
+            raise ViolationError(f"{node.name} has not refreshed its lease: {left} s are left")
+        rivals = [
+            other for other in self._nodes if other is not node and other.public_ip == node.public_ip and other.held
+        ]
+        if rivals and not any("is also advertised by" in problem for problem in state.problems):
+            raise ViolationError(f"{node.name} does not tell that {rivals[0].name} has its address: {state.problems}")
         truth = self._peers(node, held, items)
         known = {peer.subnet: peer.public_ip for peer in state.peers.peers.values()}
         if known != truth:

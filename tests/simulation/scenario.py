@@ -27,6 +27,15 @@ DEFAULT_SEEDS = 500
 TROUBLE = 150.0
 """Seconds during which things go wrong."""
 
+CALM = 60.0
+"""Seconds after the last fault from which everybody must hear promptly of changes."""
+
+PROMPT = 3.0
+"""Seconds in which."""
+
+CANARY = IPv4Network("10.0.250.0/24")
+"""A subnet of nobody's, to be heard of."""
+
 STRANGER = IPv4Address("172.31.9.9")
 Trace = Callable[[str], None]
 
@@ -74,6 +83,7 @@ class Scenario:
             with LogMeter(self.checker.meter_of):
                 self.clock.run(self.clock.now + TROUBLE)
                 self._heal()
+                self._at(CALM, self._ask_for_promptness)
                 self.clock.run(self.clock.now + QUIET)
             self.checker.settled(self.reservations)
         finally:
@@ -132,6 +142,34 @@ class Scenario:
             if not node.line.up:
                 self.server.mend(node.line)
             self._start(node)
+
+    def _ask_for_promptness(self) -> None:
+        """Without faults, whatever changes is known to everybody within seconds."""
+        key = f"{SUBNETS.key}{CANARY.network_address}-{CANARY.prefixlen}"
+        mover = self.someone()
+
+        def second() -> None:
+            for node in self.nodes:
+                self.checker.expect(node, CANARY in node.state.peers.peers, "a new peer")
+                broken = any("network config: Network" in problem for problem in node.state.problems)
+                self.checker.expect(node, broken, "that the config is broken")
+            self.server.perform(lambda now: self.server.core.remove(key, now))
+            self._configure(Backend={"Type": "udp", "Port": 9999})
+            self.change_address(mover)
+            self._at(PROMPT, third)
+
+        def third() -> None:
+            for node in self.nodes:
+                state = node.state
+                self.checker.expect(node, CANARY not in state.peers.peers, "that a peer has gone")
+                refused = any("is refused" in problem for problem in state.problems)
+                port = state.config.backend.options.get("port") if state.config else None
+                self.checker.expect(node, port == 9999 or refused, "a new config")
+            self._configure()
+
+        self.put(key, json.dumps({"PublicIP": str(STRANGER), "PublicIPv6": None}).encode())
+        self.put(CONFIG.key, b'{"Network":"10.0.0.0/33"}')
+        self._at(PROMPT, second)
 
     def someone(self) -> Node:
         """A node."""
