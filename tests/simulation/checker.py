@@ -13,7 +13,7 @@ from overlay.control.store import ABSENT, NO_LEASE, Delete, KeyValue, Put
 from tests.simulation.clock import Clock
 from tests.simulation.meter import Meter
 from tests.simulation.node import TTL, Node
-from tests.simulation.reading import CONFIG, SUBNETS, Owner, PoolFacts, owner_of, subnet_of
+from tests.simulation.reading import CONFIG, SUBNETS, Owner, PoolFacts, asker_of, is_question, owner_of, subnet_of
 from tests.simulation.server import Request, Server
 from tests.simulation.store import Transaction
 
@@ -87,6 +87,10 @@ class Checker:
         node.on_commit = self.committing
         node.on_call = meter.called
 
+    def remove(self, node: Node) -> None:
+        """A node that will not come back."""
+        self._nodes.remove(node)
+
     def meter_of(self, loop: asyncio.AbstractEventLoop) -> Meter | None:
         """The meter of the node whose process runs on ``loop``."""
         for node in self._nodes:
@@ -101,16 +105,21 @@ class Checker:
         compares, operations = transaction
         if max(len(compares), len(operations)) > MOST_OPERATIONS:
             raise ViolationError(f"{node.name} sends {len(compares)} comparisons and {len(operations)} operations")
+        current = {item.key: item for item in self._items()}
+        if len(operations) == 1 and is_question(operations[0], current, node.addresses):
+            return
         for operation in operations:
             if isinstance(operation, Put):
                 self._check_put(node, operation)
-        current = {item.key: item for item in self._items()}
         for compare in compares:
             item = current.get(compare.key)
             if _revision(item) != compare.mod_revision or (item and compare.value not in (None, item.value)):
                 return
         for operation in operations:
             item = current.get(operation.key)
+            if item is not None and asker_of(item.value) in node.addresses:  # its owner did not answer in time
+                self.forgive(subnet_of(item.key), self._server.core.revision + 1)
+                continue
             if item is not None and not self._may_touch(node, item):
                 verb = "deletes" if isinstance(operation, Delete) else "overwrites"
                 raise ViolationError(f"{node.name} {verb} {item.key}, which has {item.value!r}")
@@ -166,7 +175,9 @@ class Checker:
         pool = PoolFacts(config.ipv4.subnet_min, config.ipv4.subnet_max, config.ipv4.subnet_len)
         if not pool.has(held.subnet):
             raise ViolationError(f"{node.name} holds {held.subnet} and runs on {pool}")
-        if held.lease.node_id not in (None, node.node_id) or held.lease.public_ip not in self._addresses[node.name]:
+        asked = held.lease.asked_by in node.addresses  # taken over after a question, and about to be put right
+        ours = asked or held.lease.public_ip in self._addresses[node.name]
+        if held.lease.node_id not in (None, node.node_id) or not ours:
             raise ViolationError(f"{node.name} takes the lease {held.lease} for its own")
         if held.subnet in state.peers.peers:
             raise ViolationError(f"{node.name} has its own subnet {held.subnet} for a peer's")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
-from overlay.control.store import KeyRange
+from overlay.control.store import Delete, KeyRange, KeyValue, Put
 from tests.simulation.node import PREFIX
 
 CONFIG = KeyRange(f"{PREFIX}/config", prefix=False)
@@ -29,6 +30,30 @@ def owner_of(value: bytes) -> Owner:
         return Owner(members.get("NodeID"), None if address.is_unspecified else address)
     except (ValueError, KeyError, AttributeError, TypeError):
         return Owner(None, None)
+
+
+def asker_of(value: bytes) -> IPv4Address | None:
+    """Who asks for the owner of a lease."""
+    try:
+        return IPv4Address(json.loads(value)["AskedBy"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def is_question(operation: Put | Delete, current: Mapping[str, KeyValue], asker: Collection[IPv4Address]) -> bool:
+    """Whether a write leaves a lease as it is, or was, and only adds who asks for its owner."""
+    if isinstance(operation, Delete):
+        return False
+    members = json.loads(operation.value)
+    if asker_of(operation.value) not in asker:
+        return False
+    del members["AskedBy"]
+    item = current.get(operation.key)
+    if item is None:
+        return True  # its comparison fails
+    there = json.loads(item.value) if owner_of(item.value).address is not None else {}
+    there.pop("AskedBy", None)
+    return bool(there == members and item.lease_id == operation.lease_id) or item.value == operation.value
 
 
 def subnet_of(key: str) -> IPv4Network | None:

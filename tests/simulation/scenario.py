@@ -65,6 +65,7 @@ class Scenario:
             self.nodes[1].public_ip = self.nodes[0].public_ip
         self.checker = Checker(self.clock, self.server, self.nodes)
         self.reservations: dict[str, IPv4Address] = {}
+        self.clones: list[Node] = []
         self.flannelds: list[Flanneld] = []
         self._addresses = count
         self._stranger_keys: set[str] = set()
@@ -87,7 +88,7 @@ class Scenario:
                 self.clock.run(self.clock.now + QUIET)
             self.checker.settled(self.reservations)
         finally:
-            for node in self.nodes:
+            for node in [*self.nodes, *self.clones]:
                 if node.process is not None:
                     node.crash()
         return Result(self.server.faults, self.checker.counts, TROUBLE + QUIET)
@@ -134,6 +135,8 @@ class Scenario:
         if not self.server.up:
             self.server.start()
         self._configure()
+        for copy in [*self.clones]:
+            self._clone_leaves(copy)
         for flanneld in self.flannelds:
             flanneld.frozen_until = 0.0
         for node in self.nodes:
@@ -281,6 +284,35 @@ class Scenario:
             node.crash()
         self._start(node)
 
+    def clone(self) -> None:
+        """A machine is copied, with its node id, mostly its memory, and runs with another address for a while."""
+        original = self.someone()
+        if original.process is None or self.clones:
+            return
+        self._addresses += 1
+        copy = Node(
+            f"{original.name}c{self._addresses}",
+            IPv4Address("172.31.0.1") + self._addresses,
+            self.clock,
+            self.server,
+            self.rng,
+        )
+        copy.node_id = original.node_id
+        if self.rng.random() < 0.7:
+            copy.memory = original.memory
+        seconds = self.rng.choice([5.0, 30.0, TTL * 1.5])
+        self.note("node cloned", f"{original.name} for {seconds} s")
+        self.clones.append(copy)
+        self.checker.add(copy)
+        copy.start()
+        self._at(seconds, lambda: self._clone_leaves(copy))
+
+    def _clone_leaves(self, copy: Node) -> None:
+        if copy in self.clones:
+            self.clones.remove(copy)
+            self.checker.remove(copy)
+            copy.crash()
+
     def flanneld(self) -> None:
         """A node of flannel's joins, or one that has joined stands still for a while."""
         if self.flannelds and self.rng.random() < 0.6:
@@ -424,6 +456,7 @@ ACTS: tuple[Callable[[Scenario], None], ...] = (
     Scenario.crash,
     Scenario.crash,
     Scenario.release,
+    Scenario.clone,
     Scenario.flanneld,
     Scenario.flanneld,
     Scenario.stand_still,
