@@ -121,7 +121,6 @@ PLANE = (
         "                await asyncio.sleep(max(0.0, step - self._clock()))\n",
         "                await asyncio.sleep(60.0)\n",
     ),
-    Mutant("plane", "            self._input()\n\n    async def _watch", "            pass\n\n    async def _watch"),
     Mutant("plane", "                if batch.events:\n                    self._input()\n", "                pass\n"),
     Mutant("plane", "            self._wake.clear()\n", ""),
     Mutant("plane", "                self._watches[Span.LEASES].interrupt()", "                pass"),
