@@ -2,7 +2,7 @@
 
 The parts, from the outside in: :mod:`etcd_settings` (where and who), this module (facts to requests and back),
 :mod:`etcd_watch` (one watch), :mod:`etcd_cluster` (members, failover, tokens), :mod:`etcd_errors` (what went wrong, in
-plain words), :mod:`etcd_rpc` (the only importer of etcd3 and gRPC).
+plain words), :mod:`etcd_rpc` (the only importer of gRPC), :mod:`etcd_api` (etcd's API, from the etcd3 package).
 """
 
 from __future__ import annotations

@@ -1,17 +1,15 @@
-"""The one importer of etcd3 and gRPC: etcd's stubs, channels to its members, and its messages as facts of ours.
+"""The one importer of gRPC: channels to etcd's members, services on them, and its messages as facts of ours.
 
-Of the etcd3 package the generated stubs are used, on gRPC's asyncio channels. Its client class is not: it blocks, its
-watcher spins at 100 % of a core once the server is gone, and its token is never renewed.
+Of the etcd3 package its description of etcd's API is used (:mod:`overlay.control.etcd_api`), on gRPC's asyncio
+channels. Its client class is not: it blocks, its watcher spins at 100 % of a core once the server is gone, and its
+token is never renewed.
 """
 
 from __future__ import annotations
 
 import os
-import warnings
 from typing import Any
 
-# etcd3's generated code is older than protobuf 4's C parser and loads only with the one in Python.
-os.environ["PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"] = "python"
 # gRPC's core writes failed handshakes to stderr by itself; they reach the log through our errors instead.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 # Names resolve as for any other program here (/etc/hosts, nsswitch), not by gRPC's own resolver.
@@ -20,11 +18,8 @@ os.environ.setdefault("GRPC_DNS_RESOLVER", "native")
 import grpc
 import grpc.aio
 
-with warnings.catch_warnings():
-    # The same generated code builds its descriptors in a way that protobuf has deprecated, a hundred times over.
-    warnings.simplefilter("ignore", DeprecationWarning)
-    from etcd3 import etcdrpc as pb
-
+from overlay.control.etcd_api import Service
+from overlay.control.etcd_api import messages as pb
 from overlay.control.etcd_settings import Endpoint, TlsFiles
 from overlay.control.store import KeyRange, KeyValue
 
@@ -72,10 +67,10 @@ class Stubs:
     """etcd's services on one channel."""
 
     def __init__(self, channel: Any) -> None:
-        self.kv = pb.KVStub(channel)
-        self.lease = pb.LeaseStub(channel)
-        self.watch = pb.WatchStub(channel)
-        self.auth = pb.AuthStub(channel)
+        self.kv = Service(channel, "KV")
+        self.lease = Service(channel, "Lease")
+        self.watch = Service(channel, "Watch")
+        self.auth = Service(channel, "Auth")
 
 
 def channel_to(endpoint: Endpoint, tls: TlsFiles | None) -> Any:
