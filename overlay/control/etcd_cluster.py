@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ from overlay.control.etcd_errors import (
 )
 from overlay.control.etcd_rpc import RpcError, Stubs, channel_to, pb
 from overlay.control.etcd_settings import Endpoint, EtcdSettings, TlsFiles
+from overlay.control.follower import Backoff
 from overlay.errors import StoreError, StoreUnavailableError, TlsFilesError
 
 log = logging.getLogger(__name__)
@@ -36,6 +38,13 @@ Metadata = tuple[tuple[str, str], ...]
 
 REQUIRE_LEADER: Metadata = (("hasleader", "true"),)
 """Makes a member without quorum refuse at once instead of waiting in silence (etcd: rpctypes/metadatafields.go)."""
+
+
+FIRST_LOGIN_WAIT = 1.0
+"""Seconds, or half of them, before etcd is asked again for a token that it has refused, or that it refuses."""
+
+MAX_LOGIN_WAIT = 60.0
+"""Seconds at most: within that a password that is put right is noticed. Each login costs etcd a slow hash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +97,9 @@ class Cluster:
         self._first = 0
         self._token: str | None = None  # None: not logged in; empty: etcd does not ask for it
         self._logging_in = asyncio.Lock()
+        self._logins = Backoff(FIRST_LOGIN_WAIT, MAX_LOGIN_WAIT, random.Random())
+        self._login_due = 0.0
+        self._login_refused: RpcError | None = None
         self._last_good: Endpoint | None = None
         self._closed = False
 
@@ -181,8 +193,12 @@ class Cluster:
         except (RpcError, WatchRefusedError) as error:
             if not (self._settings.username and token_refused(error)):
                 raise
+            if used is not None and used == self._token and time.monotonic() < self._login_due:
+                raise  # a new token would be refused as this one is, which is hardly old
         await self._log_in(member, used)
-        return await attempt(self._call(member))
+        result = await attempt(self._call(member))
+        self._logins.reset()
+        return result
 
     def _call(self, member: _Member) -> Call:
         if self._closed:
@@ -191,20 +207,30 @@ class Cluster:
         return Call(member.endpoint, member.stubs(), REQUIRE_LEADER + token, self._settings.timeout)
 
     async def _log_in(self, member: _Member, refused: str | None) -> None:
-        """Gets a token, unless another call has got one since ``refused`` was in use; etcd hashes slowly on purpose."""
+        """Gets a token, unless another call has got one since ``refused`` was in use; etcd hashes slowly on purpose.
+
+        What etcd has refused is not asked again at once, whoever calls: the same refusal is raised meanwhile.
+        """
         async with self._logging_in:
             if self._token != refused:
                 return
+            if self._login_refused is not None and time.monotonic() < self._login_due:
+                raise self._login_refused.with_traceback(None)
             request = pb.AuthenticateRequest(name=self._settings.username, password=self._settings.password)
             try:
                 answer = await member.stubs().auth.Authenticate(request, timeout=self._settings.timeout)
             except RpcError as error:
                 if "authentication is not enabled" not in (error.details() or ""):
+                    if is_answer(error):
+                        self._login_due = time.monotonic() + self._logins.next()
+                        self._login_refused = error
                     raise
                 log.warning("etcd does not ask for a user: --etcd-username is not used until it does")
                 self._token = ""
             else:
                 self._token = answer.token
+                self._login_due = time.monotonic() + self._logins.next()
+            self._login_refused = None
 
     def _answered(self, member: _Member) -> None:
         self._first = self._members.index(member)

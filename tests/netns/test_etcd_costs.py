@@ -17,10 +17,11 @@ from dataclasses import dataclass
 import pytest
 
 from overlay.control import etcd_watch
-from overlay.control.store import Events, Put
+from overlay.control.store import Events, KeyRange, Put
+from overlay.errors import StoreDeniedError
 from tests.support.etcd import Etcd, eventually, following
 from tests.support.limits import limit
-from tests.support.store import FAILOVER_LIMIT, SUBNETS, connected, key, put, take, the_end
+from tests.support.store import FAILOVER_LIMIT, PREFIX, SUBNETS, connected, key, put, take, the_end
 
 pytestmark = pytest.mark.etcd
 
@@ -236,3 +237,30 @@ async def test_cancelled_calls_at_a_frozen_server_end_at_once(single: Etcd) -> N
         assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
         assert time.monotonic() - began < FAILOVER_LIMIT
         single.members[0].thaw()
+
+
+@pytest.mark.parametrize("refused", ["password", "token"])
+async def test_what_refuses_us_is_not_asked_for_a_token_at_every_call(single: Etcd, refused: str) -> None:
+    """A wrong password made 0.67 logins a second for each agent for ever, and each costs etcd a slow hash."""
+
+    def logins() -> int:
+        with urllib.request.urlopen(f"{single.urls[0]}/metrics", timeout=5) as answer:
+            return sum(
+                int(float(line.split()[-1]))
+                for line in answer
+                if line.startswith(b"grpc_server_started_total") and b'"Authenticate"' in line
+            )
+
+    single.ask_for_password("flannel", "s3cret", PREFIX)
+    span = SUBNETS if refused == "password" else KeyRange("/elsewhere/")
+    before = logins()
+    async with connected(*single.urls, username="flannel", password="s3cret" if refused == "token" else "no") as store:
+        calls, began = 0, time.monotonic()
+        while time.monotonic() - began < 3.0:  # time itself is what is asked about
+            call = store.read(span) if refused == "password" else anext(store.watch(span, 1))
+            with pytest.raises(StoreDeniedError):
+                await call
+            calls += 1
+            await asyncio.sleep(0.01)
+    assert calls > 10
+    assert 1 <= logins() - before <= 5

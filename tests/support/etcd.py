@@ -39,11 +39,20 @@ PROGRAMS = {
 """What the tests run, and Debian's package that has it."""
 
 
+ETCD_DIRECTORY = os.environ.get("OVERLAY_ETCD", "")
+"""Where to take ``etcd`` and ``etcdctl`` from, to test against a version that is not installed; empty: as installed."""
+
+
+def program(name: str) -> str:
+    """The command of that name: one of etcd's from ETCD_DIRECTORY, if given."""
+    return str(Path(ETCD_DIRECTORY) / name) if ETCD_DIRECTORY and name in ("etcd", "etcdctl") else name
+
+
 def require(*programs: str) -> None:
     """Skips the test, or fails it where OVERLAY_REQUIRE_ALL=1, unless all ``programs`` are installed."""
-    missing = [program for program in programs if shutil.which(program) is None]
+    missing = [each for each in programs if shutil.which(program(each)) is None]
     if missing:
-        do_without(", ".join(f"{program} (package {PROGRAMS[program]})" for program in missing))
+        do_without(", ".join(f"{each} (package {PROGRAMS[each]})" for each in missing))
 
 
 def do_without(told: str) -> NoReturn:
@@ -242,7 +251,7 @@ class Etcd:
         assert member.process is None
         cluster = ",".join(f"{other.name}={other.peer_url}" for other in self.members)
         command = [
-            *member.place.enter, "setpriv", "--pdeathsig", "KILL", "etcd", "--name", member.name,
+            *member.place.enter, "setpriv", "--pdeathsig", "KILL", program("etcd"), "--name", member.name,
             "--data-dir", str(member.directory / "data"),
             "--listen-client-urls", member.url, "--advertise-client-urls", member.url,
             "--listen-peer-urls", member.peer_url, "--initial-advertise-peer-urls", member.peer_url,
@@ -280,7 +289,7 @@ class Etcd:
 
     def ctl(self, *arguments: str, endpoints: str | None = None) -> str:
         """What ``etcdctl ARGUMENTS`` prints."""
-        command = ["etcdctl", "--endpoints", endpoints or ",".join(self.urls)]
+        command = [program("etcdctl"), "--endpoints", endpoints or ",".join(self.urls)]
         if self.authority:
             certificate, key = self._certificate, self._key
             command += ["--cacert", str(self.authority.ca), "--cert", str(certificate), "--key", str(key)]
