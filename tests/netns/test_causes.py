@@ -178,6 +178,28 @@ def test_ip_options_are_told_as_what_the_slow_path_is_for() -> None:
         assert first.status()["problems"] == []
 
 
+def test_ipsec_between_nodes_that_is_passed_by_is_told() -> None:
+    """With no key to encrypt by, a packet that meets the policy is not sent at all; on the kernel path it arrives."""
+    for kind, arrives in (("kernel", True), ("userspace", False)):
+        with running((kind, kind)) as (first, second):
+            ends = f"src {first.address}/32 dst {second.address}/32"
+            template = f"tmpl src {first.address} dst {second.address} proto esp mode transport"
+            first(f"ip xfrm policy add {ends} proto udp dport 8285 dir out {template}")
+            first(f"ip xfrm policy add {ends} proto tcp dir out {template}")
+            first.ask("repair")
+            assert (lost(ping(first, second, "-c 2 -i 0.1 -W 1")) == 0) == arrives
+            found = [each for each in first.status()["problems"] if each.startswith("ipsec: ")]
+            assert [second.address in each and "--datapath userspace" in each for each in found] == [True] * arrives
+
+
+def test_a_firewall_that_is_not_asked_is_told_and_the_userspace_datapath_asks_it() -> None:
+    for kind, arrives in (("kernel", True), ("userspace", False)):
+        with running((kind, kind)) as (first, second):
+            first("iptables -A INPUT -p udp --dport 8285 -j DROP")
+            assert (lost(ping(first, second, "-c 2 -i 0.1 -W 1")) == 0) == arrives
+            assert any("INPUT" in note for note in first.status()["notes"]) == arrives
+
+
 def test_forwarding_that_is_off_is_told() -> None:
     with running() as (first, _second):
         first("sysctl -qw net.ipv4.ip_forward=0")

@@ -75,6 +75,7 @@ class Agent:
             "counters": dict(status.counters),
             "path_mtus": paths,
             "slow_path": slow_path_share(status.counters, status.causes),
+            "notes": status.notes,
             "problems": [str(problem) for problem in (*status.problems, *problems)],
         }
 

@@ -14,7 +14,7 @@ from typing import ParamSpec, TypeVar
 
 from overlay.datapath.base import Datapath, DatapathStatus
 from overlay.datapath.kernel.attach import gro_pair
-from overlay.datapath.kernel.findings import causes_of, problems_of, slow_path_counters
+from overlay.datapath.kernel.findings import FIREWALL, causes_of, problems_of, slow_path_counters
 from overlay.datapath.kernel.machine import Machine, cleanup
 from overlay.datapath.kernel.maps import read_counters
 from overlay.datapath.kernel.programs import OBJECT, Loaded, load, pin_directory
@@ -133,6 +133,7 @@ class KernelDatapath:
             f"{state.problem or state.detail}; slow path: {slow.detail}",
             MappingProxyType(counters),
             self._path_mtus(slow.path_mtus),
+            notes=(*slow.notes, FIREWALL),
             problems=(*slow.problems, *problems_of(state)),
             causes=MappingProxyType({**slow.causes, **causes_of(state.surroundings)}),
         )

@@ -11,6 +11,12 @@ from overlay.problem import Problem
 
 _MAX_FRAGMENTS = 128
 """Of one packet: 65,535 bytes over the least path MTU, 552."""
+FIREWALL = (
+    "the host's firewall (INPUT, OUTPUT) and IPsec are not asked about the tunnel's datagrams on the kernel path; "
+    "--datapath userspace asks them"
+)
+"""What whoever has rules for the tunnel's port must know."""
+
 _ASIDE_TX = ("drop_tx_no_peer", "drop_tx_ttl")
 _ASIDE_RX = (
     "drop_outer_source",
@@ -69,8 +75,14 @@ def causes_of(around: Surroundings) -> dict[str, Cause]:
 
 
 def problems_of(state: State) -> tuple[Problem, ...]:
-    """What keeps all packets from the programs."""
-    if state.problem is None or state.problem == WAITING:
-        return ()
-    sentence, _, remedy = state.problem.partition("; ")
-    return (Problem("kernel-path", sentence, remedy or "it is tried again every second"),)
+    """What keeps all packets from the programs, and what the programs pass by that must not be."""
+    found = []
+    if state.problem is not None and state.problem != WAITING:
+        sentence, _, remedy = state.problem.partition("; ")
+        found.append(Problem("kernel-path", sentence, remedy or "it is tried again every second"))
+    if state.unprotected:
+        first, others = state.unprotected[0], len(state.unprotected) - 1
+        peers = f"{first} and {others} more" if others else str(first)
+        sentence = f"this node's IPsec policies cover datagrams to {peers}, and the kernel path sends them unprotected"
+        found.append(Problem("ipsec", sentence, "use --datapath userspace, whose datagrams meet the policies"))
+    return tuple(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from ipaddress import IPv4Address
 from pathlib import Path
 from types import MappingProxyType
 
@@ -16,6 +17,7 @@ from overlay.datapath.kernel.state import WAITING, State
 from overlay.datapath.kernel.underlays import Surroundings, is_end, underlays
 from overlay.errors import DatapathError, DeviceError, OverlayError
 from overlay.model import Peer, PeerTable, TunnelSpec
+from overlay.node import ipsec
 from overlay.node.tc import Device, Hook, TrafficControl, VethPair
 
 _SAMPLE = 8
@@ -43,7 +45,8 @@ class Machine:
         try:
             with TrafficControl() as tc:
                 detail, surroundings = self._reconcile(tc, table, mended)
-                return State(detail, self._obstacle(), tuple(mended), surroundings, MappingProxyType(tc.path_mtus()))
+                paths = MappingProxyType(tc.path_mtus())
+            return State(detail, self._obstacle(), tuple(mended), surroundings, self._unprotected(), paths)
         except (OverlayError, OSError) as error:
             return State(problem=str(error), mended=tuple(mended))
 
@@ -115,6 +118,14 @@ class Machine:
             if setting.read_text().strip() == "0":
                 return "IP forwarding is off, so packets leave by the slow path; set net.ipv4.ip_forward=1"
         return None
+
+    def _unprotected(self) -> tuple[IPv4Address, ...]:
+        """Peers' addresses that IPsec policies name: what the programs send passes them by."""
+        if not (present := ipsec.policies()):
+            return ()
+        own, port = self.spec.underlay_address, self.spec.port
+        addresses = sorted({peer.public_ip for peer in self._peers()})
+        return tuple(at for at in addresses if any(policy.covers(own, at, port) for policy in present))
 
     def _stage(self, tc: TrafficControl, mended: list[str]) -> tuple[VethPair | None, str]:
         names = attach.gro_pair(self.spec.device)

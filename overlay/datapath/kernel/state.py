@@ -21,6 +21,7 @@ class State:
         detail: one line for people.
         problem: why packets do not take the kernel path; None if they do.
         surroundings: what may take packets from the programs.
+        unprotected: peers' addresses to which IPsec policies of this node are passed by.
         path_mtus: what routers said about paths: bytes of outer packets, by destination.
         mended: what had to be changed this time.
     """
@@ -29,4 +30,5 @@ class State:
     problem: str | None = "not configured"
     mended: tuple[str, ...] = ()
     surroundings: Surroundings = field(default_factory=Surroundings)
+    unprotected: tuple[IPv4Address, ...] = ()
     path_mtus: Mapping[IPv4Address, int] = field(default_factory=lambda: MappingProxyType({}))
