@@ -39,6 +39,9 @@ _BUSY = "give the node more processor time, or a faster datapath (overlay status
 LOSSES: Mapping[str, Cause] = MappingProxyType(
     {
         "drop_tun_queue": Cause("for which the TUN device's queue had no room: its reader is too slow", _BUSY),
+        "drop_rx_socket": Cause(
+            "that came while the UDP socket's buffer was full: the worker behind it is too slow", _BUSY
+        ),
         "drop_gro_pair": Cause("for which the GRO pair's ring had no room: more came than one processor merges", _BUSY),
         "drop_bridge_tx": Cause(
             "refused on their way to containers, by the interface that has our subnet",

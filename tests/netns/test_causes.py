@@ -229,6 +229,70 @@ def test_packets_for_which_the_tun_devices_queue_has_no_room_are_told(kind: str)
         told(first, "drops", "the TUN device's queue had no room", "processor time", meanwhile=flood)
 
 
+def worker_of(node: Node) -> int:
+    assert node.process is not None
+    return int(node("pgrep -f overlay.datapath.userspace.worker.*" + str(node.process.pid)))
+
+
+def test_datagrams_that_come_while_the_socket_is_full_are_told() -> None:
+    """The worker that they are for is stopped, so it can tell nothing itself."""
+    with running(("userspace", "userspace")) as (first, second):
+        worker = worker_of(second)
+
+        def flood() -> None:
+            second(f"kill -STOP {worker}")
+            try:
+                send(first, second, 12_000, 1400)
+            finally:
+                second(f"kill -CONT {worker}")
+
+        told(second, "drops", "the UDP socket's buffer was full", "processor time", meanwhile=flood)
+
+
+@pytest.mark.parametrize("stopped", [None, 0, 1], ids=["a flood", "the sender's worker stopped", "the receiver's"])
+def test_each_packet_that_a_slow_worker_loses_is_in_a_counter(stopped: int | None) -> None:
+    """Without offloads, where each packet is one for the kernel's counters as well."""
+    number, lost_out, came_in = 20_000, ("drop_tun_queue", "drop_tx_send"), ("drop_rx_socket", "rx_packets")
+    with running(("userspace-plain", "userspace-plain")) as made:
+        first, second = made
+        links = [(first, None), (second, None), (first, first.switch)]
+        before, dropped_before = [node.counters() for node in made], dropped_by(links)
+        workers = [worker_of(node) for node in made]
+        if stopped is not None:
+            made[stopped](f"kill -STOP {workers[stopped]}")
+        try:
+            send(first, second, number, 1400)
+        finally:
+            if stopped is not None:
+                made[stopped](f"kill -CONT {workers[stopped]}")
+        accounts: list[dict[str, int]] = []
+
+        def all_accounted() -> bool:
+            account = dict(zip(lost_out, gained(first, before[0], *lost_out), strict=True))
+            account |= dict(zip(came_in, gained(second, before[1], *came_in), strict=True))
+            account["links"] = dropped_by(links) - dropped_before
+            accounts[:] = [account]
+            return sum(account.values()) == number
+
+        try:
+            until(all_accounted, f"{number} packets accounted for")
+        except AssertionError as failure:
+            raise AssertionError(accounts) from failure
+        if stopped is not None:
+            assert accounts[0]["drop_rx_socket" if stopped else "drop_tun_queue"] > 1000
+
+
+def dropped_by(places: list[tuple[Node, str | None]]) -> int:
+    """Packets that the links of the underlay dropped: they are not the datapath's to tell."""
+    total = 0
+    for node, namespace in places:
+        for line in run("cat /proc/net/dev", namespace or node.namespace).splitlines()[2:]:
+            name, _, numbers = line.partition(":")
+            if name.strip() == "eth0" or namespace:
+                total += int(numbers.split()[3]) + int(numbers.split()[11])
+    return total
+
+
 def stranger(node: Node) -> Node:
     """Somebody in a subnet that no peer has."""
     return Node(77, "", "", node.switch)

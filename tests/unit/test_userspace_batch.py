@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from overlay.datapath.userspace.arrivals import Arrivals
 from overlay.datapath.userspace.batch import COUNT, Batch
 from overlay.datapath.userspace.counters import Counters
+from overlay.datapath.userspace.sockets import SocketPair
 from overlay.datapath.userspace.sockopt import IP_RECVERR, UDP_GRO, UDP_SEGMENT
 from overlay.datapath.userspace.underlay import Underlay
 
@@ -137,3 +138,19 @@ def test_an_error_whose_report_found_no_room_is_not_told_for_ever() -> None:
         assert poll.poll(5000), "the error has come"
         underlay.read_errors()
         assert not poll.poll(0)
+
+
+def test_what_the_sockets_drop_is_known_without_a_worker() -> None:
+    """Each datagram is received or counted; the kernel counts, however long nobody receives."""
+    with _bound("127.0.0.1") as udp, _bound("127.0.0.1") as sender:
+        udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        pair = SocketPair(udp, udp)
+        assert pair.dropped() == 0
+        for _ in range(500):
+            sender.sendto(NOISE[:1400], udp.getsockname())
+        received, poll = 0, select.poll()
+        poll.register(udp, select.POLLIN)
+        while received + pair.dropped() < 500 and poll.poll(5000):
+            received += len(udp.recv(1400)) // 1400
+        assert received > 0
+        assert pair.dropped() == 500 - received > 0

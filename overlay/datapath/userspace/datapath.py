@@ -38,6 +38,7 @@ class UserspaceDatapath:
         self._workers: list[Supervisor] = []
         self._restarts = 0
         self._growth = Growth()
+        self._former_sockets_dropped = 0
         self._configuring = asyncio.Lock()
         self._changed = asyncio.Event()
 
@@ -77,6 +78,7 @@ class UserspaceDatapath:
         for worker in self._workers:
             for name, value in worker.totals().items():
                 total[name] = total.get(name, 0) + value
+        total["drop_rx_socket"] = self._former_sockets_dropped + _dropped(self._workers)
         total |= await asyncio.to_thread(self._device_drops)
         heard = [answer for answer in answers if answer is not None]
         detail = f"{len(heard)} of {len(answers)} workers"
@@ -147,12 +149,18 @@ class UserspaceDatapath:
         for worker in workers:
             worker.set_peers(self._peers)  # they may have changed while the workers started
         self._restarts += sum(worker.restarts for worker in former)
+        if not self._has_port(spec):
+            self._former_sockets_dropped += _dropped(former)
         self._changed.set()
         await _end(former)
 
-    async def _open_sockets(self, spec: TunnelSpec) -> list[SocketPair]:
+    def _has_port(self, spec: TunnelSpec) -> bool:
+        """Whether the sockets that are open are those for ``spec``."""
         old = self._spec
-        if old is not None and (old.underlay_address, old.port) == (spec.underlay_address, spec.port):
+        return old is not None and (old.underlay_address, old.port) == (spec.underlay_address, spec.port)
+
+    async def _open_sockets(self, spec: TunnelSpec) -> list[SocketPair]:
+        if self._has_port(spec):
             return [worker.sockets.dup() for worker in self._workers]
         return await open_sockets(spec.underlay_address, spec.port, self._count)
 
@@ -165,6 +173,10 @@ class UserspaceDatapath:
 def _endpoint(spec: TunnelSpec) -> tuple[str, IPv4Address, int]:
     """What a running worker cannot change: it is in its descriptors."""
     return spec.device, spec.underlay_address, spec.port
+
+
+def _dropped(workers: list[Supervisor]) -> int:
+    return sum(worker.sockets.dropped() for worker in workers)
 
 
 async def _end(workers: list[Supervisor]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import struct
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
@@ -13,6 +14,8 @@ from overlay.datapath.userspace.sockopt import (
     IP_MTU_DISCOVER,
     IP_PMTUDISC_DO,
     IP_RECVERR,
+    SK_MEMINFO_DROPS,
+    SO_MEMINFO,
     SO_RCVBUFFORCE,
     SO_SNDBUFFORCE,
 )
@@ -26,6 +29,9 @@ ADOPTION_PATIENCE = 1.0
 _RETRY = 0.02
 
 
+_MEMINFO = struct.Struct(f"={4 * SK_MEMINFO_DROPS}xI")
+
+
 @dataclass(frozen=True, slots=True)
 class SocketPair:
     """What one worker receives from and what it sends through; the same socket for the first worker."""
@@ -37,6 +43,15 @@ class SocketPair:
         """The same sockets under other descriptors."""
         receiving = self.receiving.dup()
         return SocketPair(receiving, receiving if self.sending is self.receiving else self.sending.dup())
+
+    def dropped(self) -> int:
+        """How often something came while the receive buffer was full, since the socket was opened; wraps at 2^32.
+
+        The kernel's own count (``sk_drops``), which needs no worker that runs: of datagrams, or of whole trains where
+        it puts them together (UDP_GRO). Those with a wrong UDP checksum count as well.
+        """
+        meminfo = self.receiving.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, _MEMINFO.size)
+        return int(_MEMINFO.unpack(meminfo)[0])
 
     def close(self) -> None:
         """Closes both."""

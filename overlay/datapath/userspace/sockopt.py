@@ -11,3 +11,7 @@ IP_RECVERR = 11
 SO_SNDBUFFORCE = 32
 SO_RCVBUFFORCE = 33
 SO_ATTACH_REUSEPORT_CBPF = 51
+
+SO_MEMINFO = 55
+SK_MEMINFO_DROPS = 8
+"""Which 32-bit number of SO_MEMINFO counts what came and was not queued (linux/sock_diag.h)."""
