@@ -17,6 +17,7 @@ import pytest
 from overlay.datapath.userspace.steering import queue_for
 from tests.support.admission import PEERS, VECTORS, Outcome
 from tests.support.limits import limit
+from tests.support.packets import Packet, segment_plainly
 from tests.support.tunnels import ROOT, Node, entering, nodes, run, until
 
 pytestmark = pytest.mark.root
@@ -440,3 +441,60 @@ def test_small_datagrams_keep_their_boundaries(pair: Pair) -> None:
     assert receiver.stdout.readline() == "bound\n"
     assert python_in(one.pod, send).wait(60) == 0
     assert [int(word) for word in receiver.communicate(timeout=30)[0].split()] == list(range(900))
+
+
+COUNT_PAYLOAD = """
+import socket, sys
+wanted = int(sys.argv[1])
+s = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800)); s.settimeout(10)
+print('up', flush=True)
+total = 0
+try:
+    while total < wanted:
+        packet = s.recv(1 << 17)
+        if packet[9] == 6 and packet[12:16] == bytes((10, 0, 1, 9)):
+            total += len(packet) - 4 * (packet[0] & 15) - 4 * (packet[32] >> 4)
+except TimeoutError:
+    pass
+print(total)
+"""
+SEND_TRAINS = """
+import socket, struct, sys
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for line in sys.stdin:
+    size, train = line.split()
+    udp.sendmsg([bytes.fromhex(train)], [(17, 103, struct.pack('=H', int(size)))], 0, (sys.argv[1], 8285))
+"""
+
+
+@pytest.mark.parametrize(("mtu", "more"), [(1500, 1), (1500, 0), (9000, 1), (33_000, 0), (33_000, 1), (65_535, 1)])
+def test_no_packet_of_a_cut_run_is_lost(mtu: int, more: int) -> None:
+    """46 of 47 arrived: the kernel does not cut a joined packet of one segment that has TCP options."""
+    with nodes(2, underlay_mtu=mtu) as (one, two):
+        two.start("userspace", peers={one.subnet: one.address})
+        two.in_pod("ethtool -K eth0 tso off gso off gro off", check=False)
+        two("ethtool -K pod tso off gso off", check=False)
+        size = mtu - 28
+        payload = size - 52
+        count = max(2, (65_535 - 52) // payload) + more
+        flow = Packet(
+            source=bytes((10, 0, 1, 9)),
+            destination=bytes((10, 0, 2, 2)),
+            tcp_options=b"\x01\x01\x08\x0a" + bytes(range(8)),
+            payload=bytes(payload * count),
+        )
+        segments = segment_plainly(flow, payload)
+        together = min(64, 65_507 // size)
+        trains = [b"".join(segments[at : at + together]) for at in range(0, count, together)]
+        (worker,) = workers_of(two)
+        with python_in(two.pod, COUNT_PAYLOAD, payload * count) as sniffer:
+            assert sniffer.stdout is not None
+            assert sniffer.stdout.readline() == "up\n"
+            os.kill(worker, signal.SIGSTOP)  # so that it finds all of them at once
+            try:
+                words = [*entering(one.namespace), sys.executable, "-c", SEND_TRAINS, two.address]
+                lines = "".join(f"{size} {train.hex()}\n" for train in trains)
+                subprocess.run(words, input=lines, text=True, check=True)
+            finally:
+                os.kill(worker, signal.SIGCONT)
+            assert int(sniffer.stdout.readline()) == payload * count
