@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from overlay.errors import FileError
-from overlay.node.files import write_atomically
+from overlay.node.files import read_object, write_atomically
 from overlay.node.subnet_env import SubnetEnv
 
 _log = logging.getLogger(__name__)
@@ -145,11 +145,14 @@ class Announcer:
 
 def _read(path: Path) -> _Told | None:
     try:
-        members = json.loads(path.read_text())
+        members = read_object(path)
         trying = members["trying"]
         return _Told(IPv4Network(members["told"]), None if trying is None else IPv4Network(trying))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        _log.warning("%s: cannot be used (%s); going on without it", path, error)
+    except FileError as error:
+        _log.warning("%s; going on without it", error)
+        return None
+    except (ValueError, TypeError, KeyError) as error:
+        _log.warning("%s: cannot be used (%r); going on without it", path, error)
         return None

@@ -10,11 +10,14 @@ import logging
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
+from typing import Any, TypeVar
 
-from overlay.control.allocator import Memory
+from overlay.control.allocator import MAX_REMEMBERED, Memory
 from overlay.errors import FileError
-from overlay.node.files import write_atomically
+from overlay.node.files import read_object, write_atomically
 from overlay.node.subnet_env import previous_subnet
+
+N = TypeVar("N", IPv4Network, IPv6Network)
 
 _log = logging.getLogger(__name__)
 
@@ -27,12 +30,14 @@ def recall(directories: Iterable[Path], subnet_file: Path) -> Memory:
     for directory in directories:
         path = directory / _NAME
         try:
-            memory = _parse(path.read_text())
+            memory = _parse(read_object(path))
             break
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            _log.warning("%s: cannot be used (%s); going on without it", path, error)
+        except FileError as error:
+            _log.warning("%s; going on without it", error)
+        except (ValueError, TypeError, KeyError) as error:
+            _log.warning("%s: cannot be used (%r); going on without it", path, error)
     previous = previous_subnet(subnet_file)
     if previous is not None and previous not in memory.subnets:
         memory = Memory((previous, *memory.subnets), memory.ipv6_subnets, memory.etcd_lease_id)
@@ -55,10 +60,22 @@ def remember(directories: Iterable[Path], memory: Memory) -> None:
             _log.warning("%s; after a reboot the node may get another subnet", error)
 
 
-def _parse(text: str) -> Memory:
-    members = json.loads(text)
+def _parse(members: dict[str, Any]) -> Memory:
+    lease_id = int(members["etcd_lease_id"], 16)
+    if not 0 <= lease_id < 1 << 63:
+        raise ValueError(f"etcd_lease_id {lease_id:x}")
     return Memory(
-        subnets=tuple(IPv4Network(subnet) for subnet in members["subnets"]),
-        ipv6_subnets=tuple(IPv6Network(subnet) for subnet in members["ipv6_subnets"]),
-        etcd_lease_id=int(members["etcd_lease_id"], 16),
+        subnets=_networks(IPv4Network, members["subnets"]),
+        ipv6_subnets=_networks(IPv6Network, members["ipv6_subnets"]),
+        etcd_lease_id=lease_id,
     )
+
+
+def _networks(kind: type[N], listed: object) -> tuple[N, ...]:
+    """What a lease could have been of; a number is no network here, though Python would take it for one."""
+    if not isinstance(listed, list) or not all(isinstance(text, str) for text in listed):
+        raise ValueError("no list of subnets")
+    networks = tuple(kind(text) for text in listed[:MAX_REMEMBERED])
+    if any(network.prefixlen < 2 or network.is_multicast for network in networks):
+        raise ValueError(f"no subnets: {', '.join(map(str, networks))}")
+    return networks

@@ -92,7 +92,11 @@ class Node:
                 )
                 self._firewall_nftables = desired.config.enable_nftables
             rules = desired_rules(
-                pool.network, desired.subnet, ip_masq=settings.ip_masq, forward_rules=settings.forward_rules
+                pool.network,
+                desired.subnet,
+                ip_masq=settings.ip_masq,
+                forward_rules=settings.forward_rules,
+                random_fully=settings.random_fully,
             )
             for change in await asyncio.to_thread(self._firewall.reconcile, rules):
                 _log.info("%s", change)

@@ -45,7 +45,7 @@ from overlay.control.schema import LeaseRecord
 from overlay.datapath.choice import choose
 from overlay.errors import ConfigError, DatapathError, NodeError, PortInUseError, PrivilegeError, first_of
 from overlay.model import NetworkConfig
-from overlay.node import lock, netlink, preflight, subnet_env
+from overlay.node import forwarding, lock, netlink, preflight, subnet_env
 from overlay.node.collision import Surroundings, collision
 from overlay.node.interfaces import Underlay
 from overlay.observe import health, report
@@ -338,6 +338,7 @@ class _Agent:
         watchdog = self._notifier.watchdog_seconds
         interval = min(_HEARTBEAT_SECONDS, watchdog / 3) if watchdog else _HEARTBEAT_SECONDS
         while True:
+            self._check_forwarding()
             status = await node.status()
             if self._converged is None or status.running:
                 self._notifier.alive()
@@ -359,6 +360,16 @@ class _Agent:
     def _problems(self, state: ControlState) -> tuple[str, ...]:
         seen = (*self._datapath_problems, *self._neighbours.problems)
         return (*state.problems, *self._troubles.values(), *map(str, seen))
+
+    def _check_forwarding(self) -> None:
+        """Packets pass only where the machine forwards them; nothing tells when that changes."""
+        device = self._settings.datapath.device
+        problem = None if self._converged is None else forwarding.obstacle(device)
+        if problem is None:
+            self._all_is_well_again("forwarding")
+        else:
+            self._troubles["forwarding"] = str(problem)
+            self._says.say("forwarding", str(problem))
 
     def _is_set_up(self, state: ControlState) -> bool:
         """Whether this machine has a lease, is as it should be for it as of the last look, and peers can reach it.
@@ -396,6 +407,7 @@ class _Agent:
         assert self._underlay is not None
         state, status = self._control.state, await self._node.status()
         self._take_in(status.problems)
+        self._check_forwarding()
         return describe(
             self._settings,
             state,

@@ -28,6 +28,7 @@ class AgentSettings:
     lease_ttl: int = 86400
     ip_masq: bool = False
     forward_rules: bool = True
+    random_fully: bool = True
     firewall_resync: int = 5
     blackhole_route: bool = False
     copy_dscp: bool = False

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import re
+from difflib import get_close_matches
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
@@ -21,6 +22,7 @@ from overlay.errors import UsageError
 from overlay.node.interfaces import Selection
 from overlay.node.mtu import MAXIMUM, MINIMUM
 from overlay.observe.logging import set_up
+from overlay.text import excerpt
 
 _FOREIGN = {
     "kube-annotation-prefix": "there is no Kubernetes support",
@@ -41,8 +43,15 @@ _FOREIGN_BOOL = {
 """flanneld's flags that mean nothing here, and why; they are accepted, so that its start scripts work."""
 
 
+_MAX_NOTICES = 20
+"""Variables that are named at most."""
+
 _MAX_LEASE_TTL = 9_000_000_000
 """Longest that etcd grants (server/lease/lessor.go, MaxLeaseTTL)."""
+
+
+_HOST_NAME = re.compile(r"(?=.*[a-zA-Z])[a-zA-Z0-9]([a-zA-Z0-9.-]{0,251}[a-zA-Z0-9])?")
+"""Letters, digits, dots and hyphens, and not digits and dots alone (RFC 1123, 2.1)."""
 
 
 class _Mtu(click.IntRange):
@@ -63,6 +72,17 @@ def _foreign_flags(command: Any) -> Any:
     return command
 
 
+def _unknown_variables() -> tuple[str, ...]:
+    """A line for each FLANNELD_ variable that no flag takes: as a rule one that is misspelt."""
+    known = {str(parameter.envvar) for parameter in agent.params if parameter.envvar}
+    unknown = sorted(name for name in os.environ if name.startswith("FLANNELD_") and name not in known)
+    lines = []
+    for name in unknown[:_MAX_NOTICES]:
+        like = get_close_matches(name, known, 1, cutoff=0.8)
+        lines.append(f"{excerpt(name)} has no effect: no flag takes it{f'; is {like[0]} meant?' if like else ''}")
+    return tuple(lines)
+
+
 @click.command()
 @etcd_flags
 @flag("iface", multiple=True, type=Verbatim(), metavar="NAME|IP", help="Underlay interface; may be repeated.")
@@ -73,10 +93,11 @@ def _foreign_flags(command: Any) -> Any:
 @flag("subnet-lease-renew-margin", default=60, metavar="MINUTES", type=click.IntRange(1, 1439),
       help="Renew the lease at the latest so long before it expires.")  # fmt: skip
 @flag("ip-masq", default=False, type=GO_BOOL, help="Masquerade what leaves the overlay.")
+@flag("ip-masq-fully-random-disable", default=False, type=GO_BOOL, help="Masquerade with the ports of the containers.")
 @flag("ip-blackhole-route", default=False, type=GO_BOOL, help="Blackhole our subnet while no bridge has it.")
 @flag("iptables-resync", default=5, metavar="SECONDS", type=click.IntRange(1), help="How often rules are checked.")
 @flag("iptables-forward-rules", default=True, type=GO_BOOL, help="Accept forwarding from and to the network.")
-@flag("healthz-ip", default="0.0.0.0", metavar="IP", help="Where /healthz and /readyz are served.")
+@flag("healthz-ip", default="0.0.0.0", metavar="IP|NAME", help="Where /healthz and /readyz are served.")
 @flag("healthz-port", default=0, type=click.IntRange(0, 65535), metavar="PORT", help="Port for it; 0: not served.")
 @flag("datapath", default="auto", type=click.Choice(["auto", "kernel", "userspace"]), help="What moves the packets.")
 @flag(
@@ -117,7 +138,7 @@ def agent(etcd: Etcd, places: Places, **flags: Any) -> None:
     )
     settings = _settings(etcd, places, flags)
     set_up(flags["log_format"], verbose=flags["v"] > 0, under_journald="JOURNAL_STREAM" in os.environ)
-    asyncio.run(run(settings, ignored))
+    asyncio.run(run(settings, (*ignored, *_unknown_variables())))
 
 
 def _settings(etcd: Etcd, places: Places, flags: dict[str, Any]) -> AgentSettings:
@@ -146,6 +167,7 @@ def _settings(etcd: Etcd, places: Places, flags: dict[str, Any]) -> AgentSetting
         node_id=node_id(flags["node_id"]),
         ip_masq=flags["ip_masq"],
         forward_rules=flags["iptables_forward_rules"],
+        random_fully=not flags["ip_masq_fully_random_disable"],
         firewall_resync=flags["iptables_resync"],
         blackhole_route=flags["ip_blackhole_route"],
         health_address=_health_address(flags),
@@ -159,11 +181,13 @@ def _settings(etcd: Etcd, places: Places, flags: dict[str, Any]) -> AgentSetting
 
 
 def _health_address(flags: dict[str, Any]) -> tuple[str, int] | None:
-    try:
-        address = ip_address(flags["healthz_ip"])
-    except ValueError as error:
-        raise UsageError("is no IP address", about=f"--healthz-ip {flags['healthz_ip']}") from error
-    return (str(address), flags["healthz_port"]) if flags["healthz_port"] else None
+    host = flags["healthz_ip"]
+    if not _HOST_NAME.fullmatch(host):
+        try:
+            ip_address(host)
+        except ValueError as error:
+            raise UsageError("is no IP address, nor a name", about=f"--healthz-ip {excerpt(host)}") from error
+    return (host, flags["healthz_port"]) if flags["healthz_port"] else None
 
 
 def _check_interface(name: str) -> None:

@@ -125,9 +125,11 @@ def run(arguments: list[str]) -> int:
     except OverlayError as error:
         return _fail(str(error), error.exit_status)
     except Exception as error:
+        first = first_of(error)
+        if isinstance(first, OverlayError):
+            return _fail(str(first), first.exit_status)
         if os.environ.get("OVERLAY_DEBUG"):
             raise
-        first = first_of(error)
         return _fail(f"unexpected {type(first).__name__}: {first}; OVERLAY_DEBUG=1 shows where", 1)
 
 

@@ -71,7 +71,7 @@ class Members:
             if value is None:
                 continue
             if type(value) is not kind:
-                raise self._bad(name, value, f"must be {_JSON_NAME[kind]}")
+                raise self._bad(name, _shown(value), f"must be {_JSON_NAME[kind]}")
             found = value
         return _without_surrogates(found) if isinstance(found, str) else found  # type: ignore[return-value]
 
@@ -201,5 +201,13 @@ def _address(text: str, kind: type[A]) -> A:
 
 
 _FAMILY: Mapping[type, str] = {IPv4Address: "IPv4", IPv6Address: "IPv6"}
+
+
+def _shown(value: object) -> str:
+    """A value of the wrong type as it stands in the JSON: ``"24"`` is not ``24``."""
+    if isinstance(value, tuple):
+        return "an object"
+    return "an array" if isinstance(value, list) else json.dumps(value, ensure_ascii=False)
+
 
 _JSON_NAME: Mapping[type, str] = {bool: "true or false", int: "a whole number", str: "a string"}

@@ -3,11 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from overlay.errors import FileError
+
+MAX_BYTES = 1 << 16
+"""Longest file of ours that is read; they have under 1 KiB."""
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file that others may have damaged.
+
+    Raises:
+        FileNotFoundError: there is none.
+        FileError: it cannot be read, or holds something else.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        found = json.loads(content) if len(content) <= MAX_BYTES else None
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        cause = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise FileError(f"cannot be used ({cause})", about=str(path)) from error
+    if not isinstance(found, dict):
+        raise FileError(f"cannot be used (no JSON object of at most {MAX_BYTES} bytes)", about=str(path))
+    return found
 
 
 def write_atomically(path: Path, content: str, *, mode: int = 0o644) -> bool:

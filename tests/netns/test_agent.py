@@ -8,12 +8,15 @@ n2   172.31.0.2   ──┘
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
+import socket
 import stat
+import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from http.client import HTTPConnection
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -398,3 +401,50 @@ def test_a_wider_network_and_another_port_are_applied_while_running(site: Lab) -
     site.put_config('{"Network":"10.9.0.0/16"}')
     assert poll(lambda: "is refused" in one.files.log("agent").read_text(), PATIENCE)
     assert one.pods[0].ping(two.pods[0].address, count=3).complete
+
+
+def test_what_keeps_packets_from_passing_is_said_and_over_when_it_is(node: Lab, tmp_path: Path) -> None:
+    """IP forwarding off, a health port that is taken, a full state directory: the agent goes on, and status says so."""
+    node.start_etcd()
+    node.put_config()
+    machine = node.nodes[0]
+    machine.run("sysctl", "-qw", "net.ipv4.ip_forward=0")
+    full = tmp_path / "full"
+    full.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "full", str(full)], check=True)
+    try:
+        with suppress(OSError), (full / "filling").open("wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+        variables = os.environ | {"FLANNELD_IP_MASK": "true"}
+        taken = call_inside(machine.namespace, lambda: socket.create_server(("127.0.0.1", 8099)))
+        health = ("--healthz-ip=localhost", "--healthz-port=8099", f"--data-dir={full}")
+        with taken, agent(machine, tmp_path / "a", *health, f"--state-dir={full}", env=variables) as running:
+            running.says("FLANNELD_IP_MASK has no effect: no flag takes it; is FLANNELD_IP_MASQ meant?")
+            running.says("ready:")
+            running.says("health port 8099 on localhost: ")
+            running.says("net.ipv4.ip_forward: IP forwarding is off")
+
+            def status() -> tuple[int, str]:
+                done = machine.run(OVERLAY, "status", f"--state-dir={full}", check=False)
+                return done.returncode, " ".join(done.stdout.split())
+
+            code, told = status()
+            assert code == 1
+            assert "ready yes" in told
+            assert "no container of this node reaches another node; sysctl -w net.ipv4.ip_forward=1" in told
+            assert "health port 8099 on localhost" in told
+            taken.close()
+            machine.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+            running.says("health: all is as it should be again")
+            assert poll(lambda: status()[0] == 0, PATIENCE), status()
+            assert call_inside(machine.namespace, lambda: _probe("/healthz?verbose")) == 200
+            assert running.terminate() == 0
+    finally:
+        subprocess.run(["umount", str(full)], check=True)
+
+
+def _probe(path: str) -> int:
+    with closing(HTTPConnection("127.0.0.1", 8099, timeout=PATIENCE)) as connection:
+        connection.request("GET", path)
+        return connection.getresponse().status

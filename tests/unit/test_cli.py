@@ -45,7 +45,9 @@ UDP = '{"Network":"10.0.0.0/16","Backend":{"Type":"udp"}}'
         (("cleanup", "--device=x/../../y"), "is no interface name"),
         (("agent", "--device"), "overlay agent: Option '--device' requires an argument; see overlay agent --help"),
         (("agent", "--mtu=67"), "67 is not in the range"),
-        (("agent", "--healthz-ip=localhost"), "--healthz-ip localhost: is no IP address"),
+        (("agent", "--healthz-ip=local host"), "--healthz-ip local host: is no IP address, nor a name"),
+        (("agent", "--healthz-ip=10.0.0.256"), "--healthz-ip 10.0.0.256: is no IP address, nor a name"),
+        (("agent", "--healthz-ip="), "is no IP address, nor a name"),
         (("agent", f"--node-id={'x' * 129}"), "must have at most 128 characters"),
         (("agent", "--node-id=a\x07b"), "--node-id a·b: must be printable"),
         (("agent", "--node-id= "), "must be printable, without spaces around it"),
@@ -160,6 +162,44 @@ def test_a_config_that_breaks_a_rule_fails_the_check(
     error = capsys.readouterr().err
     assert f"SubnetLen = {length}" in error
     assert rule in error
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ('{"Network":"10.0.0.0/16","SubnetLen":"24"}', 'SubnetLen = "24": must be a whole number'),
+        ('{"Network":"10.0.0.0/16","SubnetLen":true}', "SubnetLen = true: must be a whole number"),
+        ('{"Network":"10.0.0.0/16","SubnetLen":24.0}', "SubnetLen = 24.0: must be a whole number"),
+        ('{"Network":"10.0.0.0/16","EnableIPv4":"true"}', 'EnableIPv4 = "true": must be true or false'),
+        ('{"Network":10}', "Network = 10: must be"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_shown_with_its_type(
+    capsys: pytest.CaptureFixture[str], config: str, told: str
+) -> None:
+    assert run(["config", "check", config]) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_a_misspelt_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    notices: list[str] = []
+
+    async def start(settings: AgentSettings, told: tuple[str, ...] = ()) -> None:
+        assert settings.random_fully is False
+        assert settings.health_address == ("localhost", 8080)
+        notices.extend(told)
+
+    monkeypatch.setattr("overlay.cli.agent.run", start)
+    monkeypatch.setattr("overlay.cli.agent.set_up", lambda *_, **__: None)
+    monkeypatch.setenv("FLANNELD_IP_MASK", "true")
+    monkeypatch.setenv("FLANNELD_IFACE", "eth0")
+    monkeypatch.setenv("FLANNELD_SOMETHING_ELSE", "x")
+    flags = ["--ip-masq-fully-random-disable", "--healthz-ip=localhost", "--healthz-port=8080"]
+    assert run(["agent", "--vmodule=x", *flags]) == 0
+    assert notices[1:] == [
+        "FLANNELD_IP_MASK has no effect: no flag takes it; is FLANNELD_IP_MASQ meant?",
+        "FLANNELD_SOMETHING_ELSE has no effect: no flag takes it",
+    ]
 
 
 @pytest.mark.parametrize(

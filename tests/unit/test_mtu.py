@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
+
 import pytest
 
 from overlay.errors import ConfigError
-from overlay.node.mtu import MAXIMUM, MINIMUM, tunnel_mtu
+from overlay.node.interfaces import Underlay
+from overlay.node.mtu import MAXIMUM, MINIMUM, SettledMtu, tunnel_mtu
 
 
 @pytest.mark.parametrize(("underlay", "tunnel"), [(1500, 1472), (9000, 8972), (96, 68), (65536, 65507)])
@@ -31,3 +34,23 @@ def test_underlay_too_small() -> None:
 
 def test_largest_inner_packet_is_still_an_ipv4_payload() -> None:
     assert MAXIMUM + 28 == 65535
+
+
+def test_a_smaller_underlay_counts_at_once_and_a_larger_one_when_it_stays() -> None:
+    settled = SettledMtu()
+
+    def used(mtu: int, now: float, index: int = 2) -> int:
+        here = IPv4Address("172.31.0.1")
+        return settled.settle(Underlay("eth0", index, mtu, here, here), now).mtu
+
+    assert used(1500, 0) == 1500
+    flapping = [used(1400 if second % 2 else 1500, second) for second in range(1, 300)]
+    assert set(flapping) == {1400}, "one change, however long it flaps"
+    assert used(1500, 300) == 1400
+    assert settled.due(310) == 50
+    assert used(1450, 320) == 1400
+    assert used(1450, 379) == 1400
+    assert used(1450, 380) == 1450
+    assert settled.due(381) is None
+    assert used(9000, 382, index=3) == 9000, "another interface is no flutter"
+    assert used(1300, 383, index=3) == 1300

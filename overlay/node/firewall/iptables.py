@@ -139,6 +139,7 @@ _VERDICTS = {
     Verdict.ACCEPT: ("-j", "ACCEPT"),
     Verdict.RETURN: ("-j", "RETURN"),
     Verdict.MASQUERADE: ("-j", "MASQUERADE", "--random-fully"),
+    Verdict.MASQUERADE_PLAIN: ("-j", "MASQUERADE"),
 }
 
 

@@ -74,11 +74,15 @@ class Names:
 
 
 class Verdict(Enum):
-    """What becomes of a packet that a rule matches. MASQUERADE picks its source port fully at random."""
+    """What becomes of a packet that a rule matches.
+
+    MASQUERADE picks its source port fully at random, MASQUERADE_PLAIN as the kernel likes.
+    """
 
     ACCEPT = "accept"
     RETURN = "return"
     MASQUERADE = "masquerade"
+    MASQUERADE_PLAIN = "masquerade, ports kept where they can be"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +129,16 @@ class Ruleset:
 EMPTY = Ruleset()
 
 
-def desired_rules(network: IPv4Network, subnet: IPv4Network, *, ip_masq: bool, forward_rules: bool = True) -> Ruleset:
+def desired_rules(
+    network: IPv4Network, subnet: IPv4Network, *, ip_masq: bool, forward_rules: bool = True, random_fully: bool = True
+) -> Ruleset:
     """What flanneld keeps in the firewall (pkg/trafficmngr/iptables/iptables.go, ``masqRules``, ``forwardRules``).
 
     Args:
         network: the whole overlay.
         subnet: this node's own.
         ip_masq: ``--ip-masq``: masquerade what leaves the overlay, and what enters it from outside.
+        random_fully: unless ``--ip-masq-fully-random-disable``.
         forward_rules: ``--iptables-forward-rules``: accept what is forwarded from and to the overlay.
     """
     chains = []
@@ -146,6 +153,7 @@ def desired_rules(network: IPv4Network, subnet: IPv4Network, *, ip_masq: bool, f
             )
         )
     if ip_masq:
+        masquerade = Verdict.MASQUERADE if random_fully else Verdict.MASQUERADE_PLAIN
         own, overlay, elsewhere = Match(subnet), Match(network), Match(network, outside=True)
         chains.append(
             Chain(
@@ -157,9 +165,9 @@ def desired_rules(network: IPv4Network, subnet: IPv4Network, *, ip_masq: bool, f
                     Rule(Verdict.RETURN, source=overlay, destination=own),
                     # What comes to our containers from outside was routed here on purpose: its source stays.
                     Rule(Verdict.RETURN, source=elsewhere, destination=own),
-                    Rule(Verdict.MASQUERADE, source=overlay, destination=Match(MULTICAST, outside=True)),
+                    Rule(masquerade, source=overlay, destination=Match(MULTICAST, outside=True)),
                     # The host itself, with an underlay address, needs one that the peers send answers back to.
-                    Rule(Verdict.MASQUERADE, source=elsewhere, destination=overlay),
+                    Rule(masquerade, source=elsewhere, destination=overlay),
                 ),
             )
         )

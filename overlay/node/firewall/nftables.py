@@ -30,6 +30,7 @@ _VERDICTS: dict[Verdict, Json] = {
     Verdict.ACCEPT: {"accept": None},
     Verdict.RETURN: {"return": None},
     Verdict.MASQUERADE: {"masquerade": {"flags": "fully-random"}},
+    Verdict.MASQUERADE_PLAIN: {"masquerade": None},
 }
 
 
