@@ -175,7 +175,8 @@ class TrafficControl(RouteSocket):
             PrivilegeError, NodeError: not attached; what was there before still is.
         """
         with explained(f"{hook.name.lower()} filter on {device.name}"):
-            self._ensure_clsact(device, hook)
+            if not self.has_hook(device, hook):
+                self._route.tc("add", "clsact", device.index)
             self._route.tc(
                 "replace-filter",
                 "bpf",
@@ -189,8 +190,12 @@ class TrafficControl(RouteSocket):
                 direct_action=True,
             )
 
-    def delete_filter(self, device: Device, hook: Hook, filter_: Filter) -> None:
-        """Detaches one filter, and removes the qdisc when that was the last one on either hook."""
+    def delete_filter(self, device: Device, hook: Hook, filter_: Filter, *, with_qdisc: bool) -> None:
+        """Detaches one filter.
+
+        Args:
+            with_qdisc: whether the clsact qdisc goes too, when that was the last filter on either hook.
+        """
         with explained(f"{hook.name.lower()} filter on {device.name}"):
             self._route.tc(
                 "del-filter",
@@ -202,7 +207,7 @@ class TrafficControl(RouteSocket):
                 protocol=_ETH_P_IP,
             )
             hooks = [list(self._route.get_filters(index=device.index, parent=each.value)) for each in Hook]
-            if not any(hooks) and "clsact" in self._qdiscs(device):
+            if with_qdisc and not any(hooks) and "clsact" in self._qdiscs(device):
                 self._route.tc("del", "clsact", device.index)
 
     def ensure_gro_pair(self, sender: str, receiver: str, queues: int) -> VethPair:
@@ -246,12 +251,11 @@ class TrafficControl(RouteSocket):
     def _qdiscs(self, device: Device) -> list[str]:
         return [message.get_attr("TCA_KIND") for message in self._route.get_qdiscs(index=device.index)]
 
-    def _ensure_clsact(self, device: Device, hook: Hook) -> None:
+    def has_hook(self, device: Device, hook: Hook) -> bool:
+        """Whether there is a qdisc that filters can be attached to."""
         present = self._qdiscs(device)
         # The older "ingress" qdisc excludes clsact, and serves as well where only its own hook is needed.
-        if "clsact" in present or ("ingress" in present and hook is Hook.INGRESS):
-            return
-        self._route.tc("add", "clsact", device.index)
+        return "clsact" in present or ("ingress" in present and hook is Hook.INGRESS)
 
 
 def _device(message: Any) -> Device:

@@ -138,7 +138,7 @@ WRONG_CONFIGS = [
     ('{"Network":"10.0.0.0/29"}', "Network = 10.0.0.0/29"),
     ('{"Network":"10.0.0.0/16","SubnetLen":17}', "SubnetLen = 17"),
     ('{"Network":"10.0.0.0/16","SubnetLen":31}', "SubnetLen = 31"),
-    ('{"Network":"10.0.0.0/16","SubnetLen":"24"}', "SubnetLen = 24: must be a whole number"),
+    ('{"Network":"10.0.0.0/16","SubnetLen":"24"}', 'SubnetLen = "24": must be a whole number'),
     ('{"Network":"10.0.0.0/16","SubnetMin":"10.1.0.0"}', "SubnetMin = 10.1.0.0"),
     ('{"Network":"10.0.0.0/16","SubnetMin":"10.0.1.7"}', "SubnetMin = 10.0.1.7"),
     ('{"Network":"10.0.0.0/16","SubnetMin":"10.0.9.0","SubnetMax":"10.0.3.0"}', "10.0.9.0"),

@@ -146,12 +146,9 @@ UP = (*ETH0, "ip link set eth0 up")
     "theirs",
     [
         "10.0.0.0/16 via 172.31.0.100 dev eth0",
-        "10.0.0.0/16 dev eth0 scope link",
         "10.0.0.0/16 dev flannel1 scope link",
         "unreachable 10.0.0.0/16",
-        "prohibit 10.0.0.0/16",
         "blackhole 10.0.0.0/16",
-        "throw 10.0.0.0/16",
         "10.0.0.0/16 nexthop via 172.31.0.100 dev eth0 weight 1 nexthop via 172.31.0.101 dev eth0 weight 1",
     ],
 )

@@ -111,9 +111,9 @@ def settings(lab: Lab, **more: str) -> str:
     return "".join(f"{name}={value}\n" for name, value in variables.items())
 
 
-def overlay(node: Booted, *arguments: str) -> str:
+def overlay(node: Booted, *arguments: str, check: bool = True) -> str:
     """Runs the installed command on a node, with the service's settings."""
-    return node.run("overlay", "--settings", SETTINGS, *arguments).stdout
+    return node.run("overlay", "--settings", SETTINGS, *arguments, check=check).stdout
 
 
 def subnet(node: Booted) -> IPv4Interface:

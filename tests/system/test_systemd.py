@@ -416,7 +416,8 @@ def test_the_sandbox_lets_the_kernel_datapath_run(node: Booted) -> None:
     script = "from overlay.datapath.kernel.probe import probe; r = probe(); print(r.answer.value, r.reason)"
     outside = node.run("/opt/overlay/bin/python", "-c", script).stdout
     node.systemctl("start", "overlay")
-    (chosen,) = (line for line in overlay(node, "status").splitlines() if line.startswith("datapath"))
+    # Its exit status is about forwarding as well, which Docker turns on when it starts.
+    (chosen,) = (line for line in overlay(node, "status", check=False).splitlines() if line.startswith("datapath"))
     assert chosen.split()[1] == ("kernel:" if outside.startswith("yes") else "userspace:"), f"{chosen}; {outside}"
 
 

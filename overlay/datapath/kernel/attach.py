@@ -1,7 +1,8 @@
 """Which program belongs on which hook, and bringing an interface to that state.
 
 A filter of ours is known by its name, ``overlay/<device>/<program>#<number>``: the number is the kernel's for the
-loaded program, so one look tells whether it is this agent's or a predecessor's.
+loaded program, so one look tells whether it is this agent's or a predecessor's. A ``!`` at its end says that the clsact
+qdisc that it hangs on was made for it: only such a one is removed with the last filter.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 
 from overlay.datapath.kernel.libbpf import Program
 from overlay.node.tc import FIRST_PRIORITY, Device, Filter, Hook, TrafficControl
+
+_MADE = "!"
 
 _MAX_STEM = 11
 """An interface's name has 15 characters; our suffixes take four."""
@@ -35,15 +38,17 @@ def gro_pair(device: str) -> tuple[str, str]:
 def ensure(tc: TrafficControl, owner: str, attachment: Attachment) -> bool:
     """Attaches, or replaces in one step, unless it is so already; whether there was something to do."""
     device, hook, program = attachment.device, attachment.hook, attachment.program
-    name = f"{_prefix(owner)}{program.name}#{program.id}"
     present = tc.filters(device, hook)
-    ours = [each for each in present if each.name.startswith(_prefix(owner))]
+    ours = _ours(present, owner)
+    own_here = ours or [each for other in Hook for each in _ours(tc.filters(device, other), owner)]
+    made = own_here[0].name.endswith(_MADE) if own_here else not tc.has_hook(device, hook)
+    name = f"{_prefix(owner)}{program.name}#{program.id}{_MADE if made else ''}"
     if [each.name for each in ours] == [name]:
         return False
     place = ours[0] if ours else _free_place(present)
     tc.set_filter(device, hook, Filter(place.priority, place.handle, name), program.fd)
     for surplus in ours[1:]:
-        tc.delete_filter(device, hook, surplus)
+        tc.delete_filter(device, hook, surplus, with_qdisc=False)
     return True
 
 
@@ -58,11 +63,14 @@ def detach(tc: TrafficControl, owner: str, device: Device, hooks: Iterable[Hook]
     """Removes all filters of ``owner`` from ``device``; returns how many there were."""
     removed = 0
     for hook in hooks:
-        for each in tc.filters(device, hook):
-            if each.name.startswith(_prefix(owner)):
-                tc.delete_filter(device, hook, each)
-                removed += 1
+        for each in _ours(tc.filters(device, hook), owner):
+            tc.delete_filter(device, hook, each, with_qdisc=each.name.endswith(_MADE))
+            removed += 1
     return removed
+
+
+def _ours(present: Iterable[Filter], owner: str) -> list[Filter]:
+    return [each for each in present if each.name.startswith(_prefix(owner))]
 
 
 def _prefix(owner: str) -> str:
