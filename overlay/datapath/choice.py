@@ -11,6 +11,7 @@ from overlay.datapath.kernel.datapath import KernelDatapath
 from overlay.datapath.kernel.machine import cleanup
 from overlay.datapath.kernel.probe import Answer, probe
 from overlay.datapath.userspace.datapath import UserspaceDatapath
+from overlay.datapath.userspace.queues import Offloads
 from overlay.errors import DatapathError, OverlayError
 
 _log = logging.getLogger(__name__)
@@ -53,7 +54,8 @@ async def choose(wish: Wish) -> Choice:
     answer = await asyncio.to_thread(probe)
     if answer.answer is Answer.YES:
         # The slow path must see each datagram as it came: joined ones would have passed the program unseen.
-        return Choice("kernel", KernelDatapath(UserspaceDatapath(workers=1, offloads=False)), answer.reason)
+        slow_path = UserspaceDatapath(workers=1, offloads=Offloads.CHECKSUMS)
+        return Choice("kernel", KernelDatapath(slow_path), answer.reason)
     if wish.name == "kernel":
         raise DatapathError(
             answer.reason, about="--datapath kernel", remedy="use --datapath auto, which falls back to userspace"
@@ -68,4 +70,5 @@ async def _userspace(wish: Wish, reason: str) -> Choice:
             _log.info("left by the kernel datapath: %s", change)
     except OverlayError as error:
         _log.info("nothing of the kernel datapath could be looked for: %s", error)
-    return Choice("userspace", UserspaceDatapath(workers=wish.workers, offloads=wish.offloads), reason)
+    offloads = Offloads.ALL if wish.offloads else Offloads.NONE
+    return Choice("userspace", UserspaceDatapath(workers=wish.workers, offloads=offloads), reason)

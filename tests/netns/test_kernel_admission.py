@@ -31,7 +31,7 @@ NEXT_FILTER, DROP, REDIRECT = -1, 2, 7
 @pytest.fixture(scope="module")
 def loaded() -> Iterator[Loaded]:
     programs = load(OBJECT, None)
-    write_endpoint(programs.config, Endpoint(OUR_ADDRESS, PORT, OWN, TUN, GRO))
+    write_endpoint(programs.endpoint, Endpoint(OUR_ADDRESS, PORT, OWN, TUN, GRO))
     programs.peers.replace(PEERS)
     yield programs
     programs.close()
@@ -141,6 +141,22 @@ def test_not_for_the_tunnel_is_left_alone(loaded: Loaded, outer: Outer) -> None:
     assert (ran.verdict, ran.packet) == (NEXT_FILTER, frame)
 
 
+@pytest.mark.parametrize("length", range(0, 41, 4))
+@pytest.mark.parametrize("fragment", [0x4000, 0x2000, 0x0001], ids=["whole", "first", "later"])
+def test_a_stranger_wakes_no_process_with_what_is_unusual(loaded: Loaded, length: int, fragment: int) -> None:
+    """IP options and fragments are left to the stack, and so to the socket, only where a peer sent them."""
+    verdicts = {"peer": NEXT_FILTER, "stranger": DROP}
+    if fragment == 0x0001:
+        verdicts["stranger"] = NEXT_FILTER  # it does not say for which port
+    elif not length and fragment == 0x4000:
+        verdicts["peer"] = REDIRECT
+    for sender, address in (("peer", "172.31.0.2"), ("stranger", "172.31.0.99")):
+        outer = Outer(IPv4Address(address), fragment=fragment, options=bytes([1]) * length)
+        assert dry_run(loaded.decap, outer.around(ipv4())).verdict == verdicts[sender]
+        elsewhere = Outer(IPv4Address(address), fragment=fragment, options=bytes([1]) * length, port=53)
+        assert dry_run(loaded.decap, elsewhere.around(ipv4())).verdict == NEXT_FILTER, "not for the tunnel"
+
+
 @pytest.mark.parametrize("udp_length", [0, 7, 8, 9, 27])
 def test_a_length_of_udp_that_leaves_no_room_for_a_header(loaded: Loaded, udp_length: int) -> None:
     frame = Outer(IPv4Address("172.31.0.2"), udp_length=udp_length).around(ipv4())
@@ -191,10 +207,10 @@ def test_flannelds_own_datagrams_enter(kind: str) -> None:
     packet = bytes.fromhex(FLANNELD[kind])
     programs = load(OBJECT, None)
     subnet = IPv4Network("10.0.39.0/24")
-    write_endpoint(programs.config, Endpoint(IPv4Address("172.31.0.2"), PORT, subnet, TUN, GRO))
+    write_endpoint(programs.endpoint, Endpoint(IPv4Address("172.31.0.2"), PORT, subnet, TUN, GRO))
     programs.peers.replace(PeerTable.of(subnet, [Peer(IPv4Network("10.0.58.0/24"), IPv4Address("172.31.0.1"))]))
     ran = dry_run(programs.decap, ETHERNET + packet)
     assert ran.verdict == REDIRECT
     assert ran.packet == ETHERNET + one_hop_less(packet[28:])
-    assert not programs.peers.unwraps(IPv4Network("10.0.58.0/24")), "flanneld's packets come from a socket"
+    assert not programs.peers.proven(IPv4Network("10.0.58.0/24")), "flanneld's packets come from a socket"
     programs.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import struct
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -13,10 +12,12 @@ import pytest
 
 from overlay.datapath.kernel.libbpf import Object, dry_run
 from overlay.datapath.kernel.maps import Endpoint, read_counters, write_endpoint
-from overlay.datapath.kernel.programs import OBJECT, PIN_ROOT, Loaded, load, unpin, unpin_dead
+from overlay.datapath.kernel.programs import OBJECT, PIN_ROOT, Loaded, load, pin_directory, unpin, unpin_dead
 from overlay.errors import DatapathError
+from overlay.lab.namespace import call_inside
 from overlay.model import Peer, PeerTable
 from tests.netns.test_kernel_admission import DROP, OUR_ADDRESS, PORT, REDIRECT, Outer
+from tests.netns.test_kernel_datapath import variant
 from tests.support.admission import OWN, PEERS, ipv4
 from tests.support.tunnels import run
 
@@ -51,7 +52,7 @@ def random_table(chance: random.Random) -> PeerTable:
 def test_every_table_becomes_the_kernels_whatever_was_there_before() -> None:
     chance = random.Random(7)
     loaded = load(OBJECT, None)
-    write_endpoint(loaded.config, Endpoint(OUR_ADDRESS, PORT, OWN, 71))
+    write_endpoint(loaded.endpoint, Endpoint(OUR_ADDRESS, PORT, OWN, 71))
     for _ in range(60):
         table = random_table(chance)
         loaded.peers.replace(table)
@@ -72,7 +73,7 @@ def test_a_successor_finds_peers_and_counters(pins: Path) -> None:
     first = load(OBJECT, pins)
     assert not first.adopted
     first.peers.replace(PEERS)
-    write_endpoint(first.config, Endpoint(OUR_ADDRESS, PORT, OWN, 71))
+    write_endpoint(first.endpoint, Endpoint(OUR_ADDRESS, PORT, OWN, 71))
     assert in_kernel(first, "10.0.2.9", IPv4Address("172.31.0.2")) == REDIRECT
     first.close()
 
@@ -101,15 +102,62 @@ def test_pins_of_a_namespace_that_is_gone_are_removed() -> None:
     assert not alive.exists()
 
 
+def test_a_namespace_that_got_the_number_of_a_dead_one_does_not_inherit_its_peers() -> None:
+    """Numbers of namespaces are given out again; only the cookie tells who has pinned something under one."""
+    name = f"kt{os.getpid()}-reused"
+    run(f"ip netns add {name}")
+    try:
+        ours = call_inside(name, lambda: pin_directory("flannel0"))
+        number, cookie = ours.parent.name.split("-")
+        dead = PIN_ROOT / f"{number}-{int(cookie) + 1}" / "flannel0"
+        former = load(OBJECT, dead)
+        former.peers.replace(PEERS)
+        former.close()
+        loaded = call_inside(name, lambda: load(OBJECT, pin_directory("flannel0")))
+        assert not loaded.adopted
+        loaded.close()
+        assert (dead.exists(), ours.exists()) == (False, True)
+    finally:
+        run(f"ip netns delete {name}")
+    unpin_dead()
+    assert not ours.exists()
+
+
+def test_who_left_is_gone_though_there_is_no_room_for_who_came(tmp_path: Path) -> None:
+    """A batch that fails half-way leaves no peer that is none any more, and the next table is exact again."""
+    loaded = load(variant(tmp_path / "small", "1 << 17); /* twice", "8); /* twice"), None)
+    write_endpoint(loaded.endpoint, Endpoint(OUR_ADDRESS, PORT, OWN, 71))
+
+    def table(first: int, count: int, host: int) -> PeerTable:
+        numbers = range(first, first + count)
+        return PeerTable.of(
+            OWN, [Peer(IPv4Network(f"10.0.{n}.0/24"), IPv4Address(f"172.31.0.{host}")) for n in numbers]
+        )
+
+    def enters(number: int, host: int) -> bool:
+        return in_kernel(loaded, f"10.0.{number}.9", IPv4Address(f"172.31.0.{host}")) == REDIRECT
+
+    loaded.peers.replace(table(10, 6, host=2))
+    assert all(enters(number, 2) for number in range(10, 16))
+    for first, host in ((40, 3), (12, 4)):  # others altogether; and some of the same, moved to another node
+        with pytest.raises(DatapathError):
+            loaded.peers.replace(table(first, 20, host))
+        assert not any(enters(number, former) for number in range(10, 60) for former in {2, 3, 4} - {host})
+        loaded.peers.replace(table(first, 5, host))
+        assert all(enters(number, host) == (first <= number < first + 5) for number in range(10, 60))
+        assert loaded.peers.replace(table(first, 5, host)) == 0
+    loaded.close()
+
+
 def test_maps_of_another_layout_are_replaced(pins: Path) -> None:
     """As another version may leave them: here the counters lie where the config belongs."""
     pins.mkdir(parents=True)
     with Object(OBJECT) as other:
-        other.pin("causes", pins / "config")
+        other.pin("causes", pins / "endpoint")
         other.load()
     loaded = load(OBJECT, pins)
     assert not loaded.adopted
-    assert write_endpoint(loaded.config, Endpoint(OUR_ADDRESS, PORT, OWN, 71))
+    assert write_endpoint(loaded.endpoint, Endpoint(OUR_ADDRESS, PORT, OWN, 71))
     loaded.close()
 
 
@@ -121,26 +169,6 @@ def test_maps_of_another_version_are_removed_with_ours(pins: Path) -> None:
     load(OBJECT, pins).close()
     assert unpin(pins)
     assert not pins.exists()
-
-
-def test_where_a_peer_unwraps_is_learned_and_kept() -> None:
-    """By the outer source port: a flow's is the kernel path's, the tunnel's own is a socket's."""
-    loaded = load(OBJECT, None)
-    write_endpoint(loaded.config, Endpoint(OUR_ADDRESS, PORT, OWN, 71))
-    loaded.peers.replace(PEERS)
-    with_port = Outer(IPv4Address("172.31.0.2")).around(ipv4())
-    from_socket = bytearray(with_port)
-    from_socket[34:36] = struct.pack("!H", PORT)
-    for frame, expected in ((with_port, 1), (bytes(from_socket), 0), (with_port, 1)):
-        assert dry_run(loaded.decap, frame).verdict == REDIRECT
-        assert loaded.peers.unwraps(IPv4Network("10.0.2.0/24")) == bool(expected)
-    assert loaded.peers.replace(PeerTable.of(OWN, [*PEERS.peers.values(), _another()])) == 1
-    assert loaded.peers.unwraps(IPv4Network("10.0.2.0/24")), "a change elsewhere does not forget it"
-    loaded.close()
-
-
-def _another() -> Peer:
-    return Peer(IPv4Network("10.9.9.0/24"), IPv4Address("172.31.0.9"))
 
 
 def test_a_refused_object_names_its_cause(tmp_path: Path) -> None:

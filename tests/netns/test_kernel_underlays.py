@@ -50,7 +50,9 @@ def carried(first: Node, second: Node) -> None:
     assert lost(ping(first, second, "-c 5 -i 0.02")) == 0
     assert lost(ping(first, second, f"-c 5 -i 0.02 -M do -s {first.mtu - 28}")) == 0
     for node, was in zip((first, second), before, strict=True):
-        assert gained(node, was, "tx_packets", "rx_packets") == [10, 10]
+        sent, received = gained(node, was, "tx_packets", "rx_packets")
+        assert sent == 10
+        assert received >= 10  # a peer may have asked something meanwhile
     with iperf_server(second):
         report = json.loads(first.in_pod(f"iperf3 -J -t 1 -c {second.pod_address}"))
         assert report["end"]["sum_received"]["bits_per_second"] > 50e6
@@ -369,7 +371,7 @@ def datagrams(node: Node) -> str:
 def test_cleanup_leaves_nothing() -> None:
     with running() as (first, _second):
         pins = call_inside(first.namespace, lambda: pin_directory("flannel0"))
-        assert sorted(path.name for path in pins.iterdir()) == ["causes", "config", "peers", "senders"]
+        assert sorted(path.name for path in pins.iterdir()) == ["causes", "endpoint", "senders", "subnets"]
         first.stop()
         assert attached(first), "closing leaves the programs to their work"
         removed = [first.cleanup() for _ in range(2)]

@@ -20,11 +20,13 @@ from overlay.datapath.causes import Minute, judge, slow_path_share
 from overlay.datapath.kernel.datapath import KernelDatapath
 from overlay.datapath.kernel.programs import OBJECT
 from overlay.datapath.userspace.datapath import UserspaceDatapath
+from overlay.datapath.userspace.queues import Offloads
 from overlay.errors import OverlayError
 from overlay.model import Peer, PeerTable, TunnelSpec
 
 WINDOW = 1.0
 """Seconds instead of the agent's minute."""
+OFFLOADS = {"kernel": Offloads.CHECKSUMS, "userspace-plain": Offloads.NONE}
 
 
 class Agent:
@@ -87,7 +89,8 @@ class Agent:
 
 
 async def main(kind: str, path: Path) -> None:
-    slow = UserspaceDatapath(workers=4 if kind == "userspace-4" else 1, offloads=kind in {"userspace", "userspace-4"})
+    offloads = OFFLOADS.get(kind, Offloads.ALL)
+    slow = UserspaceDatapath(workers=4 if kind == "userspace-4" else 1, offloads=offloads)
     datapath: Datapath = slow if kind.startswith("userspace") else KernelDatapath(slow, path=path)
     agent = Agent(datapath)
     lines = asyncio.StreamReader(limit=1 << 24)  # thousands of peers make a long line

@@ -259,6 +259,20 @@ def gained(node: Node, before: dict[str, int], *names: str) -> list[int]:
     return [after[name] - before[name] for name in names]
 
 
+def takes_detour(source: Node, target: Node) -> bool:
+    """Whether kernel node ``source`` finishes packets before it sends them to ``target``."""
+    before = source.counters()
+    ping(source, target, "-c 1")
+    finished, sent = gained(source, before, "tx_finished", "tx_packets")
+    assert sent > 0
+    return finished == sent
+
+
+def proves(source: Node, target: Node) -> None:
+    """Waits until ``target`` has proven to ``source`` that unfinished packets reach it whole."""
+    until(lambda: not takes_detour(source, target), "a proof")
+
+
 @contextmanager
 def iperf_server(node: Node) -> Iterator[None]:
     server = subprocess.Popen([*entering(node.pod), "iperf3", "-s"], stdout=subprocess.DEVNULL)

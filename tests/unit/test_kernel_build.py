@@ -54,10 +54,20 @@ def test_config_has_the_programs_layout() -> None:
     body = re.search(r"struct config \{(.*?)\n\};", SOURCE, re.DOTALL)
     assert body is not None
     fields = re.findall(r"^\t(__\w+) (\w+);", body[1], re.MULTILINE)
-    sizes = {"__be32": 4, "__u32": 4, "__be16": 2, "__u16": 2}
-    packed = Endpoint(
-        IPv4Address("1.2.3.4"), 8285, IPv4Network("10.0.1.0/24"), tun=7, gro=8, finish=9, copy_dscp=True
-    ).pack()
+    sizes = {"__be32": 4, "__u32": 4, "__be16": 2, "__u16": 2, "__u64": 8}
+    endpoint = Endpoint(
+        IPv4Address("1.2.3.4"),
+        8285,
+        IPv4Network("10.0.1.0/24"),
+        tun=7,
+        gro=8,
+        finish=9,
+        copy_dscp=True,
+        second=250,
+        secret=1 << 63,
+    )
+    packed = endpoint.pack()
+    assert Endpoint.unpack(packed) == endpoint
     values, at = {}, 0
     for kind, name in fields:
         size = sizes[kind]
@@ -73,6 +83,8 @@ def test_config_has_the_programs_layout() -> None:
         "tun": 7,
         "gro": 8,
         "finish": 9,
+        "second": 250,
+        "secret": 1 << 63,
     }
 
 

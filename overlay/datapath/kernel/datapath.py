@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from ipaddress import IPv4Address
@@ -18,6 +19,7 @@ from overlay.datapath.kernel.findings import FIREWALL, causes_of, problems_of, s
 from overlay.datapath.kernel.machine import Machine, cleanup
 from overlay.datapath.kernel.maps import read_counters
 from overlay.datapath.kernel.programs import OBJECT, Loaded, load, pin_directory
+from overlay.datapath.kernel.proof import Asker
 from overlay.datapath.kernel.state import WAITING, State
 from overlay.errors import DatapathError, OverlayError
 from overlay.model import PeerTable, TunnelSpec
@@ -31,6 +33,8 @@ _RTMGRP_LINK, _RTMGRP_TC, _RTMGRP_IPV4_ROUTE = 0x1, 0x8, 0x40
 """Multicast groups of linux/rtnetlink.h: links that come, go and change; qdiscs and filters; routes."""
 _SETTLE = 0.5
 """Seconds between two looks at least, unless there are new peers: changes come in bursts, and a look costs 20 ms."""
+_ASK = 0.5
+"""Seconds between two rounds of questions to peers: as long a flow takes the detour before the first answer."""
 _LOOK_ANYWAY, _LOOK_AGAIN = 30.0, 1.0
 """Seconds between two looks at most, and while there is a problem."""
 
@@ -67,6 +71,7 @@ class KernelDatapath:
         self._wake, self._new_peers = asyncio.Event(), asyncio.Event()
         self._turn = asyncio.Lock()
         self._follower: asyncio.Task[None] | None = None
+        self._asker: Asker | None = None
 
     async def configure(self, spec: TunnelSpec) -> None:
         """Loads the programs, configures the slow path, and attaches; or changes over to ``spec``.
@@ -89,13 +94,14 @@ class KernelDatapath:
             if former is not None and not same_device:
                 former.loaded.close()
                 await _in_thread(cleanup, former.spec.device)
+            self._forget_asker()
             self._machine = machine = Machine(spec, loaded)
             if former is None or not same_device:
                 self._before = self._counters()  # a predecessor's, whose slow path is gone with it
                 self._pair_drops()
             self._take_in(await _in_thread(machine.reconcile, self._table))
         if self._follower is None:
-            self._follower = asyncio.create_task(self._follow())
+            self._follower = asyncio.create_task(self._work())
 
     def set_peers(self, table: PeerTable) -> None:
         """Hands ``table`` to the slow path at once, and to the kernel's map in a thread."""
@@ -127,10 +133,11 @@ class KernelDatapath:
         counters |= slow_path_counters(slow.counters, {name: fast[name] - self._before.get(name, 0) for name in fast})
         counters |= await asyncio.to_thread(self._pair_drops)
         counters["repairs"] = self._repairs
+        asked = f", {self._asker.describe()}" if self._asker is not None else ""
         return DatapathStatus(
             NAME,
             slow.running and self._machine is not None,
-            f"{state.problem or state.detail}; slow path: {slow.detail}",
+            f"{state.problem or state.detail}{asked}; slow path: {slow.detail}",
             MappingProxyType(counters),
             self._path_mtus(slow.path_mtus),
             notes=(*slow.notes, FIREWALL),
@@ -168,6 +175,7 @@ class KernelDatapath:
             self._follower = None
         async with self._turn:
             await self._slow.close()
+            self._forget_asker()
             if self._machine is not None:
                 self._machine.loaded.close()
                 self._machine = None
@@ -192,6 +200,32 @@ class KernelDatapath:
         peers = {peer.public_ip for peer in self._table.peers.values()}
         told = {at: mtu - UDP_ENCAPSULATION for at, mtu in self._state.path_mtus.items() if at in peers}
         return MappingProxyType(told | {at: min(mtu, told.get(at, mtu)) for at, mtu in learnt.items()})
+
+    async def _work(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow())
+            tasks.create_task(self._ask())
+
+    async def _ask(self) -> None:
+        """Has the peers proven to which something is sent."""
+        while True:
+            await asyncio.sleep(_ASK)
+            async with self._turn:
+                machine, table = self._machine, self._table
+                if machine is None or table is None or (endpoint := machine.endpoint) is None:
+                    continue
+                if self._asker is None:
+                    try:
+                        self._asker = Asker(machine.spec.device, endpoint, machine.loaded.peers)
+                    except OSError as error:
+                        log.warning("peers cannot be asked, so every packet is finished for them: %s", error.strerror)
+                        return
+                self._asker.ask(table, time.monotonic())
+
+    def _forget_asker(self) -> None:
+        if self._asker is not None:
+            self._asker.close()
+            self._asker = None
 
     async def _follow(self) -> None:
         """Looks again whenever links, qdiscs, filters or peers have changed."""

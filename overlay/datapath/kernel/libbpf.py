@@ -10,7 +10,6 @@ import ctypes as c
 import errno
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -40,6 +39,8 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "bpf_map_lookup_elem": (c.c_int, (c.c_int, c.c_void_p, c.c_void_p)),
     "bpf_map_update_elem": (c.c_int, (c.c_int, c.c_void_p, c.c_void_p, c.c_uint64)),
     "bpf_map_delete_elem": (c.c_int, (c.c_int, c.c_void_p)),
+    "bpf_map_lookup_and_delete_elem": (c.c_int, (c.c_int, c.c_void_p, c.c_void_p)),
+    "bpf_obj_get": (c.c_int, (c.c_char_p,)),
     "bpf_map_get_next_key": (c.c_int, (c.c_int, c.c_void_p, c.c_void_p)),
     "bpf_map_update_batch": (c.c_int, (c.c_int, c.c_void_p, c.c_void_p, c.POINTER(c.c_uint32), c.c_void_p)),
     "bpf_prog_test_run_opts": (c.c_int, (c.c_int, c.c_void_p)),
@@ -88,6 +89,18 @@ class Map:
         self.name, self.fd = name, fd
         self._key_size, self._value_size = key_size, value_size
 
+    @classmethod
+    def pinned(cls, path: Path) -> Map:
+        """A map that somebody has pinned, whatever its sizes are.
+
+        Raises:
+            DatapathError, PrivilegeError: there is none, or it may not be used.
+        """
+        fd = _library().bpf_obj_get(os.fsencode(path))
+        if fd < 0:
+            raise _error(fd, f"pinned map {path}")
+        return cls(path.name, fd, *(int(_fd_info(fd, key)) for key in ("key_size", "value_size")))
+
     def close(self) -> None:
         os.close(self.fd)
 
@@ -128,6 +141,14 @@ class Map:
         code = _library().bpf_map_delete_elem(self.fd, key)
         if code not in (0, -errno.ENOENT):
             raise _error(code, f"writing map {self.name}")
+
+    def take(self) -> Iterator[bytes]:
+        """Empties a queue, the first first."""
+        value = c.create_string_buffer(self._value_size)
+        while (code := _library().bpf_map_lookup_and_delete_elem(self.fd, None, value)) == 0:
+            yield value.raw
+        if code != -errno.ENOENT:
+            raise _error(code, f"reading map {self.name}")
 
     def scan(self) -> Iterator[bytes]:
         """All keys, in no useful order; the map must not change meanwhile."""
@@ -210,7 +231,7 @@ class Object:
         if not handle:
             raise DatapathError(f"has no program {name}", about=str(self._path))
         fd = os.dup(self._library.bpf_program__fd(handle))
-        return Program(name, fd, _program_id(fd))
+        return Program(name, fd, int(_fd_info(fd, "prog_id")))
 
     def _map(self, name: str) -> int:
         handle = self._library.bpf_object__find_map_by_name(self._handle, name.encode())
@@ -219,13 +240,13 @@ class Object:
         return int(handle)
 
 
-def _program_id(fd: int) -> int:
+def _fd_info(fd: int, wanted: str) -> str:
+    """What the kernel tells of a program or map by its descriptor."""
     for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines():
-        with suppress(ValueError):
-            key, value = line.split(":\t")
-            if key == "prog_id":
-                return int(value)
-    raise DatapathError("the kernel does not tell its number", about="eBPF program")
+        key, _, value = line.partition(":\t")
+        if key == wanted:
+            return value
+    raise DatapathError(f"the kernel does not tell its {wanted}", about="eBPF")
 
 
 class _DryRun(c.Structure):

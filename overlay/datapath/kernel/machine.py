@@ -7,12 +7,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from ipaddress import IPv4Address
 from pathlib import Path
+from secrets import randbits
 from types import MappingProxyType
 
 from overlay.datapath.kernel import attach
 from overlay.datapath.kernel.attach import Attachment
-from overlay.datapath.kernel.maps import Endpoint, write_endpoint
-from overlay.datapath.kernel.programs import Loaded, pin_directory, unpin, unpin_dead
+from overlay.datapath.kernel.maps import Endpoint, read_endpoint, write_endpoint
+from overlay.datapath.kernel.programs import Known, Loaded, pin_directory, recall, unpin, unpin_dead
+from overlay.datapath.kernel.proof import say_farewell, ticks_per_second
 from overlay.datapath.kernel.state import WAITING, State
 from overlay.datapath.kernel.underlays import Surroundings, is_end, underlays
 from overlay.errors import DatapathError, DeviceError, OverlayError
@@ -34,6 +36,14 @@ class Machine:
         self._table: PeerTable | None = None
         self._swept = False
         self._attached: dict[int, Device] = {}
+        # A predecessor's is kept, lest every flow gets another port.
+        former = read_endpoint(loaded.endpoint)
+        self.secret = former.secret if former is not None and former.secret else randbits(64)
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """What the programs were told last; None before."""
+        return read_endpoint(self.loaded.endpoint)
 
     def reconcile(self, table: PeerTable | None) -> State:
         """Brings everything to the desired state; applied twice, the second time does nothing.
@@ -65,9 +75,17 @@ class Machine:
 
         gro, finish = (stage.sender.index, stage.receiver.index) if stage is not None else (0, 0)
         endpoint = Endpoint(
-            spec.underlay_address, spec.port, spec.subnet, tun.index, gro, finish, copy_dscp=spec.copy_dscp
+            spec.underlay_address,
+            spec.port,
+            spec.subnet,
+            tun.index,
+            gro,
+            finish,
+            copy_dscp=spec.copy_dscp,
+            second=ticks_per_second(),
+            secret=self.secret,
         )
-        if write_endpoint(loaded.config, endpoint):
+        if write_endpoint(loaded.endpoint, endpoint):
             mended.append(f"told the programs {spec.underlay_address}:{spec.port}, {spec.subnet}")
         attachments = tuple(self._attachments(tun, outer, stage))
         for attachment in attachments:
@@ -80,7 +98,10 @@ class Machine:
             former = self._attached.values() if self._swept else devices
             self._detach((device for device in former if device.index not in wanted), tc, devices, mended)
             self._attached, self._swept = wanted, True
-        merging = f"GRO by {stage.receiver.name}" if stage is not None else f"no GRO stage ({without_stage})"
+        if stage is not None:
+            merging = f"GRO by {stage.receiver.name}, trains of UDP are cut by {stage.sender.name}"
+        else:
+            merging = f"no GRO stage ({without_stage}), trains of UDP take the slow path"
         names = ", ".join(device.name for device in outer)
         detail = f"{len(loaded.peers)} subnets, {spec.device} and {names}, {merging}"
         return detail, self._look_around(tc, devices, attachments, ours)
@@ -178,6 +199,8 @@ def cleanup(device: str) -> list[str]:
         NodeError, PrivilegeError: something could not be removed.
     """
     removed: list[str] = []
+    known = recall(pins := pin_directory(device))
+    _take_leave(known)
     with TrafficControl() as tc:
         for link in tc.devices():
             if number := attach.detach(tc, device, link):
@@ -186,7 +209,13 @@ def cleanup(device: str) -> list[str]:
         if sender is not None and sender.kind == "veth":
             tc.delete_device(sender)
             removed.append(f"veth pair {' and '.join(attach.gro_pair(device))}")
+    _take_leave(known)  # once more: a peer that asked meanwhile was still answered
     unpin_dead()
-    if unpin(pins := pin_directory(device)):
+    if unpin(pins):
         removed.append(f"pinned maps in {pins}")
     return removed
+
+
+def _take_leave(known: Known | None) -> None:
+    if known is not None:
+        say_farewell(known.endpoint, known.peers)

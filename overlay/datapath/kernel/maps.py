@@ -1,4 +1,4 @@
-"""The maps that the programs and the agent share, as the agent sees them: config, peers, counters.
+"""The maps that the programs and the agent share, as the agent sees them: endpoint, peers, counters.
 
 Layouts are those of overlay.bpf.c. The maps are pinned, so that a new agent finds what its predecessor knew; whoever
 changes the meaning of one gives it another name, so that no program ever reads a layout that it does not know.
@@ -7,20 +7,24 @@ changes the meaning of one gives it another name, so that no program ever reads 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
 from overlay.datapath.kernel.libbpf import Map, possible_cpus
-from overlay.model import PeerTable
+from overlay.errors import OverlayError
+from overlay.model import Peer, PeerTable
 
 _ONLY = struct.pack("=I", 0)
 """The key of a map with one entry."""
-_UNKNOWN = struct.pack("=I", 0)
-"""``unwrapped`` of ``struct peer`` until the program learns better."""
 _COPY_DSCP = 1
 _COUNTER_PLACES = 64
 """Of ``struct counters``: more than there are counters, so that more can come."""
+_REST = struct.Struct("=HIIIIQ")
+"""Of ``struct config``, behind the port: flags, three interfaces, a second in ticks, the secret."""
+_PROOF = struct.Struct("=4xQQ")
+"""Of ``struct peer``, behind the address: ``proven`` and ``wanted``, both in ticks."""
+_NONE = bytes(_PROOF.size)
 
 COUNTERS = (
     "tx_packets",
@@ -47,6 +51,8 @@ COUNTERS = (
     "drop_tx_nested",
     "slow_rx_options",
     "slow_rx_train",
+    "tx_finished",
+    "rx_cut",
 )
 """Names in the order of ``enum counter``; drops have the userspace datapath's names for the same causes."""
 
@@ -63,6 +69,8 @@ class Endpoint:
         gro: interface index of the veth end that leads to the GRO stage; 0 if there is none.
         finish: interface index of the end where checksums and segments are finished; 0 if there is none.
         copy_dscp: whether outer headers have the inner packets' class of service (RFC 2983, uniform model).
+        second: ticks of the kernel in one.
+        secret: 64 random bits, for what nobody else may know.
     """
 
     address: IPv4Address
@@ -72,6 +80,8 @@ class Endpoint:
     gro: int = 0
     finish: int = 0
     copy_dscp: bool = False
+    second: int = 0
+    secret: int = 0
 
     def pack(self) -> bytes:
         return b"".join(
@@ -80,30 +90,45 @@ class Endpoint:
                 self.subnet.network_address.packed,
                 self.subnet.netmask.packed,
                 struct.pack("!H", self.port),
-                struct.pack("=HIII", _COPY_DSCP * self.copy_dscp, self.tun, self.gro, self.finish),
+                _REST.pack(_COPY_DSCP * self.copy_dscp, self.tun, self.gro, self.finish, self.second, self.secret),
             )
         )
 
+    @classmethod
+    def unpack(cls, data: bytes) -> Endpoint:
+        """The inverse of :meth:`pack`; of an older version's shorter one, what both have in common."""
+        address, base, mask = (IPv4Address(data[at : at + 4]) for at in (0, 4, 8))
+        (port,) = struct.unpack_from("!H", data, 12)
+        flags, tun, gro, finish, second, secret = _REST.unpack(data[14:].ljust(_REST.size, b"\0"))
+        copies = bool(flags & _COPY_DSCP)
+        return cls(address, port, IPv4Network(f"{base}/{mask}"), tun, gro, finish, copies, second, secret)
 
-def write_endpoint(config: Map, endpoint: Endpoint) -> bool:
+
+def write_endpoint(endpoints: Map, endpoint: Endpoint) -> bool:
     """Tells the programs; whether anything was new to them."""
     wanted = endpoint.pack()
-    if config.get(_ONLY) == wanted:
+    if endpoints.get(_ONLY) == wanted:
         return False
-    config.put(_ONLY, wanted)
+    endpoints.put(_ONLY, wanted)
     return True
+
+
+def read_endpoint(endpoints: Map) -> Endpoint | None:
+    """What the programs were told; None before."""
+    data = endpoints.get(_ONLY)
+    return Endpoint.unpack(data) if data is not None and any(data) else None
 
 
 class Peers:
     """The peer table in the kernel: changed only where it differs, found as a predecessor left it.
 
-    Two maps: subnets to addresses for longest-prefix lookup, and the set of addresses.
+    Three maps: subnets to addresses for longest-prefix lookup, the set of addresses, and what the programs wish to
+    have proven.
     """
 
-    def __init__(self, subnets: Map, senders: Map) -> None:
-        self._subnets, self._senders = subnets, senders
-        self._known = {key: value[:4] for key in subnets.scan() if (value := subnets.get(key)) is not None}
-        self._known_senders = set(senders.scan())
+    def __init__(self, subnets: Map, senders: Map, wishes: Map) -> None:
+        self._subnets, self._senders, self._wishes = subnets, senders, wishes
+        self._read()
 
     def __len__(self) -> int:
         return len(self._known)
@@ -112,11 +137,16 @@ class Peers:
         """Gives the descriptors back."""
         self._subnets.close()
         self._senders.close()
+        self._wishes.close()
 
-    def unwraps(self, subnet: IPv4Network) -> bool:
-        """Whether the programs have learned, by the last packet, that ``subnet``'s node unwraps in its kernel."""
+    def proven(self, subnet: IPv4Network) -> bool:
+        """Whether the programs had a proof for ``subnet``, fresh or not, when they last looked; see proof.py."""
         value = self._subnets.get(_key(subnet))
-        return value is not None and value[4:] != _UNKNOWN
+        return value is not None and _PROOF.unpack_from(value, 4)[0] != 0
+
+    def wishes(self) -> Iterator[IPv4Address]:
+        """Inner addresses to which something was sent since the last call; some more than once, some not at all."""
+        return (IPv4Address(value) for value in self._wishes.take())
 
     def replace(self, table: PeerTable) -> int:
         """Makes ``table`` the truth; returns how many entries that changed.
@@ -124,21 +154,34 @@ class Peers:
         New entries come before old ones go, so that no packet meets less than both tables have in common.
 
         Raises:
-            DatapathError: full, or no memory; some entries may be in, and calling again does the rest.
+            DatapathError: full, or no memory. Some entries may be missing then, but none is there that should not be;
+                calling again does the rest.
         """
         wanted = {_key(subnet): peer.public_ip.packed for subnet, peer in table.peers.items()}
         senders = set(wanted.values())
         changed = {key: value for key, value in wanted.items() if self._known.get(key) != value}
-        gone = [key for key in self._known if key not in wanted]
-
-        self._senders.put_many((sender, _ONLY) for sender in senders - self._known_senders)
-        self._subnets.put_many((key, address + _UNKNOWN) for key, address in changed.items())
-        for key in gone:
-            self._subnets.remove(key)
-        for sender in self._known_senders - senders:
-            self._senders.remove(sender)
-        self._known, self._known_senders = wanted, senders
+        gone = self._known.keys() - wanted.keys()
+        try:
+            self._senders.put_many((sender, _ONLY) for sender in senders - self._known_senders)
+            self._subnets.put_many((key, address + _NONE) for key, address in changed.items())
+            self._known |= changed
+            self._known_senders |= senders
+        except OverlayError:
+            self._read()  # how far that got
+            raise
+        finally:  # there was room for the new ones or not: who left may not send any more
+            for key in [key for key, address in self._known.items() if wanted.get(key) != address]:
+                self._subnets.remove(key)
+                del self._known[key]
+            for sender in self._known_senders - senders:
+                self._senders.remove(sender)
+                self._known_senders.remove(sender)
         return len(changed) + len(gone)
+
+    def _read(self) -> None:
+        subnets, senders = self._subnets, self._senders
+        self._known = {key: value[:4] for key in subnets.scan() if (value := subnets.get(key)) is not None}
+        self._known_senders = set(senders.scan())
 
 
 def _key(subnet: IPv4Network) -> bytes:
@@ -152,3 +195,14 @@ def read_counters(causes: Map) -> Mapping[str, int]:
     raw = causes.get(_ONLY, copies=cpus) or bytes(cpus * _COUNTER_PLACES * 8)
     values = struct.unpack(f"={cpus * _COUNTER_PLACES}Q", raw)
     return {name: sum(values[at::_COUNTER_PLACES]) for at, name in enumerate(COUNTERS)}
+
+
+def read_table(subnets: Map) -> PeerTable:
+    """The peers as the programs have them."""
+    entries = ((key, value) for key in subnets.scan() if (value := subnets.get(key)) is not None)
+    return PeerTable.of(None, [_peer(key, value) for key, value in entries])
+
+
+def _peer(key: bytes, value: bytes) -> Peer:
+    (prefixlen,) = struct.unpack_from("=I", key)
+    return Peer(IPv4Network((key[4:8], prefixlen)), IPv4Address(value[:4]))

@@ -10,7 +10,8 @@
  *                               │ fragments, options …                              ▼
  *        pod ◀── IP stack ◀── flannel0 ◀─ingress─ [overlay_decap] ◀─ingress─ underlay
  *                               ▲                        │ TCP
- *                               └─ [overlay_gro] ◀─ GRO ◀┘ (a veth pair, whose way back is for overlay_finish)
+ *                               └─ [overlay_gro] ◀─ GRO ◀┘ (a veth pair; its way back, through a device without
+ *                                                            offloads, ends at overlay_finish)
  *
  * The wire: an IPv4 header (20 bytes), a UDP header (8 bytes, checksum 0), and then exactly one inner IPv4 packet.
  *
@@ -41,16 +42,19 @@
 
 #define NEXT_FILTER TC_ACT_UNSPEC
 #define AF_INET 2
+#define ICMP_ECHOREPLY 0
 #define ICMP_DEST_UNREACH 3
 #define ICMP_FRAG_NEEDED 4
+#define ICMP_ECHO 8
 #define IP_DF 0x4000
 #define IP_MORE_OR_OFFSET 0x3fff /* either bit set: a fragment */
+#define IP_OFFSET 0x1fff
 #define OUTER_TTL 64		 /* the default of a Linux socket, so flanneld's too */
 #define FLOW_PORTS 0xc000		 /* IANA's dynamic ports, 49152 to 65535 (RFC 6335); no socket sends from them */
-#define TICKS_SHIFT 12
-#define UNWRAPS_FOR 2 /* units of now() that a peer's last proof holds */
 #define DSCP 0xfc     /* of the type-of-service byte; the other two bits are ECN's (RFC 3168, 5) */
 #define COPY_DSCP 1   /* a flag of struct config */
+#define PROOF_HOLDS 3 /* seconds */
+#define ANSWER_IN 1000000000 /* nanoseconds from question to answer at most */
 
 struct outer {
 	struct iphdr ip;
@@ -73,6 +77,8 @@ struct config {
 	/* ifindexes of the veth pair's ends; 0: there is none */
 	__u32 gro;    /* what leaves here comes out merged at the other end */
 	__u32 finish; /* what leaves here comes out with its checksums and segments done */
+	__u32 second; /* in the kernel's ticks */
+	__u64 secret; /* random: nobody else can make an answer of it, or tell a flow's port from its addresses */
 };
 
 struct {
@@ -80,7 +86,7 @@ struct {
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct config);
-} config SEC(".maps");
+} endpoint SEC(".maps");
 
 /* Which subnet is behind which underlay address. Longest prefix wins, as in a routing table. */
 struct subnet_key {
@@ -90,7 +96,9 @@ struct subnet_key {
 
 struct peer {
 	__be32 address;
-	__u32 unwrapped; /* when its kernel last proved to unwrap (see overlay_finish), as now() tells it; 0: not lately */
+	__u32 reserved;
+	__u64 proven; /* tick of the last proof that what is unfinished reaches it whole (see question); 0: none */
+	__u64 wanted; /* tick at which the agent was last told that a proof would be of use */
 };
 
 struct {
@@ -99,7 +107,14 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct subnet_key);
 	__type(value, struct peer);
-} peers SEC(".maps");
+} subnets SEC(".maps");
+
+/* Inner destinations whose peers the agent should ask (see question). Whatever is not read is overwritten. */
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, 1024);
+	__type(value, __be32);
+} wishes SEC(".maps");
 
 /* The underlay addresses of all peers, asked only when a datagram is refused: to tell a stranger from a peer. */
 struct {
@@ -142,6 +157,10 @@ enum counter {
 	DROP_TX_NESTED,	 /* the tunnel's own datagram: a peer's address is reached through the tunnel itself */
 	SLOW_RX_OPTIONS, /* the inner packet has IP options */
 	SLOW_RX_TRAIN,	 /* several datagrams that the interface had joined before us (rx-udp-gro-forwarding) */
+	/* Of TX_PACKETS, in skbs: those that took the detour by which checksums and segments are finished. */
+	TX_FINISHED,
+	/* Trains that were cut before they were unwrapped. */
+	RX_CUT,
 	COUNTERS,
 };
 
@@ -209,12 +228,6 @@ static __always_inline void *header(struct __sk_buff *skb, __u32 offset, __u32 l
 	return start;
 }
 
-/* Time in units of 4,096 of the kernel's ticks, from 4 s (HZ=1000) to 41 s (HZ=100): one load, where a clock is a call. */
-static __always_inline __u32 now(void)
-{
-	return bpf_jiffies64() >> TICKS_SHIFT;
-}
-
 static __always_inline __u16 fold(__u64 sum)
 {
 	sum = (sum & 0xffffffff) + (sum >> 32);
@@ -248,7 +261,7 @@ static __always_inline struct peer *peer_of(__be32 address)
 {
 	struct subnet_key key = {.prefixlen = 32, .address = address};
 
-	return bpf_map_lookup_elem(&peers, &key);
+	return bpf_map_lookup_elem(&subnets, &key);
 }
 
 /* The longest packet on the wire that the packet in `skb` becomes. One with a gso_size is a train of segments that
@@ -274,6 +287,62 @@ static __always_inline __u32 wire_length(struct __sk_buff *skb, const struct iph
 	return *headers + skb->gso_size;
 }
 
+/* ------------------------------------------------------------------------------------- who takes it unfinished ---- */
+
+/* Who sends TCP leaves its checksum, and cutting a train into segments, to the NIC. A NIC that knows tunnels does
+ * both on the inner packet; for one that does not, the kernel does. But a virtual wire, such as veth, carries the
+ * packet as it is, and while a kernel at the other end can go on with that, a process behind a socket (flanneld, or
+ * our slow path) reads a packet with a wrong checksum. So what may be unfinished passes a device without offloads,
+ * where the kernel must finish it (see overlay_finish), unless it is proven that the peer gets the use of it as it is.
+ *
+ * The proof is to do it: the agent asks with a ping to the peer's tunnel address whose checksum is left unfinished.
+ * Whoever gets it whole answers: a NIC on the way has finished it, or it was unwrapped in a kernel. Behind a socket it
+ * is a ping with a wrong checksum, which is no ping. Our programs answer themselves, before any firewall, whether or
+ * not their agent lives; other kernels as they answer any ping. Nothing that is copied, or rewritten on the way, or
+ * guessed, becomes an answer: it must hold our secret, and the time at which it was asked.
+ *
+ * A proof holds for three seconds, and the agent asks every second while something is sent to the peer. A node that
+ * leaves the kernel path says so to its peers (a farewell), which ends it at once. */
+struct question {
+	struct iphdr ip;
+	struct icmp { /* linux/icmp.h needs a C library */
+		__u8 type, code;
+		__be16 checksum;
+		__be16 id, sequence;
+	} icmp;
+	__u32 reserved;
+	__u64 kind;
+	__u64 secret;
+	__u64 asked; /* in nanoseconds of the monotonic clock */
+};
+
+_Static_assert(sizeof(struct question) == 56, "as proof.py writes it");
+
+#define QUESTION 0x6e6573736f6c6f68ULL
+#define FAREWELL 0x6c6c657765726166ULL
+
+/* Whether a proof holds; the agent is told, once a second, that one is of use. */
+static __always_inline int is_proven(const struct config *own, struct peer *peer, __be32 destination)
+{
+	__u64 now = bpf_jiffies64();
+
+	if (now - peer->wanted >= own->second) {
+		peer->wanted = now;
+		bpf_map_push_elem(&wishes, &destination, BPF_EXIST);
+	}
+	return peer->proven && now - peer->proven <= PROOF_HOLDS * own->second;
+}
+
+/* Whether this is what our agent asks: nobody else knows the secret. */
+static __always_inline int is_question(struct __sk_buff *skb, const struct config *own)
+{
+	struct question it;
+
+	return skb->len == sizeof(it) && !bpf_skb_load_bytes(skb, 0, &it, sizeof(it)) &&
+	       it.ip.protocol == IPPROTO_ICMP && it.icmp.type == ICMP_ECHO && it.kind == QUESTION &&
+	       it.secret == own->secret;
+}
+
 /* ------------------------------------------------------------------------------------- flannel0, egress: encap ---- */
 
 /* A number for the packet's flow, the same for all its packets. The kernel has one for what a local socket or a NIC
@@ -297,10 +366,12 @@ static __always_inline __u32 flow_hash(struct __sk_buff *skb, const struct iphdr
 }
 
 /* The source port carries the inner flow's hash, as vxlan's does (RFC 7348, 4.2), so that receive queues and equal-cost
- * paths spread flows; flanneld looks only at the address. */
-static __always_inline __be16 flow_port(__u32 hash)
+ * paths spread flows; flanneld looks only at the address. Which flow has which port is nobody else's business: who
+ * knows it can pretend to be a router that has seen it (see path_mtu). */
+static __always_inline __be16 flow_port(const struct config *own, __u32 hash)
 {
-	return bpf_htons(FLOW_PORTS | ((hash ^ hash >> 16) & ~FLOW_PORTS & 0xffff));
+	hash = (hash ^ (__u32)own->secret) * 0x61c88647;
+	return bpf_htons(FLOW_PORTS | ((hash >> 16) & ~FLOW_PORTS & 0xffff));
 }
 
 /* Where the kernel routes a datagram: as one from flannel0, so that every rule and each of several routes has its
@@ -352,16 +423,16 @@ SEC("tc")
 int overlay_encap(struct __sk_buff *skb)
 {
 	__u32 zero = 0, length, headers = 0, segments, bytes;
-	const struct config *own = bpf_map_lookup_elem(&config, &zero);
+	const struct config *own = bpf_map_lookup_elem(&endpoint, &zero);
 	struct bpf_fib_lookup route;
-	const struct peer *peer;
+	struct peer *peer;
 	const struct iphdr *ip;
 	struct outer *outer;
 	struct iphdr *inner;
 	struct ethhdr *eth;
 	__be16 source_port;
+	int asks, direct, train;
 	__u8 tos;
-	int finished;
 	long answer;
 
 	if (!own || !own->address)
@@ -378,13 +449,19 @@ int overlay_encap(struct __sk_buff *skb)
 	if (ip->ttl <= 1)
 		return slow_path(SLOW_TX_TTL);
 	length = wire_length(skb, ip, &headers);
-	if (!length || (!skb->gso_size && bpf_ntohs(ip->tot_len) != skb->len))
+	/* Trains that nobody can unwrap whole: of datagrams, for a kernel takes the tunnel's header for a train's once
+	 * more than it unwraps it; and of more bytes than the outer header can say. */
+	train = skb->gso_size && (ip->protocol != IPPROTO_TCP || skb->len > 0xffff - sizeof(struct outer));
+	if (!length || (!skb->gso_size && bpf_ntohs(ip->tot_len) != skb->len) || (train && !own->finish))
 		return slow_path(SLOW_TX_OTHER);
 	if (length > 0xffff - sizeof(struct outer))
 		return slow_path(SLOW_TX_TOO_BIG);
+	/* A peer leaves IP options to its slow path, even if it unwraps otherwise. */
+	asks = is_question(skb, own);
+	direct = !own->finish || asks || (!train && ip->ihl == 5 && is_proven(own, peer, ip->daddr));
 
 	tos = own->flags & COPY_DSCP ? ip->tos & DSCP : 0;
-	source_port = flow_port(flow_hash(skb, ip));
+	source_port = flow_port(own, flow_hash(skb, ip));
 	answer = find_route(skb, own, peer->address, source_port, tos, length + sizeof(*outer), &route);
 	switch (answer) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
@@ -397,9 +474,6 @@ int overlay_encap(struct __sk_buff *skb)
 	}
 	if (route.ifindex == skb->ifindex) /* a peer whose address is inside the overlay */
 		return drop(DROP_TX_NESTED);
-
-	/* A peer leaves IP options to its slow path, even if it unwraps otherwise. */
-	finished = !own->finish || (now() - peer->unwrapped <= UNWRAPS_FOR && ip->ihl == 5);
 
 	/* The first change. Room between link and network layer (there is no link layer): so in front. Segments
 	 * keep their size, and the packet is marked as a tunnel's, which tells whoever cuts it where the inner
@@ -445,34 +519,13 @@ int overlay_encap(struct __sk_buff *skb)
 		.len = bpf_htons(length ? length - sizeof(struct iphdr) : 0),
 	};
 	decrement_ttl(inner);
-	count_carried(TX_PACKETS, segments, bytes);
+	if (!asks)
+		count_carried(TX_PACKETS, segments, bytes);
 
-	return finished ? send(&route, answer) : bpf_redirect(own->finish, 0);
-}
-
-/* Who sends TCP leaves its checksum, and cutting a train into segments, to the NIC. A NIC that knows tunnels does
- * both on the inner packet; for one that does not, the kernel does. But a virtual wire, such as veth, carries the
- * packet as it is, and while a kernel at the other end can go on with that, a process behind a socket (flanneld, or
- * our slow path) reads a packet with a wrong checksum. So packets for peers that are not known to unwrap in the
- * kernel go through a device that has no offloads, where the kernel must finish them, and come out here. A peer
- * that unwraps sends from flow ports, and no socket of a tunnel does; so overlay_decap knows. What it knows ages, for
- * the peer's next agent may be one with a socket, and nothing that its pods get would make them answer. */
-SEC("tc")
-int overlay_finish(struct __sk_buff *skb)
-{
-	__u32 zero = 0;
-	const struct config *own = bpf_map_lookup_elem(&config, &zero);
-	const struct outer *outer = header(skb, sizeof(struct ethhdr), sizeof(*outer));
-	struct bpf_fib_lookup route;
-	long answer;
-
-	if (!own || !outer || skb->protocol != bpf_htons(ETH_P_IP))
-		return TC_ACT_SHOT; /* nobody else has business here */
-	answer = find_route(skb, own, outer->ip.daddr, outer->udp.source, outer->ip.tos,
-			    bpf_ntohs(outer->ip.tot_len), &route);
-	if (answer != BPF_FIB_LKUP_RET_SUCCESS && answer != BPF_FIB_LKUP_RET_NO_NEIGH)
-		return drop(DROP_TX_SEND);
-	return send(&route, answer);
+	if (direct)
+		return send(&route, answer);
+	count(TX_FINISHED, 1);
+	return bpf_redirect(own->finish, 0);
 }
 
 /* ----------------------------------------------------------------------------------- underlay, ingress: decap ---- */
@@ -512,15 +565,95 @@ static __always_inline int path_mtu(struct __sk_buff *skb, __u32 at, const struc
 	return NEXT_FILTER;
 }
 
+/* With options, or a fragment: the stack makes of it what the socket gets. But a stranger wakes no process, as far as the
+ * packet tells for whom it is: only a first fragment does. */
+static __always_inline int unusual(struct __sk_buff *skb, __u32 at, const struct config *own, const struct iphdr *outer)
+{
+	__u32 header_length = outer->ihl * 4;
+	__be16 fragment = outer->frag_off & bpf_htons(IP_MORE_OR_OFFSET);
+	__be32 source = outer->saddr;
+	struct udphdr udp;
+
+	if ((fragment & bpf_htons(IP_OFFSET)) || bpf_skb_load_bytes(skb, at + header_length, &udp, sizeof(udp)) ||
+	    udp.dest != own->port)
+		return NEXT_FILTER;
+	if (!bpf_map_lookup_elem(&senders, &source))
+		return drop(DROP_OUTER_SOURCE);
+	return slow_path(fragment ? SLOW_RX_FRAGMENT : SLOW_RX_OTHER);
+}
+
+/* Answers a peer's question in place: the same ping the other way. */
+static __always_inline int answer_question(struct __sk_buff *skb, const __u32 at, const struct config *own)
+{
+	struct {
+		struct outer outer;
+		struct iphdr ip;
+	} back;
+	const __u8 reply = ICMP_ECHOREPLY;
+	struct bpf_fib_lookup route;
+	__be32 address;
+	long found;
+
+	if (bpf_skb_load_bytes(skb, at, &back, sizeof(back)))
+		return NEXT_FILTER;
+	found = find_route(skb, own, back.outer.ip.saddr, back.outer.udp.source, 0, sizeof(struct outer) + sizeof(struct question),
+			   &route);
+	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH)
+		return NEXT_FILTER;
+	back.outer.ip.daddr = back.outer.ip.saddr;
+	back.outer.ip.saddr = own->address;
+	back.outer.ip.ttl = OUTER_TTL;
+	back.outer.ip.check = 0;
+	back.outer.ip.check = ~header_sum(&back.outer.ip);
+	back.outer.udp.dest = own->port;
+	back.outer.udp.check = 0;
+	address = back.ip.daddr;
+	back.ip.daddr = back.ip.saddr;
+	back.ip.saddr = address;
+	back.ip.ttl = OUTER_TTL;
+	back.ip.check = 0;
+	back.ip.check = ~header_sum(&back.ip);
+	/* ICMP's checksum, where somebody has finished it; what is left unfinished stays so. */
+	if (bpf_l4_csum_replace(skb, at + sizeof(back) + offsetof(struct icmp, checksum), bpf_htons(ICMP_ECHO << 8),
+				bpf_htons(ICMP_ECHOREPLY << 8), sizeof(__be16)) ||
+	    bpf_skb_store_bytes(skb, at + sizeof(back) + offsetof(struct icmp, type), &reply, sizeof(reply), 0) ||
+	    bpf_skb_store_bytes(skb, at, &back, sizeof(back), 0))
+		return drop(DROP_TX_SEND);
+	if (!at) {
+		struct ethhdr eth = {.h_proto = bpf_htons(ETH_P_IP)};
+
+		if (bpf_skb_change_head(skb, sizeof(eth), 0) || bpf_skb_store_bytes(skb, 0, &eth, sizeof(eth), 0))
+			return drop(DROP_TX_SEND);
+	}
+	return send(&route, found);
+}
+
+/* What nodes say to each other about unfinished packets (see question). NEXT_FILTER: it is only a ping of that size. */
+static __always_inline int talk(struct __sk_buff *skb, const __u32 at, const struct config *own, struct peer *peer)
+{
+	struct question it;
+
+	if (bpf_skb_load_bytes(skb, at + sizeof(struct outer), &it, sizeof(it)) || it.ip.daddr != own->subnet)
+		return NEXT_FILTER;
+	if (it.icmp.type == ICMP_ECHO && it.kind == QUESTION)
+		return answer_question(skb, at, own);
+	if (it.icmp.type != ICMP_ECHOREPLY || (it.kind != QUESTION && it.kind != FAREWELL))
+		return NEXT_FILTER;
+	if (it.kind == FAREWELL)
+		peer->proven = 0;
+	else if (it.secret == own->secret && bpf_ktime_get_ns() - it.asked < ANSWER_IN)
+		peer->proven = bpf_jiffies64();
+	return TC_ACT_SHOT;
+}
+
 /* `at`: bytes of link layer before the outer IP header. A constant in each program, so the compiler folds it in. */
 static __always_inline int decapsulate(struct __sk_buff *skb, const __u32 at)
 {
 	__u32 zero = 0, payload, length, header_length, headers = 0, segments;
-	const struct config *own = bpf_map_lookup_elem(&config, &zero);
+	const struct config *own = bpf_map_lookup_elem(&endpoint, &zero);
 	const struct outer *outer;
 	struct iphdr *inner;
 	struct peer *peer;
-	__u32 unwrapped;
 	__u8 protocol;
 
 	/* As the IP stack would: not what is addressed to another machine, and not what is in a VLAN, whose own
@@ -537,13 +670,9 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const __u32 at)
 		return path_mtu(skb, at, own);
 	if (outer->ip.protocol != IPPROTO_UDP)
 		return NEXT_FILTER;
-	if (outer->ip.frag_off & bpf_htons(IP_MORE_OR_OFFSET)) {
-		/* Which port it is for, only a first fragment knows; the stack puts them together for the socket. */
-		if (!(outer->ip.frag_off & bpf_htons(0x1fff)) && outer->udp.dest == own->port)
-			count(SLOW_RX_FRAGMENT, 1);
-		return NEXT_FILTER;
-	}
-	if (outer->ip.ihl != 5 || outer->udp.dest != own->port)
+	if (outer->ip.ihl != 5 || (outer->ip.frag_off & bpf_htons(IP_MORE_OR_OFFSET)))
+		return unusual(skb, at, own, &outer->ip);
+	if (outer->udp.dest != own->port)
 		return NEXT_FILTER;
 
 	/* It is for the tunnel. Is it a packet, from the peer that may send it, for us? */
@@ -568,13 +697,9 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const __u32 at)
 	if ((inner->daddr & own->netmask) != own->subnet)
 		return drop(DROP_INNER_DESTINATION);
 
-	/* It may come in. Where did its sender wrap it: in the kernel, with a flow's port, or behind a socket? */
-	unwrapped = outer->udp.source != own->port && bpf_ntohs(outer->udp.source) >= FLOW_PORTS ? now() : 0;
-	if (peer->unwrapped != unwrapped)
-		peer->unwrapped = unwrapped;
-
-	/* What is unusual takes the socket: IP options; bytes behind the packet; a train of datagrams that
+	/* It may come in. What is unusual takes the socket: IP options, bytes behind the packet; a train of datagrams that
 	 * GRO built for the socket (one skb, but the first inner packet ends before it does). */
+	protocol = inner->protocol;
 	if (header_length != sizeof(*inner))
 		return slow_path(SLOW_RX_OPTIONS);
 	if (skb->gso_size && length < payload) {
@@ -586,7 +711,17 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const __u32 at)
 		return slow_path(SLOW_RX_OTHER);
 	if (inner->ttl <= 1)
 		return slow_path(SLOW_RX_TTL);
-	protocol = inner->protocol;
+	/* A train of inner datagrams, from an older agent over a virtual wire: it is cut before it is unwrapped. */
+	if (skb->gso_size && own->finish && at && protocol != IPPROTO_TCP) {
+		count(RX_CUT, 1);
+		return bpf_redirect(own->finish, 0);
+	}
+	if (protocol == IPPROTO_ICMP && length == sizeof(struct question)) {
+		int done = talk(skb, at, own, peer);
+
+		if (done != NEXT_FILTER)
+			return done;
+	}
 	segments = skb->gso_segs > 1 ? skb->gso_segs : 1;
 
 	/* The first change: the outer headers go, the link layer's moves up to the inner packet. */
@@ -628,7 +763,31 @@ int overlay_decap_l3(struct __sk_buff *skb)
 	return decapsulate(skb, 0);
 }
 
-/* -------------------------------------------------------------------- the veth pair's other end, ingress: gro ---- */
+/* ------------------------------------------------------------------- the veth pair's ends, ingress: gro, finish ---- */
+
+/* Out of the end that has no offloads, and so with checksums and segments done: packets for a peer that is not proven to
+ * do that itself, and, to be unwrapped, what came as a train. */
+SEC("tc")
+int overlay_finish(struct __sk_buff *skb)
+{
+	__u32 zero = 0;
+	const struct config *own = bpf_map_lookup_elem(&endpoint, &zero);
+	const struct outer *outer = header(skb, sizeof(struct ethhdr), sizeof(*outer));
+	struct bpf_fib_lookup route;
+	long answer;
+
+	if (!own || !outer || skb->protocol != bpf_htons(ETH_P_IP))
+		return TC_ACT_SHOT; /* nobody else has business here */
+	if (outer->ip.daddr == own->address) {
+		bpf_skb_change_type(skb, PACKET_HOST);
+		return decapsulate(skb, sizeof(struct ethhdr));
+	}
+	answer = find_route(skb, own, outer->ip.daddr, outer->udp.source, outer->ip.tos,
+			    bpf_ntohs(outer->ip.tot_len), &route);
+	if (answer != BPF_FIB_LKUP_RET_SUCCESS && answer != BPF_FIB_LKUP_RET_NO_NEIGH)
+		return drop(DROP_TX_SEND);
+	return send(&route, answer);
+}
 
 /* Only overlay_decap sends here: what else turns up (a neighbour solicitation of the pair's own) has no business
  * here. */
@@ -636,7 +795,7 @@ SEC("tc")
 int overlay_gro(struct __sk_buff *skb)
 {
 	__u32 zero = 0;
-	const struct config *own = bpf_map_lookup_elem(&config, &zero);
+	const struct config *own = bpf_map_lookup_elem(&endpoint, &zero);
 
 	if (!own || skb->protocol != bpf_htons(ETH_P_IP))
 		return TC_ACT_SHOT;

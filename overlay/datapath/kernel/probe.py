@@ -138,7 +138,7 @@ def _links() -> tuple[Link, Link]:
 
 
 def _attach(loaded: Loaded, device: Link, underlay: Link) -> None:
-    write_endpoint(loaded.config, Endpoint(_OWN_OUTER, _PORT, _OWN, device.index, 0))
+    write_endpoint(loaded.endpoint, Endpoint(_OWN_OUTER, _PORT, _OWN, device.index, 0))
     loaded.peers.replace(PeerTable.of(_OWN, [Peer(_FAR, _FAR_OUTER)]))
     with TrafficControl() as tc:
         for link, hook, program in (

@@ -5,14 +5,17 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import socket
+import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from overlay.datapath.kernel.libbpf import Map, Object, Program
-from overlay.datapath.kernel.maps import Peers
-from overlay.errors import DatapathError
+from overlay.datapath.kernel.maps import Endpoint, Peers, read_endpoint, read_table
+from overlay.errors import DatapathError, OverlayError
+from overlay.model import PeerTable
 
 OBJECT = Path(__file__).with_name("overlay.bpf.o")
 BPF_FS = Path("/sys/fs/bpf")
@@ -20,7 +23,10 @@ PIN_ROOT = BPF_FS / "overlay"
 
 _BPF_FS_MAGIC = 0xCAFE4A11
 """``BPF_FS_MAGIC`` of linux/magic.h."""
-_MAPS = ("config", "peers", "senders", "causes")
+_MAPS = ("endpoint", "subnets", "senders", "causes")
+_FORMER = ("config", "peers")
+"""Names of the first two in version 0.1.0."""
+_SO_NETNS_COOKIE = 71
 
 log = logging.getLogger(__name__)
 
@@ -38,21 +44,58 @@ class Loaded:
     decap_l3: Program
     gro: Program
     finish: Program
-    config: Map
+    endpoint: Map
     counters: Map
     peers: Peers
     adopted: bool
 
     def close(self) -> None:
         """Gives the descriptors back; what is attached or pinned stays."""
-        for each in (self.encap, self.decap, self.decap_l3, self.gro, self.finish, self.config, self.counters):
+        for each in (self.encap, self.decap, self.decap_l3, self.gro, self.finish, self.endpoint, self.counters):
             each.close()
         self.peers.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the programs on this machine know, as it was found in pinned maps."""
+
+    endpoint: Endpoint
+    peers: PeerTable
+
+
 def pin_directory(device: str) -> Path:
     """Where the maps of ``device`` are pinned: apart for each network namespace, which bpffs is not."""
-    return PIN_ROOT / str(os.stat("/proc/thread-self/ns/net").st_ino) / device
+    return PIN_ROOT / _own_namespace() / device
+
+
+def _own_namespace() -> str:
+    """``INODE-COOKIE``: the number tells which namespaces live, the cookie (Linux 5.14) is never given out again."""
+    inode = os.stat("/proc/thread-self/ns/net").st_ino
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        try:
+            cookie = any_socket.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+        except OSError:
+            return str(inode)
+    return f"{inode}-{struct.unpack('=Q', cookie)[0]}"
+
+
+def recall(pins: Path) -> Known | None:
+    """What is pinned in ``pins``, or was by an older version; None if there is nothing that can be read."""
+    former = PIN_ROOT / pins.parent.name.partition("-")[0] / pins.name
+    for directory, names in ((pins, _MAPS), (former, _FORMER)):
+        maps = []
+        try:
+            for name in names[:2]:
+                maps.append(Map.pinned(directory / name))
+            if (endpoint := read_endpoint(maps[0])) is not None:
+                return Known(endpoint, read_table(maps[1]))
+        except OverlayError:
+            continue
+        finally:
+            for each in maps:
+                each.close()
+    return None
 
 
 def load(path: Path, pins: Path | None) -> Loaded:
@@ -100,13 +143,17 @@ def unpin_dead() -> int:
     """Removes what is pinned for network namespaces that are gone; returns for how many tunnels.
 
     bpffs outlives them. Should one live on where nobody can see it, nothing is lost: its programs have their maps, and
-    its next agent makes new ones.
+    its next agent makes new ones. Whose number has been given to another namespace is found out there.
     """
-    living = {os.stat("/proc/thread-self/ns/net").st_ino, *_visible_namespaces()}
-    dead = [
-        pins for pins in PIN_ROOT.glob("*/*") if pins.parent.name.isdecimal() and int(pins.parent.name) not in living
-    ]
-    return sum(unpin(pins) for pins in dead)
+    own = _own_namespace()
+    own_number = own.partition("-")[0]
+    living = {own_number, *map(str, _visible_namespaces())}
+
+    def is_dead(name: str) -> bool:
+        number = name.partition("-")[0]
+        return number.isdecimal() and (number not in living or (number == own_number and name != own))
+
+    return sum(unpin(pins) for pins in PIN_ROOT.glob("*/*") if is_dead(pins.parent.name))
 
 
 def _visible_namespaces() -> Iterator[int]:
@@ -126,14 +173,14 @@ def _load(path: Path, pins: Path | None) -> Loaded:
             for name in _MAPS:
                 opened.pin(name, pins / name)
         opened.load()
-        peers = Peers(opened.map("peers"), opened.map("senders"))
+        peers = Peers(opened.map("subnets"), opened.map("senders"), opened.map("wishes"))
         return Loaded(
             encap=opened.program("overlay_encap"),
             decap=opened.program("overlay_decap"),
             decap_l3=opened.program("overlay_decap_l3"),
             gro=opened.program("overlay_gro"),
             finish=opened.program("overlay_finish"),
-            config=opened.map("config"),
+            endpoint=opened.map("endpoint"),
             counters=opened.map("causes"),
             peers=peers,
             adopted=len(peers) > 0,

@@ -10,7 +10,7 @@ from typing import Any
 
 from overlay.datapath.base import DatapathStatus
 from overlay.datapath.userspace.link import Subnets, subnets_of
-from overlay.datapath.userspace.queues import QueuePlan
+from overlay.datapath.userspace.queues import Offloads, QueuePlan
 from overlay.datapath.userspace.sockets import SocketPair, open_sockets
 from overlay.datapath.userspace.steering import MAX_WORKERS, default_workers
 from overlay.datapath.userspace.supervisor import Supervisor
@@ -26,11 +26,11 @@ STATUS_PATIENCE = 0.8
 class UserspaceDatapath:
     """Moves packets in worker processes, each with a TUN queue and UDP sockets of its own.
 
-    Implements :class:`overlay.datapath.base.Datapath`. ``workers`` None means by the number of cores; without
-    ``offloads`` every packet takes a system call of its own. The TUN device is persistent: it stays when this closes.
+    Implements :class:`overlay.datapath.base.Datapath`. ``workers`` None means by the number of cores. The TUN device
+    is persistent: it stays when this closes.
     """
 
-    def __init__(self, *, workers: int | None = None, offloads: bool = True) -> None:
+    def __init__(self, *, workers: int | None = None, offloads: Offloads = Offloads.ALL) -> None:
         self._count = default_workers() if workers is None else max(1, min(workers, MAX_WORKERS))
         self._offloads = offloads
         self._spec: TunnelSpec | None = None

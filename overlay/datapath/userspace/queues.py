@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
+from enum import Enum
 
 from overlay.datapath.userspace.steering import load_queue_program
 from overlay.node import tun
@@ -15,10 +16,20 @@ LENGTH = 1000
 """Packets that wait in the TUN for the worker, twice Linux's default: a burst of a flow may have 500 alone."""
 
 _TCP = tun.Offload.CHECKSUM | tun.Offload.TSO4 | tun.Offload.TSO6 | tun.Offload.TSO_ECN
-OFFLOADS = (_TCP | tun.Offload.USO4 | tun.Offload.USO6, _TCP)
-"""What is asked of the TUN, the best first: USO came with Linux 6.2."""
 PLAIN = "plain"
 """The mode of a worker without offloads; with them it is their number."""
+
+
+class Offloads(Enum):
+    """Which offloads a datapath may use; the value is what is asked of the TUN, the best first."""
+
+    NONE = ()
+    """One finished packet a system call."""
+    CHECKSUMS = (tun.Offload.CHECKSUM,)
+    """Behind the kernel path's programs, which meet a local socket's train as the socket has made it: without this the
+    kernel leaves its checksums in a state that nobody after us could finish; before Linux 6.11 it refuses to send."""
+    ALL = (_TCP | tun.Offload.USO4 | tun.Offload.USO6, _TCP, tun.Offload.NONE)
+    """USO came with Linux 6.2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +38,11 @@ class QueuePlan:
 
     device: str
     count: int
-    offloads: bool
+    offloads: Offloads
+
+    @property
+    def _vnet_hdr(self) -> bool:
+        return self.offloads is not Offloads.NONE
 
     def open_all(self) -> tuple[list[int], str]:
         """The queues of a persistent device, and the mode of their workers.
@@ -38,7 +53,7 @@ class QueuePlan:
         queues: list[int] = []
         try:
             for _ in range(self.count):
-                queues.append(tun.open_queue(self.device, vnet_hdr=self.offloads))
+                queues.append(tun.open_queue(self.device, vnet_hdr=self._vnet_hdr))
             mode = self._set_up(queues[0])
         except BaseException:
             for queue in queues:
@@ -52,7 +67,7 @@ class QueuePlan:
         Raises:
             PrivilegeError, DeviceError: as above.
         """
-        queue = tun.open_queue(self.device, vnet_hdr=self.offloads)
+        queue = tun.open_queue(self.device, vnet_hdr=self._vnet_hdr)
         try:
             self._set_up(queue)
         except BaseException:
@@ -65,10 +80,10 @@ class QueuePlan:
         tun.set_persistent(queue)
         tun.set_queue_length(self.device, LENGTH)
         self._set_steering(queue)
-        if not self.offloads:
+        accepted = next((each for each in self.offloads.value if tun.set_offloads(queue, each)), None)
+        if accepted is None:
             tun.set_offloads(queue, tun.Offload.NONE)
             return PLAIN
-        accepted = next((each for each in OFFLOADS if tun.set_offloads(queue, each)), tun.Offload.NONE)
         return str(int(accepted))
 
     def _set_steering(self, queue: int) -> None:

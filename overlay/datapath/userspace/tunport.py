@@ -16,13 +16,23 @@ class TunPort:
     Attributes:
         descriptor: the queue.
         vnet_hdr: whether every packet has a virtio_net_hdr before it.
+        tcp_segmentation: whether the kernel hands over TCP uncut (TSO); it takes it joined in any case.
         udp_segmentation: whether the kernel takes joined UDP datagrams (USO).
         notice: called with what an operator should read once.
     """
 
-    def __init__(self, descriptor: int, counters: Counters, *, vnet_hdr: bool, udp_segmentation: bool) -> None:
+    def __init__(
+        self,
+        descriptor: int,
+        counters: Counters,
+        *,
+        vnet_hdr: bool,
+        udp_segmentation: bool,
+        tcp_segmentation: bool = False,
+    ) -> None:
         self.descriptor = descriptor
         self.vnet_hdr = vnet_hdr
+        self.tcp_segmentation = tcp_segmentation
         self.udp_segmentation = udp_segmentation
         self.notice: Callable[[str], None] = lambda _text: None
         self._counters = counters

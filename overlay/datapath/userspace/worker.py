@@ -145,7 +145,8 @@ class Worker:
 
     def _offloads(self) -> tuple[tuple[str, bool], ...]:
         return (
-            ("TSO", self._tun.vnet_hdr),
+            ("checksums", self._tun.vnet_hdr and not self._tun.tcp_segmentation),
+            ("TSO", self._tun.tcp_segmentation),
             ("USO", self._tun.udp_segmentation),
             ("UDP_SEGMENT", self._underlay.segmenting),
             ("UDP_GRO", self._underlay.coalescing),
@@ -164,8 +165,15 @@ def make_worker(tun: int, underlay: tuple[socket.socket, socket.socket], control
     counters = Counters()
     plain = mode == "plain"
     accepted = Offload(0 if plain else int(mode))
-    port = TunPort(tun, counters, vnet_hdr=not plain, udp_segmentation=Offload.USO4 in accepted)
-    return Worker(port, Underlay(*underlay, counters, offloads=not plain), control, counters)
+    port = TunPort(
+        tun,
+        counters,
+        vnet_hdr=not plain,
+        tcp_segmentation=Offload.TSO4 in accepted,
+        udp_segmentation=Offload.USO4 in accepted,
+    )
+    offloads = not plain and accepted != Offload.CHECKSUM
+    return Worker(port, Underlay(*underlay, counters, offloads=offloads), control, counters)
 
 
 def main(arguments: list[str]) -> int:
