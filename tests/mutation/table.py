@@ -127,10 +127,6 @@ PLANE = (
     Mutant("plane", "self._engine.failed(error, self._clock())", "self._engine.completed(None, self._clock())"),
     Mutant("plane", "            self._published.set()\n", ""),
     Mutant("plane", "            self._engine.keeper.identify(identity)\n", "            pass\n"),
-    Mutant("plane", "        self._wake.set()\n        self._settle()", "        self._settle()"),
-    Mutant(
-        "plane", "        if self._engine.settle():\n            self._wake.set()\n", "        self._engine.settle()\n"
-    ),
     Mutant(
         "plane",
         "        if not task.cancelled():\n            task.result()",
