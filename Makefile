@@ -87,7 +87,7 @@ test-docker: test-packages $(VENV)/.dev  ## Docker of other Debians (debootstrap
 soak: $(VENV)/.dev  ## the simulation of the control plane with many seeds: make soak SEEDS=20000
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
-mutants: $(VENV)/.done  ## mistakes put into the control plane one by one, each to be caught by its tests: make mutants
+mutants: $(VENV)/.dev  ## mistakes put into the control plane one by one, each to be caught by its tests: make mutants
 	@$(BIN)/python -m tests.mutation
 
 fuzz: $(VENV)/.dev  ## hostile datagrams against the oracle: make fuzz COUNT=10000000
