@@ -224,6 +224,8 @@ ETCD = (
         "        return CompactedError(0)",
         (CONTRACT,),
     ),
+    Mutant("etcd_api", '"stream" if streaming else "unary"', '"unary"', (CONTRACT,)),
+    Mutant("etcd_api", 'f"/{_PACKAGE}.{name}/{method.name}"', 'f"/{name}/{method.name}"', (CONTRACT,)),
     Mutant("etcd_rpc", '        return b""\n', '        return b"\\0"\n', (CONTRACT,)),
     Mutant("etcd_rpc", "kv.mod_revision, kv.lease)", "kv.mod_revision)", (CONTRACT,)),
     Mutant("etcd_cluster", "        self._closed = True\n", "", (CONTRACT,)),
