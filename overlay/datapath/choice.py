@@ -1,4 +1,9 @@
-"""Which datapath this node uses, and why."""
+"""Which datapath this node uses, and why.
+
+Whether the kernel's works is found out by trying, which says yes, no, or, on a machine that is busy or short of
+something, neither. Then it is tried again, and what works at last stays: programs that carry packets are not taken away
+because nobody could tell whether they would.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +13,15 @@ from dataclasses import dataclass
 
 from overlay.datapath.base import Datapath
 from overlay.datapath.kernel.datapath import KernelDatapath
-from overlay.datapath.kernel.machine import cleanup
-from overlay.datapath.kernel.probe import Answer, probe
+from overlay.datapath.kernel.machine import cleanup, is_in_use
+from overlay.datapath.kernel.probe import Answer, ProbeResult, probe
 from overlay.datapath.userspace.datapath import UserspaceDatapath
 from overlay.datapath.userspace.queues import Offloads
 from overlay.errors import DatapathError, OverlayError
+
+_TRIES = 3
+_PAUSE = 0.5
+"""Seconds between two tries."""
 
 _log = logging.getLogger(__name__)
 
@@ -44,23 +53,50 @@ class Choice:
 
 
 async def choose(wish: Wish) -> Choice:
-    """The datapath that was asked for; ``auto`` takes the kernel's where a packet sent through it comes out.
+    """The datapath that was asked for; ``auto`` takes the kernel's where a packet sent through it comes out,
+    and where it is in use and nothing could be sent through it.
 
     Raises:
         DatapathError: the kernel's was asked for, and does not work here.
     """
     if wish.name == "userspace":
         return await _userspace(wish, "asked for")
-    answer = await asyncio.to_thread(probe)
+    answer = await _try()
+    reason = answer.reason
+    if answer.answer is Answer.UNKNOWN and await _is_in_use(wish.device):
+        return _kernel(f"it is in use here; whether it works could not be tried: {reason}")
     if answer.answer is Answer.YES:
-        # The slow path must see each datagram as it came: joined ones would have passed the program unseen.
-        slow_path = UserspaceDatapath(workers=1, offloads=Offloads.CHECKSUMS)
-        return Choice("kernel", KernelDatapath(slow_path), answer.reason)
+        return _kernel(reason)
     if wish.name == "kernel":
         raise DatapathError(
-            answer.reason, about="--datapath kernel", remedy="use --datapath auto, which falls back to userspace"
+            reason, about="--datapath kernel", remedy="use --datapath auto, which falls back to userspace"
         )
-    return await _userspace(wish, f"the kernel's does not work here: {answer.reason}")
+    if answer.answer is Answer.UNKNOWN:
+        return await _userspace(wish, f"could not try the kernel's, a restart tries again: {reason}")
+    return await _userspace(wish, f"the kernel's does not work here: {reason}")
+
+
+async def _try() -> ProbeResult:
+    for left in reversed(range(_TRIES)):
+        answer = await asyncio.to_thread(probe)
+        if answer.answer is not Answer.UNKNOWN or not left:
+            break
+        _log.info("could not try the kernel datapath, trying again: %s", answer.reason)
+        await asyncio.sleep(_PAUSE)
+    return answer
+
+
+async def _is_in_use(device: str) -> bool:
+    try:
+        return await asyncio.to_thread(is_in_use, device)
+    except OverlayError as error:
+        _log.info("programs of the kernel datapath could not be looked for: %s", error)
+        return False
+
+
+def _kernel(reason: str) -> Choice:
+    # The slow path must see each datagram as it came: joined ones would have passed the program unseen.
+    return Choice("kernel", KernelDatapath(UserspaceDatapath(workers=1, offloads=Offloads.CHECKSUMS)), reason)
 
 
 async def _userspace(wish: Wish, reason: str) -> Choice:

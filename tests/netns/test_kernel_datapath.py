@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from overlay.datapath.kernel.programs import OBJECT
 from overlay.lab.namespace import call_inside
 from tests.support.admission import plain_checksum
 from tests.support.limits import limit
+from tests.support.programs import compiled
 from tests.support.tunnels import (
     PATIENCE,
     Node,
@@ -51,6 +53,72 @@ def pair() -> Iterator[Pair]:
 def test_probe_says_yes() -> None:
     result = probe()
     assert (result.answer, result.reason) == (Answer.YES, "a packet went through")
+
+
+@pytest.mark.parametrize(
+    ("body", "answer"),
+    [
+        ("return TC_ACT_SHOT;", Answer.UNKNOWN),  # for the probe the same as a packet that is late
+        ("return drop(DROP_TX_SEND);", Answer.NO),
+    ],
+)
+def test_silence_is_no_answer(tmp_path: Path, body: str, answer: Answer) -> None:
+    """What says no is a program that could not, and has counted why."""
+    head = "int overlay_encap(struct __sk_buff *skb)\n{\n"
+    source = SOURCE.read_text()
+    assert head in source
+    result = probe(
+        compiled(source.replace(head, f"{head}\tif (skb->protocol == bpf_htons(ETH_P_IP)) {body}\n"), tmp_path)
+    )
+    assert result.answer is answer, result.reason
+
+
+def test_a_machine_that_is_short_of_something_is_no_answer() -> None:
+    """Here of descriptors: at each place of the probe where they can run out."""
+    script = (
+        "import os, resource\n"
+        "from overlay.datapath.kernel.probe import probe\n"
+        "probe()\n"  # what is opened once, is open
+        "used = len(os.listdir('/proc/self/fd'))\n"
+        "for free in range(1, 40, 2):\n"
+        "    resource.setrlimit(resource.RLIMIT_NOFILE, (used + free, 4096))\n"
+        "    result = probe()\n"
+        "    print(result.answer.value, free, result.reason)\n"
+        "print(len(os.listdir('/proc/self/fd')) - used)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    *told, left = ran.stdout.splitlines()
+    assert left == "0", "descriptors are given back"
+    assert told[0].startswith("unknown")
+    assert [line for line in told if line.startswith("no")] == []
+    assert told[-1].startswith("yes")
+
+
+@pytest.mark.parametrize("wish", ["auto", "kernel"])
+def test_what_works_is_kept_while_the_probe_cannot_tell(pair: Pair, wish: str) -> None:
+    """Here because there is no namespace to try in; and what is chosen where nothing is in use."""
+    first, second = pair
+    ping(first, second)
+    assert attached(first)
+    script = (
+        "import asyncio, sys\n"
+        "from overlay.datapath.choice import Wish, choose\n"
+        "from overlay.errors import DatapathError\n"
+        "for device in sys.argv[1:]:\n"
+        "    try:\n"
+        f"        choice = asyncio.run(choose(Wish({wish!r}, 1, True, device)))\n"
+        "        print(choice.name, choice.reason)\n"
+        "    except DatapathError as error:\n"
+        "        print('refused', error)\n"
+    )
+    unable = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"]
+    words = [*entering(first.namespace), *unable, sys.executable, "-c", script, "flannel0", "flannel9"]
+    kept, other = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert kept.startswith("kernel it is in use here"), kept
+    assert "CAP_SYS_ADMIN" in kept
+    assert other.startswith("userspace" if wish == "auto" else "refused"), other
+    assert attached(first)
+    assert lost(ping(first, second)) == 0
 
 
 def test_packets_stay_in_the_kernel(pair: Pair) -> None:

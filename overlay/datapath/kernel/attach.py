@@ -59,6 +59,11 @@ def ahead(tc: TrafficControl, owner: str, attachment: Attachment) -> list[str]:
     return tc.filters_before(attachment.device, attachment.hook, min(own)) if own else []
 
 
+def is_attached(tc: TrafficControl, owner: str, device: Device) -> bool:
+    """Whether a program of ``owner`` is on any hook of ``device``."""
+    return any(_ours(tc.filters(device, hook), owner) for hook in Hook)
+
+
 def detach(tc: TrafficControl, owner: str, device: Device, hooks: Iterable[Hook] = Hook) -> int:
     """Removes all filters of ``owner`` from ``device``; returns how many there were."""
     removed = 0

@@ -72,9 +72,11 @@ def _error(code: int, about: str, detail: str = "") -> DatapathError | Privilege
             about=about,
             remedy="run as root or with CAP_BPF and CAP_NET_ADMIN, or use --datapath userspace",
         )
-    return DatapathError(
+    failure = DatapathError(
         ": ".join(filter(None, (os.strerror(number), detail))), about=about, remedy="use --datapath userspace"
     )
+    failure.__cause__ = OSError(number, os.strerror(number))
+    return failure
 
 
 def possible_cpus() -> int:
@@ -230,8 +232,9 @@ class Object:
         handle = self._library.bpf_object__find_program_by_name(self._handle, name.encode())
         if not handle:
             raise DatapathError(f"has no program {name}", about=str(self._path))
-        fd = os.dup(self._library.bpf_program__fd(handle))
-        return Program(name, fd, int(_fd_info(fd, "prog_id")))
+        fd = self._library.bpf_program__fd(handle)
+        number = int(_fd_info(fd, "prog_id"))
+        return Program(name, os.dup(fd), number)
 
     def _map(self, name: str) -> int:
         handle = self._library.bpf_object__find_map_by_name(self._handle, name.encode())

@@ -192,6 +192,17 @@ class Machine:
                 mended.append(f"detached what was left on {device.name}")
 
 
+def is_in_use(device: str) -> bool:
+    """Whether programs, an earlier agent's, carry the packets of the TUN device.
+
+    Raises:
+        NodeError, PrivilegeError: that cannot be found out.
+    """
+    with TrafficControl() as tc:
+        tun = tc.device(device)
+        return tun is not None and attach.is_attached(tc, device, tun)
+
+
 def cleanup(device: str) -> list[str]:
     """Removes all that the kernel path of ``device`` has on this machine; tells what there was. The TUN device stays.
 

@@ -2,11 +2,15 @@
 
 Two TUN devices: one is ``flannel0``, the other stands for the underlay: who holds its descriptor is the wire. What is
 sent into the first must come out of the second encapsulated, and its answer the other way round.
+
+Silence is no answer: on a busy machine a packet is late, and a scratch namespace may lack what a node has. What says no
+is the kernel, which refuses the programs, and the programs, which have counted why they could not.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import select
 import socket
@@ -20,9 +24,9 @@ from pathlib import Path
 
 from overlay.datapath.kernel import attach
 from overlay.datapath.kernel.attach import Attachment
-from overlay.datapath.kernel.maps import Endpoint, write_endpoint
+from overlay.datapath.kernel.maps import Endpoint, read_counters, write_endpoint
 from overlay.datapath.kernel.programs import OBJECT, Loaded, load
-from overlay.errors import DatapathError, DeviceError, OverlayError
+from overlay.errors import DatapathError, DeviceError, NodeError, OverlayError
 from overlay.model import Peer, PeerTable
 from overlay.node import tun
 from overlay.node.netlink import Link, Netlink, Route
@@ -44,9 +48,20 @@ _MTU = 1472
 _PAYLOAD = bytes(_MTU - 28)
 """As large as fits: some kernels before 5.12 carry small packets only (``__bpf_skb_max_len``)."""
 
+_SHORT_OF = {
+    errno.ENOMEM, errno.ENOBUFS, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EAGAIN, errno.EINTR, errno.EBUSY
+}  # fmt: skip
+"""What the next try may find otherwise; ENOSPC: libbpf, once it has run out of descriptors."""
+_NOT_OURS = {"slow_tx_not_ipv4", "slow_tx_no_peer"}
+"""Counters that also grow by what a new interface says of itself: IPv6's solicitations, IGMP."""
+
+
+class _UndecidedError(OverlayError):
+    """The try came to no end, which is no fault of the kernel path."""
+
 
 class Answer(Enum):
-    """Whether the kernel path works here; ``UNKNOWN`` when this machine did not let us find out."""
+    """Whether the kernel path works here; ``UNKNOWN`` when this machine did not let us find out, this time."""
 
     YES = "yes"
     NO = "no"
@@ -81,8 +96,8 @@ def probe(path: Path = OBJECT) -> ProbeResult:
 def _probe(path: Path) -> ProbeResult:
     try:
         loaded = load(path, None)
-    except OverlayError as error:
-        return ProbeResult(Answer.NO, str(error))
+    except (OverlayError, OSError) as error:
+        return ProbeResult(Answer.UNKNOWN if _is_shortage(error) else Answer.NO, str(error))
     try:
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.unshare(_CLONE_NEWNET) != 0:
@@ -90,34 +105,56 @@ def _probe(path: Path) -> ProbeResult:
             cause = f"programs load, but there is no namespace to try them in: {reason} (CAP_SYS_ADMIN makes one)"
             return ProbeResult(Answer.UNKNOWN, cause)
         _there_and_back(loaded)
-    except DeviceError as error:
-        return ProbeResult(Answer.UNKNOWN, str(error))
+    except DatapathError as error:
+        return ProbeResult(Answer.UNKNOWN if _is_shortage(error) else Answer.NO, str(error))
     except (OverlayError, OSError) as error:
-        return ProbeResult(Answer.NO, str(error))
+        return ProbeResult(Answer.UNKNOWN, str(error))
     finally:
         loaded.close()
     return ProbeResult(Answer.YES, "a packet went through")
 
 
+def _is_shortage(error: BaseException | None) -> bool:
+    """Whether the machine was short of something at the moment, by the error numbers of what led to ``error``."""
+    while error is not None:
+        if {getattr(error, "errno", None), getattr(error, "code", None)} & _SHORT_OF:  # OSError's, pyroute2's
+            return True
+        error = error.__cause__
+    return False
+
+
 def _there_and_back(loaded: Loaded) -> None:
-    queues = [tun.open_queue(name, vnet_hdr=False) for name in (_DEVICE, _UNDERLAY)]
+    queues: list[int] = []
     try:
+        for name in (_DEVICE, _UNDERLAY):
+            queues.append(tun.open_queue(name, vnet_hdr=False))
         _attach(loaded, *_links())
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as near:
             near.bind((str(_OWN.network_address), 0))
             far = (str(_FAR.network_address + 1), 9)
             near.sendto(_PAYLOAD, far)
-            os.write(queues[1], _answer(_read_tunnelled(queues[1])))
+            if (packet := _read_tunnelled(queues[1])) is None:
+                raise _silence("a packet did not come out encapsulated", loaded)
+            os.write(queues[1], _answer(packet))
             near.settimeout(_PATIENCE)
             try:
                 received = near.recvfrom(1 << 16)
             except TimeoutError as error:
-                raise DatapathError("a packet went out, but its answer did not come in", about="eBPF") from error
+                raise _silence("a packet went out, but its answer did not come in", loaded) from error
             if received != (_PAYLOAD, far):
                 raise DatapathError("a packet came in changed", about="eBPF")
     finally:
         for queue in queues:
             os.close(queue)
+
+
+def _silence(what: str, loaded: Loaded) -> OverlayError:
+    """What it means that a packet was waited for in vain."""
+    counted = read_counters(loaded.counters)
+    refused = [name for name, number in counted.items() if number and name.startswith(("drop_", "slow_"))]
+    if reasons := [name.replace("_", " ") for name in refused if name not in _NOT_OURS]:
+        return DatapathError(f"{what}: {', '.join(reasons)}", about="eBPF")
+    return _UndecidedError(f"{what} within {_PATIENCE:.0f} s", about="eBPF")
 
 
 def _links() -> tuple[Link, Link]:
@@ -145,18 +182,21 @@ def _attach(loaded: Loaded, device: Link, underlay: Link) -> None:
             (device, Hook.EGRESS, loaded.encap),
             (underlay, Hook.INGRESS, loaded.decap_l3),
         ):
-            attach.ensure(tc, _DEVICE, Attachment(Device(link.index, link.name, False, "tun", True), hook, program))
+            try:
+                attach.ensure(tc, _DEVICE, Attachment(Device(link.index, link.name, False, "tun", True), hook, program))
+            except NodeError as error:
+                raise DatapathError(str(error), about="eBPF") from error
 
 
-def _read_tunnelled(underlay: int) -> bytes:
-    """The first outer packet for the far end that the kernel sends to the underlay."""
+def _read_tunnelled(underlay: int) -> bytes | None:
+    """The first outer packet for the far end that the kernel sends to the underlay; None if there is none in time."""
     deadline = time.monotonic() + _PATIENCE
-    while (left := deadline - time.monotonic()) > 0:
-        if select.select([underlay], [], [], left)[0]:
-            packet = os.read(underlay, 1 << 16)
-            if packet[0] >> 4 == 4 and packet[16:20] == _FAR_OUTER.packed and packet[22:24] == struct.pack("!H", _PORT):
-                return packet
-    raise DatapathError("a packet did not come out encapsulated", about="eBPF")
+    # What is there counts, however late we come to look for it.
+    while select.select([underlay], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        packet = os.read(underlay, 1 << 16)
+        if packet[0] >> 4 == 4 and packet[16:20] == _FAR_OUTER.packed and packet[22:24] == struct.pack("!H", _PORT):
+            return packet
+    return None
 
 
 def _answer(packet: bytes) -> bytes:

@@ -8,7 +8,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -168,23 +168,32 @@ def _visible_namespaces() -> Iterator[int]:
 
 
 def _load(path: Path, pins: Path | None) -> Loaded:
-    with Object(path) as opened:
+    with Object(path) as opened, ExitStack() as taken:
         if pins is not None:
             for name in _MAPS:
                 opened.pin(name, pins / name)
         opened.load()
-        peers = Peers(opened.map("subnets"), opened.map("senders"), opened.map("wishes"))
-        return Loaded(
-            encap=opened.program("overlay_encap"),
-            decap=opened.program("overlay_decap"),
-            decap_l3=opened.program("overlay_decap_l3"),
-            gro=opened.program("overlay_gro"),
-            finish=opened.program("overlay_finish"),
-            endpoint=opened.map("endpoint"),
-            counters=opened.map("causes"),
+
+        def program(name: str) -> Program:
+            return taken.enter_context(closing(opened.program(name)))
+
+        def map_of(name: str) -> Map:
+            return taken.enter_context(closing(opened.map(name)))
+
+        peers = Peers(map_of("subnets"), map_of("senders"), map_of("wishes"))
+        loaded = Loaded(
+            encap=program("overlay_encap"),
+            decap=program("overlay_decap"),
+            decap_l3=program("overlay_decap_l3"),
+            gro=program("overlay_gro"),
+            finish=program("overlay_finish"),
+            endpoint=map_of("endpoint"),
+            counters=map_of("causes"),
             peers=peers,
             adopted=len(peers) > 0,
         )
+        taken.pop_all()  # the caller's from here on
+        return loaded
 
 
 def _ensure_bpf_fs() -> bool:
