@@ -17,13 +17,15 @@ KINDS = pytest.mark.parametrize("kind", ["kernel", "userspace", "userspace-plain
 EXPEDITED = 0xB8
 """RFC 3246's class of service (46), as the type-of-service byte."""
 ETH_P_ALL = 3
+PING_LENGTH = 20 + 8 + 84
+"""Bytes of a ping's datagram, outer headers and all. The agents' own questions to their peers are shorter."""
 CONGESTION = 0x01
 """An ECN bit of the same byte."""
 
 
 @contextmanager
 def outer_headers(node: Node) -> Iterator[list[bytes]]:
-    """IP headers of the tunnel's datagrams that come to ``node`` meanwhile; the list is filled at the end."""
+    """IP headers of the pings' datagrams that come to ``node`` meanwhile; the list is filled at the end."""
     seen: list[bytes] = []
     with call_inside(node.namespace, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)) as tap:
         tap.bind((node.underlay, ETH_P_ALL))
@@ -31,7 +33,8 @@ def outer_headers(node: Node) -> Iterator[list[bytes]]:
         yield seen
         with suppress(BlockingIOError):
             while packet := tap.recv(1 << 16):
-                if packet[9] == socket.IPPROTO_UDP and packet[16:20] == socket.inet_aton(node.address):
+                ours = packet[9] == socket.IPPROTO_UDP and packet[16:20] == socket.inet_aton(node.address)
+                if ours and int.from_bytes(packet[2:4]) == PING_LENGTH:
                     seen.append(packet[:20])
 
 
@@ -67,5 +70,5 @@ def test_a_peer_whose_address_lies_inside_the_overlay_does_not_nest_packets(kind
                 assert lost(ping(first, second, "-c 1")) == 0
             sent, nested = gained(first, before, "tx_packets", "drop_tx_nested")
             assert len(seen) == 1, "the honest one"
-            assert nested == 3
-            assert sent <= 4, "what the worker takes for sent comes back once, and no more"
+            assert 3 <= nested <= 6, "the pings, and what the agent itself asks of a peer"
+            assert sent <= nested + 1, "what the worker takes for sent comes back once, and no more"

@@ -94,7 +94,9 @@ def test_pods_reach_each_other(pair: Pair, kind: str, tmp_path: Path) -> None:
     transfer(two, one, tmp_path, 1_000_001)
     counters = one.counters()
     assert counters["rx_packets"] > 700
-    assert not [name for name in counters if name.startswith("drop_") and name != "drop_tx_not_ipv4" and counters[name]]
+    # By the queue TCP finds its rate.
+    expected = {"drop_tx_not_ipv4", "drop_tun_queue"}
+    assert not [name for name in counters if name.startswith("drop_") and name not in expected and counters[name]]
     detail = one.status()["detail"]
     assert detail.startswith("4 of 4" if kind == "userspace-4" else "1 of 1")
     assert ("UDP_GRO" in detail) == (kind != "userspace-plain")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -21,15 +22,22 @@ PLAIN = "plain"
 
 
 class Offloads(Enum):
-    """Which offloads a datapath may use; the value is what is asked of the TUN, the best first."""
+    """Which offloads a datapath may use."""
 
-    NONE = ()
+    NONE = "none"
     """One finished packet a system call."""
-    CHECKSUMS = (tun.Offload.CHECKSUM,)
+    CHECKSUMS = "checksums"
     """Behind the kernel path's programs, which meet a local socket's train as the socket has made it: without this the
     kernel leaves its checksums in a state that nobody after us could finish; before Linux 6.11 it refuses to send."""
-    ALL = (_TCP | tun.Offload.USO4 | tun.Offload.USO6, _TCP, tun.Offload.NONE)
-    """USO came with Linux 6.2."""
+    ALL = "all"
+
+
+_ASKED: Mapping[Offloads, tuple[tun.Offload, ...]] = {
+    Offloads.NONE: (),
+    Offloads.CHECKSUMS: (tun.Offload.CHECKSUM,),
+    Offloads.ALL: (_TCP | tun.Offload.USO4 | tun.Offload.USO6, _TCP, tun.Offload.NONE),
+}
+"""What is asked of the TUN, the best first; USO came with Linux 6.2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +88,7 @@ class QueuePlan:
         tun.set_persistent(queue)
         tun.set_queue_length(self.device, LENGTH)
         self._set_steering(queue)
-        accepted = next((each for each in self.offloads.value if tun.set_offloads(queue, each)), None)
+        accepted = next((each for each in _ASKED[self.offloads] if tun.set_offloads(queue, each)), None)
         if accepted is None:
             tun.set_offloads(queue, tun.Offload.NONE)
             return PLAIN
