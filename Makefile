@@ -21,7 +21,7 @@ help:  ## show this
 
 # -- set-up ----------------------------------------------------------------------------------------------------------
 
-.PHONY: test-docker help packages test-packages lock demo test check lint types unit lowest soak fuzz fuzz-keys bench bpf wheels install uninstall clean
+.PHONY: test-docker help packages test-packages lock demo test check lint types unit lowest soak fuzz fuzz-keys bench bpf wheels release install uninstall clean
 
 packages:
 	@requirements/packages.sh $(RUNTIME) $(LAB)
@@ -107,6 +107,9 @@ bpf: $(VENV)/.dev  ## compile the kernel programs again (needs clang); the objec
 # DESTDIR, PREFIX, PYTHON and WHEELS mean what systemd/install.sh says.
 wheels:  ## the package and what it needs, into WHEELS (dist/wheels), for nodes without a package index
 	PYTHON=$(PYTHON) requirements/wheels.sh $(or $(WHEELS),dist/wheels)
+
+release: $(VENV)/.run  ## source, wheel, and a Debian package that needs no package index, into dist
+	PYTHON=$(PYTHON) TOOLS=$(BIN)/python packaging/release.sh dist
 
 install:  ## agent, units, man page and completion on this machine, in /opt/overlay
 	systemd/install.sh install

@@ -4,6 +4,12 @@
 #   install.sh install     needs a package index (or WHEELS) now, and no network ever after
 #   install.sh uninstall   removes all that install made, the settings, and what the agent made on this node
 #
+# What the Debian package is made of (packaging/), and does on a node:
+#
+#   install.sh files         all of install but /opt/overlay; the texts by PYTHON, which has the package in it
+#   install.sh environment   /opt/overlay alone, from WHEELS, and a restart of an agent that runs
+#   install.sh retire        all of uninstall but what `files` put there
+#
 # DESTDIR  stage into this directory instead; nothing outside it is touched, nothing is started
 # PREFIX   where unit files, man page, completions and the link to the command go (/usr/local)
 # PYTHON   the interpreter to build on (/usr/bin/python3), 3.11 or later
@@ -103,27 +109,23 @@ put() { # put SOURCE TARGET: a file, mode 0644
 }
 
 # Man page and completions come out of the commands themselves.
-generate_texts() {
-    mkdir -p "$new/share/overlay"
-    "$new/bin/python" -m overlay.cli.manpage >"$new/share/overlay/overlay.8"
+put_texts() { # put_texts PYTHON
+    texts=$(mktemp -d)
+    trap 'rm -rf "$texts"' EXIT INT TERM
+    "$1" -P -m overlay.cli.manpage >"$texts/overlay.8"
+    put "$texts/overlay.8" "$manpage"
     for shell in bash zsh fish; do
-        _OVERLAY_COMPLETE=${shell}_source "$new/bin/overlay" >"$new/share/overlay/completion.$shell"
+        _OVERLAY_COMPLETE=${shell}_source "$1" -P -m overlay >"$texts/$shell"
     done
+    put "$texts/bash" "$bash_completion"
+    put "$texts/zsh" "$zsh_completion"
+    put "$texts/fish" "$fish_completion"
+    rm -rf "$texts"
+    trap - EXIT INT TERM
 }
 
-do_install() {
-    check
-    say "installing into $destdir$venv ..."
-    build_venv
-    generate_texts
-    relocate_venv
-    put_launcher
-    swap_venv
-    texts=$destdir$venv/share/overlay
-    put "$texts/overlay.8" "$manpage"
-    put "$texts/completion.bash" "$bash_completion"
-    put "$texts/completion.zsh" "$zsh_completion"
-    put "$texts/completion.fish" "$fish_completion"
+put_files() { # put_files PYTHON: all but /opt/overlay; PYTHON has the package in it
+    put_texts "$1"
     mkdir -p "$destdir$prefix/bin"
     ln -sfn "$venv/bin/overlay" "$destdir$command"
     for unit in overlay.service overlay-docker.path overlay-docker.service; do
@@ -131,6 +133,17 @@ do_install() {
     done
     put "$source/systemd/docker.conf" "$units/docker.service.d/overlay.conf"
     [ -e "$destdir$settings" ] || put "$source/systemd/overlay.default" "$settings"
+}
+
+put_environment() {
+    say "installing into $destdir$venv ..."
+    build_venv
+    relocate_venv
+    put_launcher
+    swap_venv
+}
+
+activate() {
     if systemd_runs; then
         systemctl daemon-reload
         # What an older version's unit was enabled by.
@@ -144,7 +157,29 @@ do_install() {
     fi
 }
 
-do_uninstall() {
+do_install() {
+    [ -n "$destdir" ] || [ ! -e /usr/lib/overlay/install.sh ] ||
+        fail "the Debian package is installed here; apt-get remove overlay, and try again"
+    check
+    put_environment
+    put_files "$destdir$venv/bin/python"
+    activate
+}
+
+do_files() {
+    [ -n "$destdir" ] || fail "set DESTDIR="
+    put_files "$python"
+}
+
+do_environment() {
+    [ -n "${WHEELS:-}" ] || fail "set WHEELS="
+    check
+    put_environment
+    activate
+}
+
+# What the agent made goes while the tool is there, or nothing does.
+retire_agent() {
     if systemd_runs; then
         systemctl --quiet stop overlay-docker.path 2>/dev/null || true
         systemctl --quiet disable --now overlay.service overlay-docker.path 2>/dev/null || true
@@ -156,12 +191,18 @@ do_uninstall() {
         "$venv/bin/overlay" "$@" || [ "${FORCE:-}" = 1 ] ||
             fail "not uninstalled, since overlay cleanup, see above, is needed for it; mend it and try again, or set FORCE=1"
     fi
+}
+
+remove_files() {
     for file in "$command" "$manpage" "$bash_completion" "$zsh_completion" "$fish_completion" "$settings" \
         "$units/overlay.service" "$units/overlay-docker.path" "$units/overlay-docker.service" \
         "$units/docker.service.d/overlay.conf"; do
         rm -f "$destdir$file"
     done
     rmdir "$destdir$units/docker.service.d" 2>/dev/null || true
+}
+
+remove_environment() {
     rm -rf "$destdir$venv" "$destdir$venv.new" "$destdir$venv.old"
     if [ -z "$destdir" ]; then
         rm -rf /var/lib/overlay /run/overlay
@@ -178,11 +219,25 @@ do_uninstall() {
             say "  systemctl unset-environment DOCKER_OPTS"
         fi
     fi
+}
+
+do_uninstall() {
+    retire_agent
+    remove_files
+    remove_environment
     say "removed"
+}
+
+do_retire() {
+    retire_agent
+    remove_environment
 }
 
 case $action in
 install) do_install ;;
 uninstall) do_uninstall ;;
-*) fail "usage: $0 install|uninstall" ;;
+files) do_files ;;
+environment) do_environment ;;
+retire) do_retire ;;
+*) fail "usage: $0 install|uninstall|files|environment|retire" ;;
 esac

@@ -7,6 +7,7 @@
 # ROOTS      where bootstrapped systems are kept for the next time (/var/tmp/overlay-roots)
 # PACKAGES   what is there besides a minimal system, separated by commas (git, make and certificates)
 # WITHOUT    network: no way out of there, for what must need no index
+# BRING      a file that is in /root there
 #
 # This machine's own settings for package indexes (apt, pip, certificates, resolver) hold in there as well.
 set -eu
@@ -34,6 +35,8 @@ trap 'rm -rf --one-file-system "$root"' EXIT
 trap 'exit 130' INT TERM
 cp -a "$pristine/." "$root"
 git clone --quiet --no-local "$source" "$root/root/overlay"
+
+[ -z "${BRING:-}" ] || cp "$BRING" "$root/root/"
 
 apt-config dump | grep -E '^Acquire::(Check-|http|https|Retries)' >"$root/etc/apt/apt.conf.d/90machine" || true
 for file in /etc/apt/auth.conf.d /etc/pip.conf /etc/ssl/certs/ca-certificates.crt /etc/resolv.conf /etc/hosts; do
