@@ -1,4 +1,4 @@
-"""The kernel's links, addresses and routes as plain facts; the package's own user of pyroute2.
+"""The kernel's links, addresses and routes as plain facts.
 
 :class:`Netlink` is synchronous: pyroute2's plain interface runs an event loop of its own, so asynchronous code calls
 it through ``asyncio.to_thread``. :func:`changes` is asynchronous and only tells *that* something changed: whoever
@@ -21,11 +21,8 @@ from ipaddress import IPv4Address, IPv4Network
 from types import TracebackType
 from typing import Any, Self
 
-from pyroute2 import AsyncIPRoute, IPRoute
-from pyroute2.netlink import rtnl
-from pyroute2.netlink.exceptions import NetlinkError
-
 from overlay.errors import InterfaceError, NodeError, PrivilegeError
+from overlay.node.pyroute import AsyncIPRoute, IPRoute, NetlinkError, rtnl
 
 _IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
 _RT_TABLE_MAIN = 254

@@ -15,12 +15,9 @@ from fnmatch import fnmatch
 from ipaddress import IPv4Address
 from typing import Any
 
-from pyroute2 import Ethtool
-from pyroute2.ethtool.ioctl import EthtoolError
-from pyroute2.netlink.exceptions import NetlinkError
-
 from overlay.errors import DeviceError, NodeError
 from overlay.node.netlink import RouteSocket, explained
+from overlay.node.pyroute import Ethtool, EthtoolError, NetlinkError
 
 FIRST_PRIORITY = 8285
 """Where a filter of ours goes: behind those of the lower numbers that other tools tend to use."""
