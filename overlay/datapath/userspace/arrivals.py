@@ -6,6 +6,7 @@ kernel writes over another sender's datagram would be judged under that sender.
 
 from __future__ import annotations
 
+import mmap
 from typing import NamedTuple
 
 import numpy as np
@@ -62,7 +63,8 @@ class Arrivals:
     """
 
     def __init__(self) -> None:
-        buffer = bytearray(CAPACITY + (1 + MAX_SLOTS) * PLACE)
+        # Not a bytearray, which writes its zeros: of a mapping the kernel gives a page when something comes to it.
+        buffer = mmap.mmap(-1, CAPACITY + (1 + MAX_SLOTS) * PLACE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.array, self.view = np.frombuffer(buffer, np.uint8), memoryview(buffer)
         self.at = 0
         self._slot_size = 0
