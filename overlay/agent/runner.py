@@ -30,7 +30,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, NoReturn
 
 from overlay import backends
-from overlay.agent import memory
+from overlay.agent import heap, memory
 from overlay.agent.lookout import Lookout, Sight
 from overlay.agent.neighbours import Neighbours
 from overlay.agent.node import Node
@@ -82,6 +82,7 @@ async def run(settings: AgentSettings, notices: tuple[str, ...] = ()) -> None:
     for notice in notices:
         _log.warning("%s", notice)
     preflight.check()
+    heap.keep_small()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
