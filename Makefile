@@ -14,6 +14,7 @@ COUNT  ?= 1000000
 RUNTIME := python3-venv iproute2 libbpf1 iptables nftables procps
 LAB     := etcd=etcd-server etcdctl=etcd-client iputils-ping iperf3 sockperf ethtool tcpdump
 TESTS   := man-db dockerd=docker.io docker=docker-cli,docker.io openssl busybox-static dbus systemd clang llvm libbpf-dev
+PLATFORMS := qemu-system-x86 debootstrap kmod cpio
 .DEFAULT_GOAL := help
 
 help:  ## show this
@@ -21,13 +22,16 @@ help:  ## show this
 
 # -- set-up ----------------------------------------------------------------------------------------------------------
 
-.PHONY: test-docker help packages test-packages lock demo test check lint types unit lowest soak fuzz fuzz-keys bench bpf wheels release install uninstall clean
+.PHONY: test-docker help packages test-packages platform-packages test-platforms bench-vm lock demo test check lint types unit lowest soak fuzz fuzz-keys bench bpf wheels release install uninstall clean
 
 packages:
 	@requirements/packages.sh $(RUNTIME) $(LAB)
 
 test-packages:
 	@requirements/packages.sh $(RUNTIME) $(LAB) $(TESTS)
+
+platform-packages:
+	@requirements/packages.sh $(RUNTIME) $(LAB) $(TESTS) $(PLATFORMS)
 
 # What comes from the package index comes as requirements/*.txt locks it. Nothing is built in isolation: there, pip would
 # fetch what builds it in whatever version there is.
@@ -83,6 +87,12 @@ lowest: $(LOWEST)/.dev  ## unit tests with each version that pyproject.toml name
 
 test-docker: test-packages $(VENV)/.dev  ## Docker of other Debians (debootstrap builds them once): make test-docker ROOTS=forky
 	@OVERLAY_DOCKER_ROOTS="$(ROOTS)" $(BIN)/pytest -q tests/system/test_docker_roots.py
+
+test-platforms: platform-packages $(VENV)/.dev  ## other kernels and Debians: make test-platforms ONLY='kernel-*' REBUILD=1
+	@$(BIN)/python -m tests.platforms --only "$(ONLY)" $(if $(REBUILD),--rebuild)
+
+bench-vm: platform-packages $(VENV)/.dev  ## the bench on other kernels, counted in instructions: make bench-vm ONLY=6.1
+	@$(BIN)/python -m tests.platforms.bench --only "$(ONLY)"
 
 soak: $(VENV)/.dev  ## the simulation of the control plane with many seeds: make soak SEEDS=20000
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)

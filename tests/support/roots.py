@@ -14,6 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.platforms.debian import mirror
+
 CACHE = Path(os.environ.get("OVERLAY_ROOTS", "/var/cache/overlay-platforms/roots"))
 
 PACKAGES = (
@@ -35,7 +37,7 @@ def build(suite: str) -> Path:
     shutil.rmtree(unfinished, ignore_errors=True)
     CACHE.mkdir(parents=True, exist_ok=True)
     # Not by debootstrap's --include: some of these depend on what it unpacks later.
-    _run("debootstrap", "--variant=minbase", suite, str(unfinished), _mirror(), str(_SCRIPT))
+    _run("debootstrap", "--variant=minbase", suite, str(unfinished), mirror(), str(_SCRIPT))
     (unfinished / "usr/sbin/policy-rc.d").write_text("#!/bin/sh\nexit 101\n")
     (unfinished / "usr/sbin/policy-rc.d").chmod(0o755)
     quiet = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "--no-install-recommends")
@@ -74,16 +76,6 @@ def inside(root: Path, *command: str) -> list[str]:
     namespaces of its own: they end with it, and with what started it."""
     own = ("unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child")
     return [*own, "sh", "-c", _ENTER, "sh", str(root), *command]
-
-
-def _mirror() -> str:
-    """Where this machine itself gets Debian from."""
-    listed = _run("apt-get", "indextargets", "--format", "$(ORIGIN)|$(CODENAME)|$(REPO_URI)")
-    for line in listed.splitlines():
-        origin, codename, address = line.split("|")
-        if origin == "Debian" and "-" not in codename:
-            return address.rstrip("/")
-    raise RuntimeError("apt knows no mirror of Debian: apt-get update")
 
 
 def _run(*command: str) -> str:
