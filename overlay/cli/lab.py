@@ -178,7 +178,9 @@ def demo(name: str | None, **values: Any) -> None:
 
 
 @lab.command(short_help="Compare all ways from pod to pod.")
-@click.option("--name", default="bench", show_default=True, help="Prefix of all names; a digit is added.")
+@click.option(
+    "--name", help="Prefix of all names; a digit is added; default: b and the process id, so that two do not meet."
+)
 @click.option("--mode", "modes", multiple=True, type=click.Choice([m.value for m in Mode]), help="Default: all.")
 @click.option(
     "--way",
@@ -192,7 +194,7 @@ def demo(name: str | None, **values: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draws the first mode's medians into an SVG file.")
 def bench(
-    name: str, modes: tuple[str, ...], ways: tuple[str, ...], as_json: bool, plot: Path | None, **how: Any
+    name: str | None, modes: tuple[str, ...], ways: tuple[str, ...], as_json: bool, plot: Path | None, **how: Any
 ) -> None:
     """Measure every way from pod to pod beside plain node to node and kernel vxlan.
 
@@ -203,7 +205,7 @@ def bench(
     wanted = [mode for mode in Mode if not modes or mode.value in modes]
     errors = Console(stderr=True, highlight=False)
     with _terminable():
-        results = run_bench(chosen, wanted, name=check_name(name), progress=errors.print, **how)
+        results = run_bench(chosen, wanted, name=check_name(name or f"b{os.getpid()}"), progress=errors.print, **how)
     if as_json:
         print(results.to_json())
     else:

@@ -316,6 +316,27 @@ class TestTeardown:
         assert up.wait(30) == 0
         Lab.load(name).down()
 
+    def test_two_benchmarks_at_once(self) -> None:
+        """Of nodes without an overlay, the cheapest; namespaces are what they would meet in."""
+        command = (
+            overlay_command(),
+            "lab",
+            "bench",
+            "--way",
+            "plain",
+            "--mode",
+            "wire",
+            "--seconds",
+            "1",
+            "--rounds",
+            "1",
+        )
+        benchmarks = [
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)
+        ]
+        told = [benchmark.communicate(timeout=120)[0] for benchmark in benchmarks]
+        assert [benchmark.returncode for benchmark in benchmarks] == [0, 0], "\n".join(told)
+
     @pytest.mark.etcd
     def test_two_demos_at_once(self) -> None:
         demos = [
