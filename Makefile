@@ -119,7 +119,7 @@ wheels:  ## the package and what it needs, into WHEELS (dist/wheels), for nodes 
 	PYTHON=$(PYTHON) requirements/wheels.sh $(or $(WHEELS),dist/wheels)
 
 release: $(VENV)/.run  ## source, wheel, and a Debian package that needs no package index, into dist
-	PYTHON=$(PYTHON) TOOLS=$(BIN)/python packaging/release.sh dist
+	PYTHON=$(PYTHON) TOOLS=$(BIN)/python systemd/package/release.sh dist
 
 install:  ## agent, units, man page and completion on this machine, in /opt/overlay
 	systemd/install.sh install

@@ -4,7 +4,7 @@
 #   install.sh install     needs a package index (or WHEELS) now, and no network ever after
 #   install.sh uninstall   removes all that install made, the settings, and what the agent made on this node
 #
-# What the Debian package is made of (packaging/), and does on a node:
+# What the Debian package is made of (systemd/package/), and does on a node:
 #
 #   install.sh files         all of install but /opt/overlay; the texts by PYTHON, which has the package in it
 #   install.sh environment   /opt/overlay alone, from WHEELS, and a restart of an agent that runs

@@ -23,7 +23,7 @@ STATE = ("/var/lib/overlay", "/run/overlay", "/run/flannel", "/sys/fs/bpf/overla
 @pytest.fixture(scope="module")
 def package(workspace: Path, wheels: Path) -> Path:
     environment = {**os.environ, "PYTHON": sys.executable, "SOURCE_DATE_EPOCH": "1700000000"}
-    command = ["sh", str(SOURCE / "packaging/deb.sh"), str(workspace), str(wheels)]
+    command = ["sh", str(SOURCE / "systemd/package/deb.sh"), str(workspace), str(wheels)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (made,) = workspace.glob("overlay_*.deb")

@@ -9,7 +9,7 @@
 set -eu
 umask 022
 
-here=$(cd "$(dirname "$0")/.." && pwd)
+here=$(cd "$(dirname "$0")/../.." && pwd)
 mkdir -p "$1"
 target=$(realpath "$1")
 python=${PYTHON:-/usr/bin/python3}
@@ -22,4 +22,4 @@ trap 'rm -rf "$wheels"' EXIT INT TERM
 PYTHON=$python "$here/requirements/wheels.sh" "$wheels"
 (cd "$here" && "$tools" -m hatchling build --target sdist --directory "$target")
 cp "$wheels"/overlay-*.whl "$target"
-PYTHON=$tools "$here/packaging/deb.sh" "$target" "$wheels"
+PYTHON=$tools "$here/systemd/package/deb.sh" "$target" "$wheels"

@@ -10,7 +10,7 @@ umask 022
 
 target=$(realpath "$1")
 wheels=$(realpath "$2")
-here=$(cd "$(dirname "$0")/.." && pwd)
+here=$(cd "$(dirname "$0")/../.." && pwd)
 # 1.0rc1 comes before 1.0: deb-version(7).
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' "$here/pyproject.toml" | sed -E 's/(a|b|rc|\.dev)([0-9]+)$/~\1\2/')
 architecture=$(dpkg --print-architecture)
@@ -29,7 +29,7 @@ install -D -m 644 -t "$stage/usr/share/doc/overlay" "$here/README.md" "$here/CHA
 
 mkdir "$stage/DEBIAN"
 for script in preinst postinst prerm postrm; do
-    install -m 755 "$here/packaging/$script" "$stage/DEBIAN/$script"
+    install -m 755 "$here/systemd/package/$script" "$stage/DEBIAN/$script"
 done
 echo /etc/default/overlay >"$stage/DEBIAN/conffiles"
 size=$(du -sk --apparent-size --exclude=DEBIAN "$stage" | cut -f1)
