@@ -22,7 +22,7 @@ help:  ## show this
 
 # -- set-up ----------------------------------------------------------------------------------------------------------
 
-.PHONY: test-docker help packages test-packages platform-packages test-platforms bench-vm lock demo test check lint types unit lowest soak fuzz fuzz-keys bench bpf wheels release install uninstall clean
+.PHONY: test-docker help packages test-packages platform-packages test-platforms bench-vm lock demo test check lint types unit lowest soak fuzz fuzz-keys bench bpf wheels release install uninstall clean herd mutants
 
 packages:
 	@requirements/packages.sh $(RUNTIME) $(LAB)
@@ -96,6 +96,9 @@ bench-vm: platform-packages $(VENV)/.dev  ## the bench on other kernels, counted
 
 soak: $(VENV)/.dev  ## the simulation of the control plane with many seeds: make soak SEEDS=20000
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
+
+herd: $(VENV)/.dev  ## a model of 5,000 agents after a restart of the member of etcd they watch: how many follow again
+	@$(BIN)/python -m tests.simulation.herd
 
 mutants: $(VENV)/.dev  ## mistakes put into the control plane one by one, each to be caught by its tests: make mutants
 	@$(BIN)/python -m tests.mutation

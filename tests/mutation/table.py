@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.mutation.patch import Mutant
+from tests.mutation.unit_table import UNIT_MUTANTS
 
 CONTRACT = "tests/contract/test_store.py"
 CLONE_TESTS = "tests/unit/test_clones.py"
@@ -134,8 +135,6 @@ PLANE = (
     ),
 )
 
-PROBLEM = (Mutant("problem", "if said is None or said.text != problem.text or", "if True or"),)
-
 SESSION = (
     Mutant("session", "        self.valid_until = since + ttl\n", "        self.valid_until = since + ttl + 30\n"),
     Mutant("session", "        self.refresh_due = since +", "        self.refresh_due = since + 3 *"),
@@ -146,7 +145,6 @@ SESSION = (
 VIEW = (
     Mutant("view", "Compare(key, kv.mod_revision, kv.value)", "Compare(key, kv.mod_revision)"),
     Mutant("view", "        for key in changed:\n            self._remove(key)\n", ""),
-    Mutant("view", "        self.revision = max(self.revision, batch.revision)\n", ""),
     Mutant(
         "view",
         "            if event.deleted:\n                self._remove(event.kv.key)\n            else:\n",
@@ -270,7 +268,6 @@ MUTANTS: tuple[Mutant, ...] = (
     *KEEPER,
     *MEMBERSHIP,
     *PLANE,
-    *PROBLEM,
     *SESSION,
     *VIEW,
     *SCHEMA,
@@ -278,4 +275,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *LINGER,
     *MEMORY,
     *ETCD,
+    *UNIT_MUTANTS,
 )

@@ -62,6 +62,12 @@ def test_a_flannelds_lease_of_our_address_is_taken_over() -> None:
     assert (str(made.lease.subnet), made.source, made.lease.node_id) == ("10.0.9.0/24", Source.OWN, "me")
 
 
+def test_our_own_lease_over_which_anothers_lies_is_given_up() -> None:
+    made = claim(lease("10.0.9.0/24", "172.31.0.1", "me"), lease("10.0.8.0/23", "172.31.0.9", "other"))
+    assert made.source is Source.RANDOM
+    assert [str(stale.lease.subnet) for stale in made.stale] == ["10.0.9.0/24"]
+
+
 def test_the_remembered_subnet_comes_second() -> None:
     made = claim(memory=remembered("10.0.30.0/24", "10.0.3.0/24"))
     assert (str(made.lease.subnet), made.source) == ("10.0.30.0/24", Source.REMEMBERED)

@@ -16,9 +16,9 @@ from overlay.control.engine import ControlSettings
 from overlay.control.keeper import Commit, Phase, Purpose, ReadAgain
 from overlay.control.memory import MemoryCore, MemoryStore
 from overlay.control.plane import ControlPlane
-from overlay.control.question import ANSWER_TIME
-from overlay.control.schema import config_key
-from overlay.control.store import Put
+from overlay.control.question import ANSWER_TIME, Question, Reply
+from overlay.control.schema import config_key, parse_lease
+from overlay.control.store import KeyRange, KeyValue, Put
 from tests.unit.test_keeper import IP, PREFIX, Node, held_node, put
 
 TTL = 3600
@@ -207,18 +207,36 @@ def test_an_answer_while_the_asker_does_not_see_the_store_is_not_overwritten() -
     assert clone.subnet != original.subnet
 
 
-def test_a_store_that_was_restored_is_no_rival() -> None:
+def test_a_store_that_was_restored_again_and_again_is_no_rival() -> None:
     node = held_node()
-    backup = copy.deepcopy(node.core)
-    node.keeper.identify(Identity("me", IPv4Address("172.31.0.50")))
-    node.settle()
-    put(node.core, "/elsewhere", "1")
+    for address in (b"172.31.0.50", b"172.31.0.51", b"172.31.0.52"):
+        backup = copy.deepcopy(node.core)
+        node.keeper.identify(Identity("me", IPv4Address(address.decode())))
+        node.settle()
+        put(node.core, "/elsewhere", "1")
+        node.see()
+        node.core = backup
+        node.see()
+        node.settle()
+        assert address in node.key().value
+        assert node.keeper.problems() == []
+
+
+def test_what_a_clone_with_our_etcd_lease_took_is_not_our_past() -> None:
+    node = held_node()
+    before, theirs = node.subnet, '{"PublicIP":"172.31.0.9","PublicIPv6":null,"NodeID":"me"}'
+    key = node.key()
+    put(node.core, key.key, theirs, node.now, key.lease_id)
     node.see()
-    node.core = backup
-    node.see()
     node.settle()
-    assert b"172.31.0.50" in node.key().value
-    assert node.keeper.problems() == []
+    assert node.subnet != before
+    assert node.core.read(KeyRange(key.key, prefix=False), node.now).items[0].value == theirs.encode()
+
+
+@pytest.mark.parametrize(("epoch", "reply"), [(0, Reply.ALIVE), (1, Reply.NOT_ASKED)])
+def test_a_restored_store_answers_no_question(epoch: int, reply: Reply) -> None:
+    record = parse_lease(KeyValue(f"{PREFIX}10.0.3.0-24", b'{"PublicIP":"172.31.0.9","NodeID":"me"}', 7, 1))
+    assert Question(record.key, revision=5, epoch=0, until=10.0).reply(record, epoch, 1.0) is reply
 
 
 def claimed_keys(nodes: Sequence[Node]) -> set[str]:

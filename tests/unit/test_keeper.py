@@ -15,7 +15,7 @@ from overlay.control.keeper import TRANSITIONS, Action, Commit, Keeper, Phase, P
 from overlay.control.memory import MemoryCore
 from overlay.control.schema import parse_config
 from overlay.control.session import Grant, Refresh
-from overlay.control.store import KeyRange, KeyValue, Put
+from overlay.control.store import Delete, KeyRange, KeyValue, Put
 from overlay.control.view import LeaseView
 from overlay.errors import LeaseNotFoundError, StoreUnavailableError
 
@@ -447,6 +447,29 @@ def test_a_claim_that_overlaps_another_length_is_given_up() -> None:
     node.settle()
     assert not node.subnet.overlaps(IPv4Network("10.0.4.0/23"))
     assert len(node.keys()) == 2
+
+
+def test_a_subnet_over_which_another_length_lies_is_not_taken_again() -> None:
+    core = MemoryCore()
+    node = Node(core, memory=Memory((IPv4Network("10.0.4.0/24"),)))
+    node.settle()
+    assert str(node.subnet) == "10.0.4.0/24"
+    (key,) = node.keys()
+    other = Put(f"{PREFIX}10.0.4.0-23", b'{"PublicIP":"172.31.0.9","PublicIPv6":null}')
+    core.commit([], [Delete(key), other], node.now)
+    node.see()
+    done = node.settle()
+    assert not node.subnet.overlaps(IPv4Network("10.0.4.0/23"))
+    assert sum(isinstance(action, Commit) for action in done) == 1
+
+
+def test_release_without_a_key_ends_the_etcd_lease_all_the_same() -> None:
+    node = Node(MemoryCore())
+    node.carry_out(node.step() or pytest.fail("no grant"))
+    node.keeper.release()
+    (revoke,) = node.settle()
+    assert isinstance(revoke, Revoke)
+    assert node.keeper.phase is Phase.RELEASED
 
 
 def test_release_deletes_the_key_and_ends_the_etcd_lease() -> None:

@@ -102,6 +102,18 @@ def test_problems_that_come_and_go_for_ever_are_told_at_a_bounded_rate(
     assert sum("were left out" in line for line in lines) == 2
 
 
+def test_a_problem_that_lasts_is_told_as_it_begins_now_and_then_and_when_it_reads_differently(
+    told: tuple[ProblemLog, list[str]],
+) -> None:
+    log, lines = told
+    for second in range(int(REPEAT_AFTER) + 2):
+        log.update([Problem("store", "etcd is away")], float(second))
+    assert lines == ["etcd is away"] * 2
+    log.update([Problem("store", "etcd denies")], REPEAT_AFTER + 2)
+    log.update([], REPEAT_AFTER + 3)
+    assert lines[2:] == ["etcd denies", f"over: etcd denies (after {REPEAT_AFTER + 3:.1f} s)"]
+
+
 def test_what_floods_one_family_leaves_the_others_their_say(told: tuple[ProblemLog, list[str]]) -> None:
     log, lines = told
     flood = [Problem(f"lease /{number}", f"{number} is malformed") for number in range(1000)]

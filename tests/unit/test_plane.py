@@ -20,8 +20,8 @@ from overlay.control.keeper import Phase
 from overlay.control.memory import MemoryCore, MemoryStore
 from overlay.control.plane import ControlPlane
 from overlay.control.session import Grant
-from overlay.control.store import KeyRange, Put, Snapshot
-from overlay.errors import ConfigError, StoreDeniedError, StoreUnavailableError
+from overlay.control.store import Delete, Event, Events, KeyRange, KeyValue, Put, Snapshot
+from overlay.errors import ConfigError, StoreDeniedError, StoreRestoredError, StoreUnavailableError
 from overlay.model import NetworkConfig
 from tests.support.limits import limit
 
@@ -208,6 +208,54 @@ def test_a_store_that_is_back_is_no_reason_to_tell_what_failed_before() -> None:
     assert told() == ["the lease cannot be kept up: a grant failed"], "and this one is not"
 
 
+def loaded_engine(core: MemoryCore, now: float) -> Engine:
+    engine = Engine(ControlSettings(), Identity("me", IP), None, Random(1))
+    for span in Span:
+        assert isinstance(engine.next_step(span, now), Read)
+        engine.loaded(span, core.read(engine.keys[span], now), now)
+        assert isinstance(engine.next_step(span, now), Watch)
+    engine.settle()
+    return engine
+
+
+def test_of_two_configs_in_one_batch_the_later_counts() -> None:
+    engine = loaded_engine(new_core(), 100.0)
+    values = [f'{{"Network":"10.{n}.0.0/16"}}'.encode() for n in (7, 8)]
+    events = tuple(Event(KeyValue(CONFIG_KEY, value, 50 + n)) for n, value in enumerate(values))
+    assert engine.heard(Span.CONFIG, Events(51, events), 101.0)
+    assert engine.settle()
+    assert engine.state.config is not None
+    assert engine.state.config.ipv4 is not None
+    assert str(engine.state.config.ipv4.network) == "10.8.0.0/16"
+
+
+def test_a_store_that_answers_again_is_not_waited_for() -> None:
+    core = new_core()
+    engine = loaded_engine(core, 100.0)
+    now = 100.0
+    for _ in range(10):
+        assert isinstance(engine.next_action(now), Grant)
+        engine.failed(StoreUnavailableError("away"), now)
+        due = engine.next_action(now)
+        assert isinstance(due, float)
+        now = due
+    assert isinstance(engine.next_action(now), Grant)
+    engine.failed(StoreUnavailableError("away"), now)
+    engine.lost(Span.LEASES, StoreUnavailableError("away"), now)
+    now += 5
+    assert isinstance(engine.next_action(now), float)
+    assert isinstance(engine.next_step(Span.LEASES, now), Read)
+    engine.loaded(Span.LEASES, core.read(engine.keys[Span.LEASES], now), now)
+    assert isinstance(engine.next_action(now), Grant)
+
+
+def test_a_restored_store_that_both_followers_notice_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    engine = loaded_engine(new_core(), 100.0)
+    for span in Span:
+        engine.lost(span, StoreRestoredError(7), 101.0)
+    assert len(caplog.records) == 1
+
+
 async def test_a_replaced_store_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     core = new_core()
     store = MemoryStore(core)
@@ -313,6 +361,41 @@ async def test_a_new_public_address_reaches_a_peer() -> None:
         one.set_public_ip(IPv4Address("172.31.0.99"))
         await until(two, lambda state: state.peers.peers[held.subnet].public_ip == IPv4Address("172.31.0.99"))
         assert (await until(one, is_held)).held is not None
+
+
+@pytest.mark.parametrize("what", ["our address", "our key is deleted", "another config", "release"])
+async def test_what_comes_in_wakes_a_keeper_that_would_sleep_for_a_day(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("overlay.control.plane.LONGEST_SLEEP", 86400.0)
+    core = new_core()
+    plane = plane_of(core, "me", IP, ttl=3 * 86400)
+    async with running(plane):
+        held = (await until(plane, is_held)).held
+        assert held is not None
+        await asyncio.sleep(0.1)  # until it sleeps
+        match what:
+            case "our address":
+                plane.set_public_ip(IP + 1)
+                await until(plane, lambda state: state.held and state.held.lease.public_ip == IP + 1)
+            case "our key is deleted":
+                core.remove(held.key, time.monotonic())
+                await until(
+                    plane, lambda state: is_held(state) and state.held and state.held.mod_revision > held.mod_revision
+                )
+            case "another config":
+                # Our subnet goes to a node of another length, while a config waits that ours did not fit; of the one
+                # that we run on all subnets are taken.
+                configure(core, Network="10.9.0.0/16")
+                await until(plane, lambda state: state.problems)
+                everything = [Put(f"{SUBNETS}10.0.0.0-16", b'{"PublicIP":"172.31.0.9"}')]
+                core.commit([], [Delete(held.key), *everything], time.monotonic())
+                await until(
+                    plane, lambda state: is_held(state) and state.held and str(state.held.subnet).startswith("10.9.")
+                )
+            case _:
+                async with asyncio.timeout(LIMIT):
+                    await plane.release()
 
 
 async def test_release_gives_the_subnet_back() -> None:

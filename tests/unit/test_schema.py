@@ -224,6 +224,8 @@ def test_names_in_any_case_nulls_and_unknown_members() -> None:
         (config(Network="10.3.0.0/29"), ["Network", "/28"]),
         (config(SubnetLen="24"), ["SubnetLen", "whole number"]),
         (config(SubnetLen=24.5), ["SubnetLen"]),
+        (config(SubnetLen=True), ["SubnetLen", "whole number"]),
+        (config(Network="10.3.0.0/16") + b" " * 65536, ["65536 bytes"]),
         (config(SubnetLen=31), ["SubnetLen", "31", "30"]),
         (config(SubnetLen=17), ["SubnetLen", "17", "18"]),
         (config(SubnetLen=-1), ["SubnetLen"]),

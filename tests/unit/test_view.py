@@ -84,3 +84,12 @@ def test_a_malformed_value_still_takes_its_subnet() -> None:
     assert not view.is_free(int(network(0, 24).network_address) + 256, 24, 4)
     assert view.load(Snapshot(6, ()), 1.0) == {f"{DIRECTORY}{key}" for key in ("10.0.1.0-24", "what", "10.0.2.0-24")}
     assert not view.malformed
+
+
+def test_a_sign_of_life_counts_as_seen_so_an_older_snapshot_shows_a_restored_store() -> None:
+    view = LeaseView(DIRECTORY)
+    view.load(Snapshot(5, (kv("10.0.1.0-24", 3),)), 0.0)
+    assert not view.apply(Events(9, ()))
+    assert view.revision == 9
+    view.load(Snapshot(8, (kv("10.0.1.0-24", 3),)), 1.0)
+    assert view.epoch == 1

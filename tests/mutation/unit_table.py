@@ -1,0 +1,114 @@
+"""The mutants that unit tests of the control plane have to catch: what a cluster shows seldom, or covers up in time."""
+
+from __future__ import annotations
+
+from tests.mutation.patch import Mutant
+
+
+def _of(file: str, tests: str, *replaced: tuple[str, str]) -> tuple[Mutant, ...]:
+    return tuple(Mutant(file, old, new, (f"tests/unit/test_{tests}.py",)) for old, new in replaced)
+
+
+UNIT_MUTANTS: tuple[Mutant, ...] = (
+    *_of(
+        "allocator",
+        "allocator",
+        (
+            "        return Claimant.OURS if lease.public_ip == identity.public_ip else Claimant.OTHER\n",
+            "        return Claimant.OTHER\n",
+        ),
+        ("and not is_contested(view, mine.record, own)]", "]"),
+        ("        and not mine.record.reserved\n", ""),
+        ("return record.reserved, sure, recent,", "return False, sure, recent,"),
+        ("if pool.contains(subnet) and free(", "if free("),
+    ),
+    *_of(
+        "configuration",
+        "plane",
+        ("        self._proposed = None\n        self.error = None\n", "        self.error = None\n"),
+        ("    if proposed.backend.type != running.backend.type:", "    if False:"),
+        ("    if proposed.ipv4.subnet_len != running.ipv4.subnet_len:", "    if False:"),
+    ),
+    *_of(
+        "engine",
+        "plane",
+        ("            newest = batch.events[-1]", "            newest = batch.events[0]"),
+        ("        return reconfigured\n", "        return False\n"),
+        ("        self._configuration.reconsider(self._held_lease())\n", ""),
+        ("            self.keeper.reconnected()\n", ""),
+        ("        if now - self._restored_at > RESTORED_ONCE:", "        if True:"),
+    ),
+    *_of(
+        "follower",
+        "follower",
+        ("        if batch.revision < self._revision:", "        if False:"),
+        ("        self._revision = batch.revision\n", ""),
+        ("        if now - self._asked_at > self._prompt:", "        if False:"),
+    ),
+    *_of(
+        "keeper",
+        "keeper",
+        (
+            "or self._overlapping_others(claim.lease, claim.key):\n            self._note",
+            "or False:\n            self._note",
+        ),
+        ("        if others:\n            self._lose", "        if False:\n            self._lose"),
+        (
+            "            self._awaited = _Awaited(self._view.epoch, since=now, read_at=now)\n",
+            "            pass\n",
+        ),
+        ("(view.loaded_at is not None and view.loaded_at > self.since):", "view.loaded_at is not None:"),
+        (
+            "            return Revoke(self._session.lease_id)\n        return Commit(Purpose.RELEASE",
+            "            return NEVER\n        return Commit(Purpose.RELEASE",
+        ),
+        ("        self._held = None\n        if record", "        if record"),
+        (" and self._view.epoch != self._held_epoch,", ","),
+    ),
+    *_of("keeper", "plane", ("        self._retry_at = 0.0\n\n    def release", "        pass\n\n    def release")),
+    *_of(
+        "keeper",
+        "clones",
+        (
+            "return record.lease.node_id == self.identity.node_id and record.lease.public_ip in self._addresses",
+            "return record.lease.node_id == self.identity.node_id",
+        ),
+        (" and self._view.epoch == self._right_epoch:", ":"),
+        ("        return ours and self._view.epoch != self._held_epoch\n", "        return ours\n"),
+    ),
+    *_of(
+        "question",
+        "clones",
+        ("        if record.key != self.key or epoch != self.epoch:", "        if record.key != self.key:"),
+    ),
+    *_of("membership", "membership", ("            self._problems.pop(key, None)\n", "")),
+    *_of(
+        "plane",
+        "plane",
+        ("        self._wake.set()\n        self._settle()", "        self._settle()"),
+        ("        if self._engine.settle():\n            self._wake.set()\n", "        self._engine.settle()\n"),
+    ),
+    *_of(
+        "problem",
+        "logging",
+        ("            if said is None or said.text != problem.text or", "            if True or"),
+        ("said.text != problem.text or now - said.at >= REPEAT_AFTER:", "said.text != problem.text:"),
+        ("said.text != problem.text or now - said.at", "now - said.at"),
+        ("        if budget.lines < MAX_LINES:", "        if True:"),
+        ("now if said is None else said.since", "now"),
+    ),
+    *_of(
+        "view",
+        "view",
+        ("        self.revision = max(self.revision, batch.revision)\n", ""),
+        ("            self.epoch += 1\n", "            pass\n"),
+        ("            if event.kv.mod_revision <= self.revision:\n                continue\n", ""),
+        ("            self._occupy_if_named(kv.key)\n", ""),
+    ),
+    *_of(
+        "members",
+        "schema",
+        ("        if type(value) is not kind:", "        if not isinstance(value, kind):"),
+        ("        if len(data) > MAX_BYTES:", "        if False:"),
+    ),
+)
