@@ -26,13 +26,13 @@ def test_mutations_of_leases_and_configs() -> None:
 @given(st.lists(st.tuples(st.text(st.characters(codec="utf-8"), max_size=200), st.binary(max_size=200)), max_size=5))
 @example([("10.0.1.0-24", b'{"PublicIP":' + b'{"a":' * 994 + b"1" + b"}" * 994 + b"}")])
 @example([("1" * 200_000, b""), ("10.0.1.0-24" * 10_000, b"{}")])
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_keys_and_bytes(items: list[tuple[str, bytes]]) -> None:
     Target().feed(items, [value for _, value in items])
 
 
 @given(st.dictionaries(NAMES, JSON, min_size=1))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_json_in_members_that_are_known(members: dict[str, object]) -> None:
     value = json.dumps(members).encode()
     Target().feed([("10.0.1.0-24", value), ("10.0.2.0-24", LEASES[0].encode())], [value])

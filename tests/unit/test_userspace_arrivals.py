@@ -83,7 +83,7 @@ class Kernel:
 
 @given(receives)
 @example([(None, [Sent(SENDERS[0], 9000, 9000)]), (60, [Sent(SENDERS[0], 60, 60)] * 2)])
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_each_datagram_stands_where_nothing_is_written_over_it(made: list[tuple[int | None, list[Sent]]]) -> None:
     kernel = KERNEL
     for size, all_sent in made:

@@ -80,7 +80,7 @@ DATAGRAMS = st.lists(
 
 
 @given(DATAGRAMS, st.sampled_from((1, 60, 1400, 9000)))
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_arrivals_are_the_datagrams(wire: Wire, datagrams: list[tuple[str, int]], expected: int) -> None:
     sent = [(sender, NOISE[number : number + size]) for number, (sender, size) in enumerate(datagrams)]
     found: list[tuple[str, bytes]] = []

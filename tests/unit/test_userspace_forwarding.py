@@ -95,7 +95,7 @@ def test_packets_of_one_train_have_one_class_of_service(full_bench: Bench, copie
 
 
 @given(st.lists(st.sampled_from((1, 8, 8, 8, 30, 1400)), min_size=1, max_size=40))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_batches_keep_packets_and_order(any_bench: Bench, sizes: list[int]) -> None:
     """Datagrams of any sizes, sent at once: trains are made and taken apart on both sides."""
     leaving = [
@@ -111,7 +111,7 @@ def test_batches_keep_packets_and_order(any_bench: Bench, sizes: list[int]) -> N
 
 
 @given(st.integers(1, 60000), st.integers(64, 9000), st.sampled_from((0x10, 0x18, 0x99)))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_large_packet_is_cut_and_put_together(full_bench: Bench, length: int, gso_size: int, flags: int) -> None:
     packet = Packet(payload=NOISE[:length], flags=flags, **OUT)  # type: ignore[arg-type]
     whole = bytearray(packet.encode())
@@ -177,7 +177,7 @@ def test_mutated_datagrams_do_what_the_oracle_says(any_bench: Bench) -> None:
 
 
 @given(st.lists(st.binary(max_size=100), min_size=1, max_size=10))
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_random_bytes_never_enter_and_never_crash(any_bench: Bench, datagrams: list[bytes]) -> None:
     assert any_bench.from_peer(*datagrams) == []
     assert any_bench.from_kernel(*(each for each in datagrams if each)) == []
@@ -186,7 +186,7 @@ def test_random_bytes_never_enter_and_never_crash(any_bench: Bench, datagrams: l
 
 @example(b"\x00\x01\x00\x00\xd8\xff")  # segments of 65,536 bytes
 @given(st.binary(max_size=60))
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_random_virtio_headers_never_crash(full_bench: Bench, noise: bytes) -> None:
     """The kernel is trusted with them; a bug of it should still be no way in."""
     packet = Packet(payload=NOISE[:3000], **OUT).encode()  # type: ignore[arg-type]
@@ -195,7 +195,7 @@ def test_random_virtio_headers_never_crash(full_bench: Bench, noise: bytes) -> N
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_random_control_messages_never_crash(noise: bytes) -> None:
     with bench() as made:
         made.tell(noise or b"\0")

@@ -34,6 +34,6 @@ def test_each_datagram_enters_once_under_its_own_sender_or_is_counted_as_refused
 @example(AN_ACK_AFTER_DATA)
 @example(ANOTHER_FLOW_FIRST)
 @example(A_COUNTER_LESS)
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_raw_bytes(wire: Wire, data: bytes) -> None:
     from_bytes(wire)(data)

@@ -80,7 +80,7 @@ def undone(datagrams: list[bytes], run: Run) -> list[bytes]:
     ip_options=st.sampled_from((b"", b"\x94\x04\0\0")),
     tcp_options=st.sampled_from((b"", TIMESTAMPS, b"\x01" * 40)),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_undoes_segmentation(protocol: int, length: int, gso_size: int, **fields: int | bool | bytes) -> None:
     gso_size = max(gso_size, length // 64 + 1)
     packet = Packet(protocol=protocol, payload=NOISE[:length], **fields)  # type: ignore[arg-type]
@@ -157,7 +157,7 @@ def check_against_twin(datagrams: list[bytes]) -> None:
     identification=st.sampled_from((0, 7, 0xFFFD)),
     last=st.sampled_from((SIZE, SIZE - 1, 1, 0)),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_mixture_agrees_with_the_twin(
     protocol: int, chosen: list[tuple[bool, bool, int]], identification: int, last: int
 ) -> None:
@@ -238,7 +238,7 @@ def test_interleaved_flows_stay_as_they_are() -> None:
 
 
 @given(st.lists(st.integers(0, 11), min_size=1, max_size=64), st.integers(0, 2**32))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_loss_duplication_and_reordering(order: list[int], seed: int) -> None:
     segments = segment_plainly(Packet(payload=NOISE[: 12 * SIZE], sequence=seed), SIZE)
     datagrams = [segments[number] for number in order]
@@ -290,7 +290,7 @@ def test_a_run_is_no_longer_than_a_packet_can_be() -> None:
 
 
 @given(st.lists(st.binary(min_size=60, max_size=60), min_size=1, max_size=20), st.integers(1, 60))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_random_bytes_are_never_joined(datagrams: list[bytes], last: int) -> None:
     datagrams[-1] = datagrams[-1][:last]
     if len(datagrams) > 1:

@@ -48,7 +48,7 @@ def compare(packet: Packet, gso_size: int) -> None:
     ip_options=st.sampled_from((b"", b"\x94\x04\0\0", b"\x01" * 40)),
     tcp_options=st.sampled_from((b"", TIMESTAMPS, b"\x01" * 40)),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_packet(protocol: int, length: int, gso_size: int, **fields: int | bool | bytes) -> None:
     packet = Packet(protocol=protocol, payload=NOISE[:length], **fields)  # type: ignore[arg-type]
     compare(packet, max(gso_size, length // 64 + 1))
