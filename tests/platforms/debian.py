@@ -56,13 +56,21 @@ class Suite:
         """Fetches the package and puts its files below ``folder``, without installing it."""
         run("dpkg-deb", "--extract", str(self.fetch(package)), str(folder))
 
-    def kernel_package(self, flavour: str = "linux-image-amd64") -> str:
-        """The package of the suite's kernel, which the metapackage ``flavour`` depends on."""
-        for line in run("apt-cache", *self.options, "depends", flavour).splitlines():
-            name = line.partition("Depends: ")[2].strip()
-            if name.startswith("linux-image-"):
-                return name
+    def kernel_packages(self, flavour: str = "linux-image-amd64") -> tuple[str, ...]:
+        """The packages of the suite's kernel, which the metapackage ``flavour`` depends on.
+
+        From Debian 14 on the kernel itself, its modules and the list of those built in are packages of their own.
+        """
+        for image in self._depends(flavour, "linux-image-"):
+            parts = ("linux-base-", "linux-binary-", "linux-modules-")
+            return (image, *(package for part in parts for package in self._depends(image, part)))
         raise RuntimeError(f"{self.name} has no {flavour}")
+
+    def _depends(self, package: str, prefix: str) -> list[str]:
+        """What a package depends on, of those whose name begins with ``prefix``."""
+        listed = run("apt-cache", *self.options, "depends", package).splitlines()
+        names = [line.partition("Depends: ")[2].strip() for line in listed]
+        return [name for name in names if name.startswith(prefix)]
 
 
 def mirror() -> str:

@@ -45,7 +45,8 @@ def prepare(suite: Suite, folder: Path) -> Kernel:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         suite.update()
-        suite.unpack(suite.kernel_package(), folder / "root")
+        for package in suite.kernel_packages():
+            suite.unpack(package, folder / "root")
         if not (folder / "root/lib").exists():
             (folder / "root/lib").symlink_to("usr/lib")
         kernel = _found(folder)
@@ -55,8 +56,10 @@ def prepare(suite: Suite, folder: Path) -> Kernel:
 
 
 def _found(folder: Path) -> Kernel:
-    (image,) = (folder / "root/boot").glob("vmlinuz-*")
-    version = image.name.removeprefix("vmlinuz-")
+    (modules,) = (folder / "root/lib/modules").iterdir()
+    version = modules.name
+    inside, beside = modules / "vmlinuz", folder / f"root/boot/vmlinuz-{version}"
+    image = inside if inside.exists() else beside
     return Kernel(version, image, folder / "initramfs", folder / "root/lib/modules")
 
 
