@@ -1,0 +1,22 @@
+"""Kubernetes' objects of the network on plain Docker: Services, endpoints, names, policy. A daemon of its own.
+
+Concepts, and which way they flow::
+
+    Docker, pods.d ──▶ pods ──▶ etcd ──watch──▶ mirror ──▶ endpoints (pure) ──▶ what programs the node
+    kubectl ──▶ api ──▶ storage ──▶ etcd
+                         ▲
+                         └── objects (pure): kinds, schema, defaults, validation, patches, selectors
+
+* ``objects``: what a Service or a Pod is. Objects are JSON documents (plain ``dict``), as Kubernetes' API serves them;
+  one schema serves validation, defaults, patches and ``explain`` alike. No I/O, no clock.
+* ``keys``: where everything is in etcd, below one prefix.
+* ``configuration``: the cluster's service CIDR, node ports and domain, one document in etcd.
+* ``allocation`` (pure): which ClusterIP and which node port a new Service gets.
+* ``storage``: objects to keys and back; what must be unique is taken in the transaction that writes the object.
+* ``pods``: each node registers its own containers; ``mirror`` is one consistent view of all keys.
+* ``endpoints`` (pure): from Services and pods to Endpoints and EndpointSlices. Nobody stores those: every node and
+  every API server computes the same from the same revision, so that there is neither controller nor leader.
+
+This package stands on ``store`` and below; it never imports control, agent, backends or datapath. ``overlay.api``
+serves all of it to kubectl.
+"""
