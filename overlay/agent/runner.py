@@ -38,7 +38,6 @@ from overlay.agent.report import describe
 from overlay.agent.settings import AgentSettings
 from overlay.backends.base import Desired
 from overlay.control.allocator import Identity, Memory
-from overlay.control.etcd import EtcdStore
 from overlay.control.linger import Lingering
 from overlay.control.plane import ControlPlane, ControlSettings, ControlState, boottime
 from overlay.control.schema import LeaseRecord
@@ -53,6 +52,7 @@ from overlay.observe.health import Health
 from overlay.observe.logging import Once
 from overlay.observe.sd_notify import Notifier
 from overlay.problem import Problem
+from overlay.store.etcd.client import EtcdStore
 
 _log = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 from pathlib import Path
 
-from overlay.control.etcd_settings import EtcdSettings
 from overlay.datapath.choice import Wish
 from overlay.node.interfaces import Selection
+from overlay.store.etcd.settings import EtcdSettings
 
 
 @dataclass(frozen=True, slots=True)

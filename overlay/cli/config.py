@@ -13,14 +13,14 @@ import click
 from overlay import backends
 from overlay.cli.goflags import flag
 from overlay.cli.options import Etcd, etcd_flags
-from overlay.control.etcd_settings import Endpoint
 from overlay.control.schema import config_key, parse_config, parse_lease, render_config, subnets_prefix
-from overlay.control.store import Compare, KeyRange, KeyValue, Put, Store
 from overlay.errors import ConfigError, ConfigMissingError, LeaseFormatError, NodeError, StoreError, UsageError
 from overlay.model import NetworkConfig
 from overlay.node.collision import collision, survey
 from overlay.node.interfaces import Ours
 from overlay.node.netlink import Netlink
+from overlay.store.contract import Compare, KeyRange, KeyValue, Put, Store
+from overlay.store.etcd.settings import Endpoint
 
 
 @click.group()

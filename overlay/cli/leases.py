@@ -15,9 +15,9 @@ from overlay.cli.options import Etcd, etcd_flags
 from overlay.cli.options import node_id as checked_node_id
 from overlay.cli.tables import show, table
 from overlay.control.schema import LeaseRecord, parse_lease, subnets_prefix
-from overlay.control.store import KeyRange, Snapshot, Store
 from overlay.errors import CompactedError, LeaseFormatError, StoreUnavailableError
 from overlay.node.netlink import Netlink
+from overlay.store.contract import KeyRange, Snapshot, Store
 from overlay.text import excerpt, printable
 
 _TTL_QUERIES_AT_ONCE = 16

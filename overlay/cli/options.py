@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from overlay.cli.goflags import flag
-from overlay.control.etcd_settings import DEFAULT_ENDPOINTS, EtcdSettings
 from overlay.control.schema import unfit_address, unfit_node_id
-from overlay.control.store import Store
 from overlay.errors import UsageError
 from overlay.node.identity import default_node_id
+from overlay.store.contract import Store
+from overlay.store.etcd.settings import DEFAULT_ENDPOINTS, EtcdSettings
 from overlay.text import excerpt
 
 T = TypeVar("T")
@@ -61,7 +61,7 @@ class Etcd:
 
     def run(self, work: Callable[[Store], Coroutine[Any, Any, T]]) -> T:
         """Opens the store, runs ``work`` with it to its end, and closes it."""
-        from overlay.control.etcd import EtcdStore  # noqa: PLC0415  (gRPC is large: only when flags are right)
+        from overlay.store.etcd.client import EtcdStore  # noqa: PLC0415  (gRPC is large: only when flags are right)
 
         async def main() -> T:
             store = EtcdStore(self.settings)

@@ -17,9 +17,9 @@ from overlay.control.schema import (
     parse_config,
     subnets_prefix,
 )
-from overlay.control.store import ABSENT, Compare, Delete, KeyRange, Put, Store
 from overlay.errors import ConfigMissingError, OverlayError, StoreError, UsageError
 from overlay.model import Lease
+from overlay.store.contract import ABSENT, Compare, Delete, KeyRange, Put, Store
 
 
 class _Parsed(click.ParamType[Any]):

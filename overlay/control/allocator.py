@@ -19,10 +19,10 @@ from random import Random
 from typing import TypeVar
 
 from overlay.control.schema import LeaseRecord, format_lease_key
-from overlay.control.store import ABSENT, NO_LEASE
 from overlay.control.view import LeaseView
 from overlay.errors import OutOfSubnetsError
 from overlay.model import Lease, NetworkConfig, Pool
+from overlay.store.contract import ABSENT, NO_LEASE
 
 RANDOM_WINDOW = 100
 """How many free subnets a random choice is made from (flannel: ``subnetPoolSize`` of its allocator)."""

@@ -15,16 +15,16 @@ from random import Random
 
 from overlay.control.allocator import Identity, Memory
 from overlay.control.configuration import Check, Configuration
-from overlay.control.follower import Follower, Read, Watch
 from overlay.control.keeper import KEEPER_PROBLEM, Action, Held, Keeper, Phase, ReadAgain
 from overlay.control.membership import Membership
 from overlay.control.problem import Problem
 from overlay.control.schema import LeaseRecord, config_key, parse_lease, subnets_prefix
-from overlay.control.session import DEFAULT_MARGIN, DEFAULT_TTL
-from overlay.control.store import Committed, Events, KeyRange, KeyValue, Snapshot
 from overlay.control.view import LeaseView
 from overlay.errors import CompactedError, StoreError, StoreRestoredError
 from overlay.model import EMPTY_PEERS, Lease, NetworkConfig, PeerTable
+from overlay.store.contract import Committed, Events, KeyRange, KeyValue, Snapshot
+from overlay.store.follower import Follower, Read, Watch
+from overlay.store.session import DEFAULT_MARGIN, DEFAULT_TTL
 
 log = logging.getLogger(__name__)
 

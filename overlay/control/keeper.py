@@ -40,16 +40,16 @@ from overlay.control.allocator import (
     own_leases,
 )
 from overlay.control.conflicts import conflicts
-from overlay.control.follower import Backoff
 from overlay.control.problem import Problem
 from overlay.control.question import ANSWER_TIME, Question, Reply
 from overlay.control.rivals import Rivals
 from overlay.control.schema import LeaseRecord, format_lease_value
-from overlay.control.session import DEFAULT_MARGIN, DEFAULT_TTL, Grant, Refresh, Session
-from overlay.control.store import ABSENT, NO_LEASE, Committed, Compare, Delete, Put
 from overlay.control.view import LeaseView
 from overlay.errors import LeaseFormatError, LeaseNotFoundError, OutOfSubnetsError, StoreError
 from overlay.model import Lease, NetworkConfig
+from overlay.store.contract import ABSENT, NO_LEASE, Committed, Compare, Delete, Put
+from overlay.store.follower import Backoff
+from overlay.store.session import DEFAULT_MARGIN, DEFAULT_TTL, Grant, Refresh, Session
 from overlay.text import excerpt
 
 FIRST_RETRY = 1.0

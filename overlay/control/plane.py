@@ -22,13 +22,13 @@ from random import Random
 
 from overlay.control.allocator import Identity, Memory
 from overlay.control.engine import ControlSettings, ControlState, Engine, Span
-from overlay.control.follower import Watch
 from overlay.control.keeper import Commit, Phase, ReadAgain, Revoke
 from overlay.control.problem import ProblemLog
-from overlay.control.session import Grant, Refresh
-from overlay.control.store import Committed, Events, Store
 from overlay.control.view import LeaseView
 from overlay.errors import StoreError, StoreUnavailableError
+from overlay.store.contract import Committed, Events, Store
+from overlay.store.follower import Watch
+from overlay.store.session import Grant, Refresh
 
 __all__ = ["ControlPlane", "ControlSettings", "ControlState", "boottime"]
 

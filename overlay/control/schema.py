@@ -15,10 +15,10 @@ from posixpath import normpath
 from types import MappingProxyType
 from typing import Generic, Self, TypeVar
 
-from overlay.control.members import Members
-from overlay.control.store import NO_LEASE, KeyValue
 from overlay.errors import ConfigError, LeaseFormatError
 from overlay.model import UDP_PORT, BackendConfig, Lease, NetworkConfig, Pool
+from overlay.store.contract import NO_LEASE, KeyValue
+from overlay.store.gojson import Members
 from overlay.text import excerpt
 
 MAX_NODE_ID_CHARS = 128

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 from overlay.control.schema import LeaseRecord, occupied_by, parse_lease
-from overlay.control.store import ABSENT, Compare, Events, KeyValue, Snapshot
 from overlay.errors import LeaseFormatError
+from overlay.store.contract import ABSENT, Compare, Events, KeyValue, Snapshot
 
 Subnet = IPv4Network | IPv6Network
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import pytest
 import pytest_asyncio
 
-from overlay.control.memory import MemoryCore, MemoryStore
-from overlay.control.store import Store
+from overlay.store.contract import Store
 from tests.support.etcd import Etcd
+from tests.support.memory_store import MemoryCore, MemoryStore
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
         yield World(MemoryStore(core), MemoryStore(core), prefix, compact_memory)
         return
 
-    from overlay.control.etcd import EtcdSettings, EtcdStore
+    from overlay.store.etcd.client import EtcdSettings, EtcdStore
 
     cluster: Etcd = request.getfixturevalue("server")
 

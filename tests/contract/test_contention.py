@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from overlay.control.allocator import Identity
-from overlay.control.etcd import EtcdStore
-from overlay.control.etcd_settings import EtcdSettings
 from overlay.control.keeper import Phase
 from overlay.control.plane import ControlPlane, ControlSettings
-from overlay.control.store import Put
+from overlay.store.contract import Put
+from overlay.store.etcd.client import EtcdStore
+from overlay.store.etcd.settings import EtcdSettings
 from tests.support.etcd import Etcd
 
 pytestmark = pytest.mark.etcd

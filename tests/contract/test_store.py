@@ -1,4 +1,4 @@
-"""What overlay.control.store.Store promises, tried on every store that there is."""
+"""What overlay.store.contract.Store promises, tried on every store that there is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from overlay.control.store import (
+from overlay.errors import CompactedError, LeaseNotFoundError, StoreUnavailableError
+from overlay.store.contract import (
     ABSENT,
     NO_LEASE,
     Committed,
@@ -20,7 +21,6 @@ from overlay.control.store import (
     Put,
     Store,
 )
-from overlay.errors import CompactedError, LeaseNotFoundError, StoreUnavailableError
 from tests.contract.conftest import World
 
 LIMIT = 15.0

@@ -22,10 +22,10 @@ from overlay.control.engine import ControlSettings, Engine, Span
 from overlay.control.membership import MAX_PROBLEMS
 from overlay.control.problem import MAX_LINES, REPEAT_AFTER, ProblemLog
 from overlay.control.schema import format_lease_value
-from overlay.control.session import Grant, Refresh
-from overlay.control.store import Committed, Event, Events, KeyValue, Snapshot
 from overlay.control.view import LeaseView
 from overlay.errors import LeaseFormatError
+from overlay.store.contract import Committed, Event, Events, KeyValue, Snapshot
+from overlay.store.session import Grant, Refresh
 
 PREFIX = "/coreos.com/network"
 SUBNETS = f"{PREFIX}/subnets/"

@@ -18,7 +18,7 @@ class Mutant:
     """A mistake.
 
     Attributes:
-        file: in overlay/control, without its suffix.
+        file: in the package, without its suffix.
         old, new: what is replaced, which stands there exactly once, and what by.
         tests: arguments for pytest; without any, the simulation has to notice.
     """
@@ -31,12 +31,12 @@ class Mutant:
     @property
     def module(self) -> str:
         """Its name for imports."""
-        return f"overlay.control.{self.file}"
+        return f"overlay.{self.file.replace('/', '.')}"
 
     @property
     def path(self) -> Path:
         """The file."""
-        return ROOT / "overlay" / "control" / f"{self.file}.py"
+        return ROOT / "overlay" / f"{self.file}.py"
 
     def apply(self, source: str) -> str:
         """The module's text with the mistake in it. Raises ValueError where ``old`` is not there once."""

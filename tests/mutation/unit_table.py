@@ -11,7 +11,7 @@ def _of(file: str, tests: str, *replaced: tuple[str, str]) -> tuple[Mutant, ...]
 
 UNIT_MUTANTS: tuple[Mutant, ...] = (
     *_of(
-        "allocator",
+        "control/allocator",
         "allocator",
         (
             "        return Claimant.OURS if lease.public_ip == identity.public_ip else Claimant.OTHER\n",
@@ -23,14 +23,14 @@ UNIT_MUTANTS: tuple[Mutant, ...] = (
         ("if pool.contains(subnet) and free(", "if free("),
     ),
     *_of(
-        "configuration",
+        "control/configuration",
         "plane",
         ("        self._proposed = None\n        self.error = None\n", "        self.error = None\n"),
         ("    if proposed.backend.type != running.backend.type:", "    if False:"),
         ("    if proposed.ipv4.subnet_len != running.ipv4.subnet_len:", "    if False:"),
     ),
     *_of(
-        "engine",
+        "control/engine",
         "plane",
         ("            newest = batch.events[-1]", "            newest = batch.events[0]"),
         ("        return reconfigured\n", "        return False\n"),
@@ -39,14 +39,14 @@ UNIT_MUTANTS: tuple[Mutant, ...] = (
         ("        if now - self._restored_at > RESTORED_ONCE:", "        if True:"),
     ),
     *_of(
-        "follower",
+        "store/follower",
         "follower",
         ("        if batch.revision < self._revision:", "        if False:"),
         ("        self._revision = batch.revision\n", ""),
         ("        if now - self._asked_at > self._prompt:", "        if False:"),
     ),
     *_of(
-        "keeper",
+        "control/keeper",
         "keeper",
         (
             "or self._overlapping_others(claim.lease, claim.key):\n            self._note",
@@ -65,9 +65,13 @@ UNIT_MUTANTS: tuple[Mutant, ...] = (
         ("        self._held = None\n        if record", "        if record"),
         (" and self._view.epoch != self._held_epoch,", ","),
     ),
-    *_of("keeper", "plane", ("        self._retry_at = 0.0\n\n    def release", "        pass\n\n    def release")),
     *_of(
-        "keeper",
+        "control/keeper",
+        "plane",
+        ("        self._retry_at = 0.0\n\n    def release", "        pass\n\n    def release"),
+    ),
+    *_of(
+        "control/keeper",
         "clones",
         (
             "return record.lease.node_id == self.identity.node_id and record.lease.public_ip in self._addresses",
@@ -77,19 +81,19 @@ UNIT_MUTANTS: tuple[Mutant, ...] = (
         ("        return ours and self._view.epoch != self._held_epoch\n", "        return ours\n"),
     ),
     *_of(
-        "question",
+        "control/question",
         "clones",
         ("        if record.key != self.key or epoch != self.epoch:", "        if record.key != self.key:"),
     ),
-    *_of("membership", "membership", ("            self._problems.pop(key, None)\n", "")),
+    *_of("control/membership", "membership", ("            self._problems.pop(key, None)\n", "")),
     *_of(
-        "plane",
+        "control/plane",
         "plane",
         ("        self._wake.set()\n        self._settle()", "        self._settle()"),
         ("        if self._engine.settle():\n            self._wake.set()\n", "        self._engine.settle()\n"),
     ),
     *_of(
-        "problem",
+        "control/problem",
         "logging",
         ("            if said is None or said.text != problem.text or", "            if True or"),
         ("said.text != problem.text or now - said.at >= REPEAT_AFTER:", "said.text != problem.text:"),
@@ -98,7 +102,7 @@ UNIT_MUTANTS: tuple[Mutant, ...] = (
         ("now if said is None else said.since", "now"),
     ),
     *_of(
-        "view",
+        "control/view",
         "view",
         ("        self.revision = max(self.revision, batch.revision)\n", ""),
         ("            self.epoch += 1\n", "            pass\n"),
@@ -106,7 +110,7 @@ UNIT_MUTANTS: tuple[Mutant, ...] = (
         ("            self._occupy_if_named(kv.key)\n", ""),
     ),
     *_of(
-        "members",
+        "store/gojson",
         "schema",
         ("        if type(value) is not kind:", "        if not isinstance(value, kind):"),
         ("        if len(data) > MAX_BYTES:", "        if False:"),

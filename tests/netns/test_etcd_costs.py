@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from overlay.control import etcd_watch
-from overlay.control.store import Events, KeyRange, Put
 from overlay.errors import StoreDeniedError
+from overlay.store.contract import Events, KeyRange, Put
+from overlay.store.etcd import watch as etcd_watch
 from tests.support.etcd import Etcd, eventually, following
 from tests.support.limits import limit
 from tests.support.store import FAILOVER_LIMIT, PREFIX, SUBNETS, connected, key, put, take, the_end
@@ -39,8 +39,8 @@ class Keep(logging.Handler):
         self.lines.append(record.getMessage())
 
 logging.basicConfig(level=logging.INFO, handlers=[Keep()])
-from overlay.control.etcd import EtcdSettings, EtcdStore
-from overlay.control.store import KeyRange
+from overlay.store.etcd.client import EtcdSettings, EtcdStore
+from overlay.store.contract import KeyRange
 from overlay.errors import OverlayError
 
 SPAN = KeyRange("/coreos.com/network/subnets/")

@@ -16,8 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from overlay.control.etcd import EtcdStore
-from overlay.control.store import ABSENT, Compare, Delete, Event, Events, KeyRange, Put
 from overlay.errors import (
     CompactedError,
     OverlayError,
@@ -26,6 +24,8 @@ from overlay.errors import (
     StoreUnavailableError,
     TlsFilesError,
 )
+from overlay.store.contract import ABSENT, Compare, Delete, Event, Events, KeyRange, Put
+from overlay.store.etcd.client import EtcdStore
 from tests.support.etcd import Authority, Etcd, eventually, following, free_ports
 from tests.support.etcd_places import cut, mend, namespaces
 from tests.support.store import (
@@ -119,7 +119,7 @@ async def test_without_quorum_calls_and_watches_fail_soon_and_go_on_with_it(thre
 
 async def test_a_write_that_timed_out_is_not_sent_twice(three: Etcd, monkeypatch: pytest.MonkeyPatch) -> None:
     """A repeated transaction would lose against its own first writing, and tell that a lost race."""
-    monkeypatch.setattr("overlay.control.etcd_cluster.random.sample", lambda members, count: list(members)[:count])
+    monkeypatch.setattr("overlay.store.etcd.cluster.random.sample", lambda members, count: list(members)[:count])
     leader = three.leader()
     frozen = next(member for member in three.members if member is not leader)
     async with connected(frozen.url, leader.url, timeout=1.0) as store:

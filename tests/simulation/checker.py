@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
 from overlay.control.keeper import Held, Phase
-from overlay.control.store import ABSENT, NO_LEASE, Delete, KeyValue, Put
+from overlay.store.contract import ABSENT, NO_LEASE, Delete, KeyValue, Put
 from tests.simulation.clock import Clock
 from tests.simulation.meter import Meter
 from tests.simulation.node import TTL, Node

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network
 from random import Random
 
-from overlay.control.store import ABSENT, NO_LEASE, Compare, KeyRange, Put
+from overlay.store.contract import ABSENT, NO_LEASE, Compare, KeyRange, Put
 from tests.simulation.clock import Clock
 from tests.simulation.node import MARGIN, TTL
 from tests.simulation.reading import CONFIG, SUBNETS, PoolFacts, owner_of, subnet_of

@@ -1,6 +1,6 @@
 """A herd: all agents of a large cluster read the leases again at once, after the member they watched has restarted.
 
-The followers are the real ones (:mod:`overlay.control.follower`), each with its own random numbers; the member is a
+The followers are the real ones (:mod:`overlay.store.follower`), each with its own random numbers; the member is a
 model. It works at all requests at once and shares its capacity among them, as etcd does, and what it has done for one
 that is given up is lost. ``make herd`` tells how many follow again after 30 s.
 """
@@ -14,10 +14,10 @@ import sys
 from dataclasses import dataclass
 from random import Random
 
-from overlay.control.etcd_settings import CALL_TIMEOUT
-from overlay.control.follower import Follower, FollowPhase, Read, Watch
-from overlay.control.store import Snapshot
 from overlay.errors import StoreUnavailableError
+from overlay.store.contract import Snapshot
+from overlay.store.etcd.settings import CALL_TIMEOUT
+from overlay.store.follower import Follower, FollowPhase, Read, Watch
 
 REVISION = 10_000
 

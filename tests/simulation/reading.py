@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
-from overlay.control.store import Delete, KeyRange, KeyValue, Put
+from overlay.store.contract import Delete, KeyRange, KeyValue, Put
 from tests.simulation.node import PREFIX
 
 CONFIG = KeyRange(f"{PREFIX}/config", prefix=False)

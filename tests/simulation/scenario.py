@@ -12,7 +12,7 @@ from random import Random
 
 from overlay.control.allocator import Memory
 from overlay.control.keeper import Phase
-from overlay.control.store import KeyRange, Put
+from overlay.store.contract import KeyRange, Put
 from tests.simulation.checker import QUIET, Checker
 from tests.simulation.clock import Clock
 from tests.simulation.flanneld import Flanneld

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from random import Random
 
-from overlay.control.memory import MemoryCore
-from overlay.control.store import Committed, Events, KeyRange, Snapshot
 from overlay.errors import CompactedError, LeaseNotFoundError, StoreDeniedError, StoreError, StoreUnavailableError
+from overlay.store.contract import Committed, Events, KeyRange, Snapshot
 from tests.simulation.clock import Clock
+from tests.support.memory_store import MemoryCore
 
 CALL_TIMEOUT = 5.0
 """Seconds after which a store gives up a call."""

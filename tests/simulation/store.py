@@ -1,4 +1,4 @@
-"""A store as one process sees it: the contract of :class:`overlay.control.store.Store` over a faulty line."""
+"""A store as one process sees it: the contract of :class:`overlay.store.contract.Store` over a faulty line."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeVar
 
-from overlay.control.store import Committed, Compare, Delete, Events, KeyRange, Put, Snapshot
 from overlay.errors import StoreError
+from overlay.store.contract import Committed, Compare, Delete, Events, KeyRange, Put, Snapshot
 from tests.simulation.loop import ProcessLoop
 from tests.simulation.server import Line, Operation, Request, Server, Stream
 
@@ -39,7 +39,7 @@ class FaultyStore:
             stream.open = False
 
     async def read(self, span: KeyRange) -> Snapshot:
-        """See :class:`overlay.control.store.Store`, as for all that follow."""
+        """See :class:`overlay.store.contract.Store`, as for all that follow."""
         return await self._call(Request.READ, lambda now: self._server.core.read(span, now))
 
     async def commit(self, compares: Sequence[Compare], operations: Sequence[Put | Delete]) -> Committed:

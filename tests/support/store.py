@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from overlay.control.etcd import EtcdSettings, EtcdStore
-from overlay.control.store import ABSENT, Compare, Event, KeyRange, Put
 from overlay.errors import StoreUnavailableError
+from overlay.store.contract import ABSENT, Compare, Event, KeyRange, Put
+from overlay.store.etcd.client import EtcdSettings, EtcdStore
 from tests.support.etcd import eventually
 
 PREFIX = "/coreos.com/network/"

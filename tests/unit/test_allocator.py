@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from overlay.control.allocator import RANDOM_WINDOW, Claim, Identity, Memory, Source, allocate
 from overlay.control.schema import format_lease_key, parse_config
-from overlay.control.store import ABSENT, KeyValue, Snapshot
 from overlay.control.view import LeaseView
 from overlay.errors import OutOfSubnetsError
 from overlay.model import NetworkConfig
+from overlay.store.contract import ABSENT, KeyValue, Snapshot
 from tests.support.limits import limit
 
 DIRECTORY = "/coreos.com/network/subnets/"

@@ -14,11 +14,11 @@ import pytest
 from overlay.control.allocator import Identity, Memory
 from overlay.control.engine import ControlSettings
 from overlay.control.keeper import Commit, Phase, Purpose, ReadAgain
-from overlay.control.memory import MemoryCore, MemoryStore
 from overlay.control.plane import ControlPlane
 from overlay.control.question import ANSWER_TIME, Question, Reply
 from overlay.control.schema import config_key, parse_lease
-from overlay.control.store import KeyRange, KeyValue, Put
+from overlay.store.contract import KeyRange, KeyValue, Put
+from tests.support.memory_store import MemoryCore, MemoryStore
 from tests.unit.test_keeper import IP, PREFIX, Node, held_node, put
 
 TTL = 3600

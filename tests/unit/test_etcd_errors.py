@@ -6,7 +6,14 @@ import grpc
 import grpc.aio
 import pytest
 
-from overlay.control.etcd_errors import (
+from overlay.errors import (
+    LeaseNotFoundError,
+    StoreDeniedError,
+    StoreError,
+    StoreUnavailableError,
+)
+from overlay.store.contract import KeyRange
+from overlay.store.etcd.errors import (
     LeaseExistsError,
     WatchRefusedError,
     all_failed,
@@ -15,15 +22,8 @@ from overlay.control.etcd_errors import (
     never_sent,
     token_refused,
 )
-from overlay.control.etcd_rpc import RpcError, key_bytes, range_end
-from overlay.control.etcd_settings import Endpoint
-from overlay.control.store import KeyRange
-from overlay.errors import (
-    LeaseNotFoundError,
-    StoreDeniedError,
-    StoreError,
-    StoreUnavailableError,
-)
+from overlay.store.etcd.rpc import RpcError, key_bytes, range_end
+from overlay.store.etcd.settings import Endpoint
 
 ENDPOINT = Endpoint.parse("http://192.0.2.1:2379")
 CONNECT = "failed to connect to all addresses; last error: "

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from overlay.control.etcd_settings import DEFAULT_ENDPOINTS, Endpoint, EtcdSettings, TlsFiles
 from overlay.errors import TlsFilesError, UsageError
+from overlay.store.etcd.settings import DEFAULT_ENDPOINTS, Endpoint, EtcdSettings, TlsFiles
 from tests.support.etcd import Authority
 
 
@@ -145,5 +145,5 @@ def test_files_that_cannot_be_used_are_named(authority: Authority, tmp_path: Pat
 
 
 def test_reading_flags_does_not_load_grpc() -> None:
-    script = "import sys, overlay.control.etcd_settings; sys.exit('grpc' in sys.modules or 'etcd3' in sys.modules)"
+    script = "import sys, overlay.store.etcd.settings; sys.exit('grpc' in sys.modules or 'etcd3' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

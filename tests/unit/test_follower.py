@@ -6,9 +6,9 @@ from random import Random
 
 import pytest
 
-from overlay.control.follower import MAX_RETRY, Follower, FollowPhase, Read, Watch
-from overlay.control.store import Events, Snapshot
 from overlay.errors import CompactedError, StoreUnavailableError
+from overlay.store.contract import Events, Snapshot
+from overlay.store.follower import MAX_RETRY, Follower, FollowPhase, Read, Watch
 
 GONE = StoreUnavailableError("no endpoint answered")
 

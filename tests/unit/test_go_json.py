@@ -13,10 +13,10 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address
 import pytest
 
 from overlay.control import schema
-from overlay.control.members import MAX_DEPTH
-from overlay.control.store import Event, Events, KeyValue, Snapshot
 from overlay.control.view import LeaseView
 from overlay.errors import ConfigError, LeaseFormatError
+from overlay.store.contract import Event, Events, KeyValue, Snapshot
+from overlay.store.gojson import MAX_DEPTH
 
 SUBNET = IPv4Network("10.5.52.0/24")
 ABC = "1.2.3.4"

@@ -12,12 +12,12 @@ import pytest
 
 from overlay.control.allocator import Identity, Memory
 from overlay.control.keeper import TRANSITIONS, Action, Commit, Keeper, Phase, Purpose, ReadAgain, Revoke
-from overlay.control.memory import MemoryCore
 from overlay.control.schema import parse_config
-from overlay.control.session import Grant, Refresh
-from overlay.control.store import Delete, KeyRange, KeyValue, Put
 from overlay.control.view import LeaseView
 from overlay.errors import LeaseNotFoundError, StoreUnavailableError
+from overlay.store.contract import Delete, KeyRange, KeyValue, Put
+from overlay.store.session import Grant, Refresh
+from tests.support.memory_store import MemoryCore
 
 PREFIX = "/coreos.com/network/subnets/"
 LEASES = KeyRange(PREFIX)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from overlay.control.allocator import Identity
 from overlay.control.membership import MAX_PROBLEMS, Membership
 from overlay.control.schema import parse_config
-from overlay.control.store import Event, Events, KeyValue, Snapshot
 from overlay.control.view import LeaseView
+from overlay.store.contract import Event, Events, KeyValue, Snapshot
 from tests.support.limits import limit
 
 DIRECTORY = "/coreos.com/network/subnets/"

@@ -15,15 +15,15 @@ import pytest
 
 from overlay.control.allocator import Identity, Memory
 from overlay.control.engine import ControlSettings, ControlState, Engine, Span
-from overlay.control.follower import Read, Watch
 from overlay.control.keeper import Phase
-from overlay.control.memory import MemoryCore, MemoryStore
 from overlay.control.plane import ControlPlane
-from overlay.control.session import Grant
-from overlay.control.store import Delete, Event, Events, KeyRange, KeyValue, Put, Snapshot
 from overlay.errors import ConfigError, StoreDeniedError, StoreRestoredError, StoreUnavailableError
 from overlay.model import NetworkConfig
+from overlay.store.contract import Delete, Event, Events, KeyRange, KeyValue, Put, Snapshot
+from overlay.store.follower import Read, Watch
+from overlay.store.session import Grant
 from tests.support.limits import limit
+from tests.support.memory_store import MemoryCore, MemoryStore
 
 CONFIG_KEY = "/coreos.com/network/config"
 SUBNETS = "/coreos.com/network/subnets/"

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overlay.control import schema
-from overlay.control.store import KeyValue
 from overlay.errors import ConfigError, LeaseFormatError
 from overlay.model import Lease
+from overlay.store.contract import KeyValue
 
 GOLDEN_UDP = b'{"PublicIP":"172.31.0.2","PublicIPv6":null}'
 GOLDEN_HOST_GW = b'{"PublicIP":"172.31.0.1","PublicIPv6":null,"BackendType":"host-gw"}'

@@ -7,8 +7,8 @@ from ipaddress import IPv4Network
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay.control.store import Event, Events, KeyValue, Snapshot
 from overlay.control.view import LeaseView, SubnetIndex
+from overlay.store.contract import Event, Events, KeyValue, Snapshot
 
 DIRECTORY = "/coreos.com/network/subnets/"
 VALUE = b'{"PublicIP":"172.31.0.1","PublicIPv6":null}'

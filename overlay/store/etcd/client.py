@@ -1,4 +1,4 @@
-"""The store on a real etcd (v3 API): keeps :class:`overlay.control.store.Store`'s contract.
+"""The store on a real etcd (v3 API): keeps :class:`overlay.store.contract.Store`'s contract.
 
 The parts, from the outside in: :mod:`etcd_settings` (where and who), this module (facts to requests and back),
 :mod:`etcd_watch` (one watch), :mod:`etcd_cluster` (members, failover, tokens), :mod:`etcd_errors` (what went wrong, in
@@ -11,19 +11,19 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any
 
-from overlay.control.etcd_cluster import Call, Cluster
-from overlay.control.etcd_errors import LeaseExistsError
-from overlay.control.etcd_rpc import END_OF_STREAM, key_bytes, key_value, pb, range_end
-from overlay.control.etcd_settings import EtcdSettings
-from overlay.control.etcd_watch import History, watch
-from overlay.control.store import Committed, Compare, Delete, Events, KeyRange, Put, Snapshot
 from overlay.errors import LeaseNotFoundError
+from overlay.store.contract import Committed, Compare, Delete, Events, KeyRange, Put, Snapshot
+from overlay.store.etcd.cluster import Call, Cluster
+from overlay.store.etcd.errors import LeaseExistsError
+from overlay.store.etcd.rpc import END_OF_STREAM, key_bytes, key_value, pb, range_end
+from overlay.store.etcd.settings import EtcdSettings
+from overlay.store.etcd.watch import History, watch
 
 __all__ = ["EtcdSettings", "EtcdStore"]
 
 
 class EtcdStore:
-    """etcd v3 as a :class:`~overlay.control.store.Store`.
+    """etcd v3 as a :class:`~overlay.store.contract.Store`.
 
     Connects when first used, so it can be made while etcd, or the files that its TLS needs, are away. To be used within
     one event loop. Keys are UTF-8.
@@ -39,12 +39,12 @@ class EtcdStore:
         return self._cluster.endpoint.url
 
     async def read(self, span: KeyRange) -> Snapshot:
-        """See :meth:`overlay.control.store.Store.read`."""
+        """See :meth:`overlay.store.contract.Store.read`."""
         answer = await self._cluster.call(lambda call: call.unary(call.stubs.kv.Range, _range_request(span)))
         return Snapshot(answer.header.revision, tuple(key_value(kv) for kv in answer.kvs))
 
     async def commit(self, compares: Sequence[Compare], operations: Sequence[Put | Delete]) -> Committed:
-        """See :meth:`overlay.control.store.Store.commit`.
+        """See :meth:`overlay.store.contract.Store.commit`.
 
         Not repeated at another member once it may have reached one: its comparisons would then fail against its own
         first writing, and a success would be told as a failure.
@@ -61,7 +61,7 @@ class EtcdStore:
         return Committed(False, answer.header.revision, current)
 
     async def grant(self, lease_id: int, ttl: int) -> None:
-        """See :meth:`overlay.control.store.Store.grant`. etcd raises a TTL below 1.5 election timeouts to that."""
+        """See :meth:`overlay.store.contract.Store.grant`. etcd raises a TTL below 1.5 election timeouts to that."""
         request = pb.LeaseGrantRequest(ID=lease_id, TTL=ttl)
         try:
             await self._cluster.call(lambda call: call.unary(call.stubs.lease.LeaseGrant, request))
@@ -69,18 +69,18 @@ class EtcdStore:
             return
 
     async def refresh(self, lease_id: int) -> int:
-        """See :meth:`overlay.control.store.Store.refresh`."""
+        """See :meth:`overlay.store.contract.Store.refresh`."""
         answer = await self._cluster.call(lambda call: _keep_alive_once(call, lease_id))
         return max(int(answer.TTL), 0)
 
     async def time_to_live(self, lease_id: int) -> int:
-        """See :meth:`overlay.control.store.Store.time_to_live`."""
+        """See :meth:`overlay.store.contract.Store.time_to_live`."""
         request = pb.LeaseTimeToLiveRequest(ID=lease_id)
         answer = await self._cluster.call(lambda call: call.unary(call.stubs.lease.LeaseTimeToLive, request))
         return 0 if answer.TTL < 0 else max(int(answer.TTL), 1)  # below 0: none; 0: its last second
 
     async def revoke(self, lease_id: int) -> None:
-        """See :meth:`overlay.control.store.Store.revoke`."""
+        """See :meth:`overlay.store.contract.Store.revoke`."""
         request = pb.LeaseRevokeRequest(ID=lease_id)
         try:
             await self._cluster.call(lambda call: call.unary(call.stubs.lease.LeaseRevoke, request))
@@ -88,15 +88,15 @@ class EtcdStore:
             return
 
     def watch(self, span: KeyRange, after: int) -> AsyncGenerator[Events, None]:
-        """See :meth:`overlay.control.store.Store.watch`. Closing the generator ends the watch at the server."""
+        """See :meth:`overlay.store.contract.Store.watch`. Closing the generator ends the watch at the server."""
         return watch(self._cluster, self._history, span, after)
 
     async def reconnect(self) -> None:
-        """Drops all connections; see :meth:`overlay.control.etcd_cluster.Cluster.reconnect`."""
+        """Drops all connections; see :meth:`overlay.store.etcd.cluster.Cluster.reconnect`."""
         await self._cluster.reconnect()
 
     async def close(self) -> None:
-        """See :meth:`overlay.control.store.Store.close`."""
+        """See :meth:`overlay.store.contract.Store.close`."""
         await self._cluster.close()
 
 

@@ -14,7 +14,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from overlay.control.store import (
+from overlay.errors import CompactedError, LeaseNotFoundError, StoreUnavailableError
+from overlay.store.contract import (
     ABSENT,
     NO_LEASE,
     Committed,
@@ -27,7 +28,6 @@ from overlay.control.store import (
     Put,
     Snapshot,
 )
-from overlay.errors import CompactedError, LeaseNotFoundError, StoreUnavailableError
 
 MAX_HISTORY = 10_000
 """Events that the core remembers before it compacts by itself."""
@@ -83,7 +83,7 @@ class MemoryCore:
     # --- writing ---
 
     def commit(self, compares: Sequence[Compare], operations: Sequence[Put | Delete], now: float) -> Committed:
-        """One transaction; see :meth:`overlay.control.store.Store.commit`."""
+        """One transaction; see :meth:`overlay.store.contract.Store.commit`."""
         self.expire(now)
         known = [self._keys.get(compare.key) for compare in compares]
         if not all(_holds(compare, item) for compare, item in zip(compares, known, strict=True)):
@@ -216,37 +216,37 @@ class MemoryStore:
         self._watches: set[asyncio.Event] = set()
 
     async def read(self, span: KeyRange) -> Snapshot:
-        """See :meth:`overlay.control.store.Store.read`."""
+        """See :meth:`overlay.store.contract.Store.read`."""
         await self._answer()
         return self.core.read(span, self._clock())
 
     async def commit(self, compares: Sequence[Compare], operations: Sequence[Put | Delete]) -> Committed:
-        """See :meth:`overlay.control.store.Store.commit`."""
+        """See :meth:`overlay.store.contract.Store.commit`."""
         await self._answer()
         return self.core.commit(compares, operations, self._clock())
 
     async def grant(self, lease_id: int, ttl: int) -> None:
-        """See :meth:`overlay.control.store.Store.grant`."""
+        """See :meth:`overlay.store.contract.Store.grant`."""
         await self._answer()
         self.core.grant(lease_id, ttl, self._clock())
 
     async def refresh(self, lease_id: int) -> int:
-        """See :meth:`overlay.control.store.Store.refresh`."""
+        """See :meth:`overlay.store.contract.Store.refresh`."""
         await self._answer()
         return self.core.refresh(lease_id, self._clock())
 
     async def time_to_live(self, lease_id: int) -> int:
-        """See :meth:`overlay.control.store.Store.time_to_live`."""
+        """See :meth:`overlay.store.contract.Store.time_to_live`."""
         await self._answer()
         return self.core.time_to_live(lease_id, self._clock())
 
     async def revoke(self, lease_id: int) -> None:
-        """See :meth:`overlay.control.store.Store.revoke`."""
+        """See :meth:`overlay.store.contract.Store.revoke`."""
         await self._answer()
         self.core.revoke(lease_id, self._clock())
 
     async def watch(self, span: KeyRange, after: int) -> AsyncIterator[Events]:
-        """See :meth:`overlay.control.store.Store.watch`. Also ends, as a lost server would, once the core is wiped."""
+        """See :meth:`overlay.store.contract.Store.watch`. Also ends, as a lost server would, once the core is wiped."""
         await self._answer()
         changed = asyncio.Event()
         self._watches.add(changed)

@@ -1,7 +1,7 @@
-"""What the control plane needs of a key-value store: a narrow view of etcd v3, asynchronous and without policy.
+"""What a daemon needs of a key-value store: a narrow view of etcd v3, asynchronous and without policy.
 
-Two stores keep this contract: :mod:`overlay.control.etcd` on a real etcd and :mod:`overlay.control.memory` in this
-process. ``tests/contract`` runs the same tests against both.
+:mod:`overlay.store.etcd.client` keeps this contract on a real etcd; the tests have a second store, in memory.
+``tests/contract`` tries the same on both.
 
 Every call has a time limit of the store's own. A call that ends in :class:`StoreUnavailableError` may or may not have
 happened, so whoever writes does it idempotently: a transaction that compares what it expects, and a grant whose id the

@@ -10,12 +10,12 @@ from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Any
 
-from overlay.control.etcd_cluster import Call, Cluster
-from overlay.control.etcd_errors import CALL_FAILURES, WatchRefusedError
-from overlay.control.etcd_rpc import END_OF_STREAM, key_bytes, key_value, pb, range_end
-from overlay.control.etcd_settings import Endpoint
-from overlay.control.store import Event, Events, KeyRange
 from overlay.errors import CompactedError, StoreRestoredError
+from overlay.store.contract import Event, Events, KeyRange
+from overlay.store.etcd.cluster import Call, Cluster
+from overlay.store.etcd.errors import CALL_FAILURES, WatchRefusedError
+from overlay.store.etcd.rpc import END_OF_STREAM, key_bytes, key_value, pb, range_end
+from overlay.store.etcd.settings import Endpoint
 
 SILENCE = 10.0
 """Seconds without a response after which the server is asked for a sign of life."""
@@ -62,7 +62,7 @@ class History:
 
 
 async def watch(cluster: Cluster, history: History, span: KeyRange, after: int) -> AsyncGenerator[Events, None]:
-    """Every change in ``span`` after revision ``after``; see :meth:`overlay.control.store.Store.watch`.
+    """Every change in ``span`` after revision ``after``; see :meth:`overlay.store.contract.Store.watch`.
 
     Raises:
         CompactedError, StoreRestoredError, StoreUnavailableError, StoreDeniedError: the watch is over.

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from enum import Enum
 from random import Random
 
-from overlay.control.store import Events, Snapshot
 from overlay.errors import CompactedError, StoreError
+from overlay.store.contract import Events, Snapshot
 
 
 @dataclass(slots=True)

@@ -16,7 +16,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from overlay.control.etcd_errors import (
+from overlay.errors import StoreError, StoreUnavailableError, TlsFilesError
+from overlay.store.etcd.errors import (
     CALL_FAILURES,
     WatchRefusedError,
     all_failed,
@@ -25,10 +26,9 @@ from overlay.control.etcd_errors import (
     never_sent,
     token_refused,
 )
-from overlay.control.etcd_rpc import RpcError, Stubs, channel_to, pb
-from overlay.control.etcd_settings import Endpoint, EtcdSettings, TlsFiles
-from overlay.control.follower import Backoff
-from overlay.errors import StoreError, StoreUnavailableError, TlsFilesError
+from overlay.store.etcd.rpc import RpcError, Stubs, channel_to, pb
+from overlay.store.etcd.settings import Endpoint, EtcdSettings, TlsFiles
+from overlay.store.follower import Backoff
 
 log = logging.getLogger(__name__)
 

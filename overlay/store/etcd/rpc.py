@@ -1,6 +1,6 @@
 """The one importer of gRPC: channels to etcd's members, services on them, and its messages as facts of ours.
 
-Of the etcd3 package its description of etcd's API is used (:mod:`overlay.control.etcd_api`), on gRPC's asyncio
+Of the etcd3 package its description of etcd's API is used (:mod:`overlay.store.etcd.api`), on gRPC's asyncio
 channels. Its client class is not: it blocks, its watcher spins at 100 % of a core once the server is gone, and its
 token is never renewed.
 """
@@ -18,10 +18,10 @@ os.environ.setdefault("GRPC_DNS_RESOLVER", "native")
 import grpc
 import grpc.aio
 
-from overlay.control.etcd_api import Service
-from overlay.control.etcd_api import messages as pb
-from overlay.control.etcd_settings import Endpoint, TlsFiles
-from overlay.control.store import KeyRange, KeyValue
+from overlay.store.contract import KeyRange, KeyValue
+from overlay.store.etcd.api import Service
+from overlay.store.etcd.api import messages as pb
+from overlay.store.etcd.settings import Endpoint, TlsFiles
 
 __all__ = [
     "END_OF_STREAM",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from random import Random
 
-from overlay.control.store import NO_LEASE
+from overlay.store.contract import NO_LEASE
 
 DEFAULT_TTL = 24 * 3600
 """Seconds, as flannel's leases (``subnetTTL`` in ``pkg/subnet/etcd/local_manager.go``)."""

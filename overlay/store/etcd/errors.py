@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from overlay.control.etcd_rpc import RpcError, StatusCode
-from overlay.control.etcd_settings import Endpoint
 from overlay.errors import (
     LeaseNotFoundError,
     StoreDeniedError,
     StoreError,
     StoreUnavailableError,
 )
+from overlay.store.etcd.rpc import RpcError, StatusCode
+from overlay.store.etcd.settings import Endpoint
 
 
 class LeaseExistsError(StoreError):
