@@ -2,21 +2,25 @@
 
 Concepts, and which way they flow::
 
-    etcd ──watch──▶ control ──PeerTable──▶ backend ──▶ datapath ──UDP──▶ peers
-      ▲               │                       │           ▲
-      └──lease────────┘                       ▼           │ packets
-                                            node ──▶ flannel0 (TUN), routes, firewall, subnet.env
+    etcd ──watch──▶ store ──▶ control ──PeerTable──▶ backend ──▶ datapath ──UDP──▶ peers
+      ▲               │          │                     │            ▲
+      └──────lease────┴──────────┘                     ▼            │ packets
+                                                     node ──▶ flannel0 (TUN), routes, firewall, subnet.env
 
-* ``model``: the facts (config, lease, peer, peer table), frozen, without I/O; ``errors``: one tree of them.
-* ``packet``: bytes only: headers, checksums, segmentation, coalescing.
+* ``model`` the facts (config, lease, peer), frozen, without I/O · ``errors`` one tree of them · ``rates`` how often.
+* ``packet`` bytes only: headers, checksums, segmentation, coalescing.
+* ``linux`` one door to each foreign world: netlink, tc, TUN, BPF, iptables. Facts, no policy.
+* ``store`` etcd for every daemon; ``daemon`` what every daemon needs of its process.
 * ``control`` decides which subnet is ours and who the peers are; it knows no socket and no netlink.
 * ``node`` changes this machine until it matches a desired state: links, addresses, routes, rules, files.
 * ``datapath`` moves packets: ``userspace`` anywhere, ``kernel`` where eBPF allows; one wire format.
 * ``backends`` joins those for one flannel backend type.
 * ``agent`` builds the parts and supervises them; only it knows all.
+* ``observe`` is what people see: the log, packets decoded.
 * ``cli`` has one file a command; ``lab`` builds clusters in network namespaces out of the installed command.
 
-Imports go one way: model → packet → control | node → datapath → backends → agent → cli.
+Imports go one way: errors, model → packet, linux → store → daemon, observe → node, control → datapath → backends →
+agent → cli.
 """
 
 __version__ = "0.1.0"

@@ -96,7 +96,7 @@ class Lease:
 
     ``node_id`` is ours alone: flanneld neither writes it nor minds it. ``backend_type`` is "udp" where the value has
     none, as flanneld's udp backend writes it. ``backend_data`` is any JSON value, its backend's own affair.
-    ``asked_by`` is who asks whether the lease's node lives: see :mod:`overlay.control.question`.
+    ``asked_by`` is who asks whether the lease's node lives: see :mod:`overlay.control.leases.question`.
     """
 
     subnet: IPv4Network

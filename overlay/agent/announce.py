@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from overlay.errors import FileError
-from overlay.node.files import read_object, write_atomically
+from overlay.linux.files import read_object, write_atomically
 from overlay.node.subnet_env import SubnetEnv
 
 _log = logging.getLogger(__name__)

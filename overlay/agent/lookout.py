@@ -12,11 +12,11 @@ from typing import NoReturn
 from overlay.agent.settings import AgentSettings
 from overlay.datapath.kernel.attach import gro_pair
 from overlay.errors import InterfaceError
+from overlay.linux.netlink import Netlink
 from overlay.node import collision, interfaces
 from overlay.node.collision import Surroundings
 from overlay.node.interfaces import Ours, Underlay
 from overlay.node.mtu import SettledMtu
-from overlay.node.netlink import Netlink
 
 _RESOLVE_SECONDS = 60.0
 """How old the addresses of etcd's members may be that are known by name."""

@@ -17,11 +17,11 @@ from typing import NoReturn
 from overlay.backends.base import Desired
 from overlay.control import problem
 from overlay.errors import NodeError
+from overlay.linux.netfilter import Tools
+from overlay.linux.netlink import Netlink
 from overlay.node.docker import daemon, judgement
 from overlay.node.firewall import others
 from overlay.node.firewall.saved import Tokens
-from overlay.node.firewall.tools import Tools
-from overlay.node.netlink import Netlink
 from overlay.problem import Problem
 
 _log = logging.getLogger(__name__)

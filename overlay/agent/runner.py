@@ -30,27 +30,31 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, NoReturn
 
 from overlay import backends
-from overlay.agent import heap, memory
+from overlay.agent import heap
+from overlay.agent import past as memory
+from overlay.agent.local import Node
 from overlay.agent.lookout import Lookout, Sight
 from overlay.agent.neighbours import Neighbours
-from overlay.agent.node import Node
 from overlay.agent.report import describe
 from overlay.agent.settings import AgentSettings
 from overlay.backends.base import Desired
-from overlay.control.allocator import Identity, Memory
-from overlay.control.linger import Lingering
+from overlay.backends.udp.choice import choose
+from overlay.control.leases.allocator import Identity, Memory
+from overlay.control.peers.linger import Lingering
 from overlay.control.plane import ControlPlane, ControlSettings, ControlState, boottime
 from overlay.control.schema import LeaseRecord
-from overlay.datapath.choice import choose
+from overlay.daemon import http as health
+from overlay.daemon import lock
+from overlay.daemon import status_socket as report
+from overlay.daemon.http import Health
+from overlay.daemon.sd_notify import Notifier
 from overlay.errors import ConfigError, DatapathError, NodeError, PortInUseError, PrivilegeError, first_of
+from overlay.linux import netlink
 from overlay.model import NetworkConfig
-from overlay.node import forwarding, lock, netlink, preflight, subnet_env
+from overlay.node import forwarding, preflight, subnet_env
 from overlay.node.collision import Surroundings, collision
 from overlay.node.interfaces import Underlay
-from overlay.observe import health, report
-from overlay.observe.health import Health
 from overlay.observe.logging import Once
-from overlay.observe.sd_notify import Notifier
 from overlay.problem import Problem
 from overlay.store.etcd.client import EtcdStore
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 from pathlib import Path
 
-from overlay.datapath.choice import Wish
+from overlay.backends.udp.choice import Wish
 from overlay.node.interfaces import Selection
 from overlay.store.etcd.settings import EtcdSettings
 

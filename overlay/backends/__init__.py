@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from overlay.backends.base import Backend
-from overlay.backends.udp import UdpBackend
+from overlay.backends.udp.backend import UdpBackend
 from overlay.datapath.base import Datapath
 from overlay.errors import ConfigError
 from overlay.model import NetworkConfig

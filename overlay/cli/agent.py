@@ -14,10 +14,10 @@ import click
 
 from overlay.agent.runner import run
 from overlay.agent.settings import AgentSettings
+from overlay.backends.udp.choice import Wish
 from overlay.cli.goflags import GO_BOOL, Verbatim, flag
 from overlay.cli.options import Etcd, Places, address, etcd_flags, node_address, node_id, place_flags
 from overlay.control.schema import unfit_address
-from overlay.datapath.choice import Wish
 from overlay.errors import UsageError
 from overlay.node.interfaces import Selection
 from overlay.node.mtu import MAXIMUM, MINIMUM

@@ -10,10 +10,10 @@ from pathlib import Path
 import click
 
 from overlay.cli.options import state_dir_flag
+from overlay.daemon.status_socket import ask
 from overlay.errors import OverlayError, UsageError
 from overlay.model import UDP_PORT
 from overlay.observe import capture as tunnel
-from overlay.observe.report import ask
 
 
 @click.command()

@@ -10,12 +10,12 @@ from pathlib import Path
 import click
 
 from overlay.cli.options import Places, place_flags
+from overlay.daemon.lock import lock
 from overlay.datapath.kernel.machine import cleanup as remove_programs
 from overlay.errors import NodeError, OverlayError
+from overlay.linux.netlink import Netlink
 from overlay.node.device import own_blackholes
 from overlay.node.firewall import Firewall
-from overlay.node.lock import lock
-from overlay.node.netlink import Netlink
 from overlay.node.preflight import may_change_network
 
 _OWN_FILES = ("agent.lock", "agent.sock", "lease.json", "announced.json")

@@ -15,10 +15,10 @@ from overlay.cli.goflags import flag
 from overlay.cli.options import Etcd, etcd_flags
 from overlay.control.schema import config_key, parse_config, parse_lease, render_config, subnets_prefix
 from overlay.errors import ConfigError, ConfigMissingError, LeaseFormatError, NodeError, StoreError, UsageError
+from overlay.linux.netlink import Netlink
 from overlay.model import NetworkConfig
 from overlay.node.collision import collision, survey
 from overlay.node.interfaces import Ours
-from overlay.node.netlink import Netlink
 from overlay.store.contract import Compare, KeyRange, KeyValue, Put, Store
 from overlay.store.etcd.settings import Endpoint
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import click
 
 from overlay.errors import FileError, NodeError
+from overlay.linux.files import write_atomically
+from overlay.linux.netlink import Netlink
 from overlay.node.docker import program
 from overlay.node.docker.daemon import Told, read_config
 from overlay.node.docker.needs import Needs, needs
 from overlay.node.docker_opts import Form, own_subnet, parse_env, render
-from overlay.node.files import write_atomically
-from overlay.node.netlink import Netlink
 
 
 class _ShellCommand(click.Command):

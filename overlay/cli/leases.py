@@ -16,7 +16,7 @@ from overlay.cli.options import node_id as checked_node_id
 from overlay.cli.tables import show, table
 from overlay.control.schema import LeaseRecord, parse_lease, subnets_prefix
 from overlay.errors import CompactedError, LeaseFormatError, StoreUnavailableError
-from overlay.node.netlink import Netlink
+from overlay.linux.netlink import Netlink
 from overlay.store.contract import KeyRange, Snapshot, Store
 from overlay.text import excerpt, printable
 

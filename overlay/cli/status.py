@@ -12,7 +12,7 @@ from rich.table import Table
 from overlay.cli.leases import duration
 from overlay.cli.options import state_dir_flag
 from overlay.cli.tables import show, table
-from overlay.observe.report import ask
+from overlay.daemon.status_socket import ask
 from overlay.text import printable
 
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from random import Random
 
-from overlay.control.allocator import Identity, Memory
 from overlay.control.configuration import Check, Configuration
-from overlay.control.keeper import KEEPER_PROBLEM, Action, Held, Keeper, Phase, ReadAgain
-from overlay.control.membership import Membership
+from overlay.control.leases.allocator import Identity, Memory
+from overlay.control.leases.keeper import KEEPER_PROBLEM, Action, Held, Keeper, Phase, ReadAgain
+from overlay.control.leases.view import LeaseView
+from overlay.control.peers.membership import Membership
 from overlay.control.problem import Problem
 from overlay.control.schema import LeaseRecord, config_key, parse_lease, subnets_prefix
-from overlay.control.view import LeaseView
 from overlay.errors import CompactedError, StoreError, StoreRestoredError
 from overlay.model import EMPTY_PEERS, Lease, NetworkConfig, PeerTable
 from overlay.store.contract import Committed, Events, KeyRange, KeyValue, Snapshot

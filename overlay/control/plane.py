@@ -20,11 +20,11 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from random import Random
 
-from overlay.control.allocator import Identity, Memory
 from overlay.control.engine import ControlSettings, ControlState, Engine, Span
-from overlay.control.keeper import Commit, Phase, ReadAgain, Revoke
+from overlay.control.leases.allocator import Identity, Memory
+from overlay.control.leases.keeper import Commit, Phase, ReadAgain, Revoke
+from overlay.control.leases.view import LeaseView
 from overlay.control.problem import ProblemLog
-from overlay.control.view import LeaseView
 from overlay.errors import StoreError, StoreUnavailableError
 from overlay.store.contract import Committed, Events, Store
 from overlay.store.follower import Watch

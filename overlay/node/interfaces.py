@@ -21,7 +21,7 @@ from itertools import chain
 from typing import Protocol
 
 from overlay.errors import InterfaceError
-from overlay.node.netlink import SOMEWHERE, Address, Link, Route
+from overlay.linux.netlink import SOMEWHERE, Address, Link, Route
 
 _DEFAULT = IPv4Network("0.0.0.0/0")
 _CONTAINER_PORTS = frozenset({"veth", "tun"})
@@ -80,7 +80,7 @@ class Underlay:
 
 
 class Facts(Protocol):
-    """What the choice looks at; :class:`overlay.node.netlink.Netlink` has it."""
+    """What the choice looks at; :class:`overlay.linux.netlink.Netlink` has it."""
 
     def links(self) -> list[Link]: ...
     def addresses(self, index: int | None = None) -> list[Address]: ...

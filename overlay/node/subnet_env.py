@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
 
+from overlay.linux.files import write_atomically
 from overlay.node.docker_opts import parse_env
-from overlay.node.files import write_atomically
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,28 +14,8 @@ from enum import Enum
 from random import Random
 
 from overlay.errors import CompactedError, StoreError
+from overlay.rates import Backoff
 from overlay.store.contract import Events, Snapshot
-
-
-@dataclass(slots=True)
-class Backoff:
-    """Waiting times that double from ``first`` up to ``limit`` seconds, each shortened by up to a half at random."""
-
-    first: float
-    limit: float
-    rng: Random
-    failures: int = 0
-
-    def next(self) -> float:
-        """Seconds to wait after one more failure."""
-        self.failures += 1
-        full = min(self.limit, self.first * 2.0 ** min(self.failures - 1, 16))
-        return full * (0.5 + 0.5 * self.rng.random())
-
-    def reset(self) -> None:
-        """After a success: the next failure waits ``first`` again."""
-        self.failures = 0
-
 
 FIRST_RETRY = 0.25
 """Seconds before the first new attempt; most interruptions are a server that restarts."""

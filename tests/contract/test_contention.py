@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from overlay.control.allocator import Identity
-from overlay.control.keeper import Phase
+from overlay.control.leases.allocator import Identity
+from overlay.control.leases.keeper import Phase
 from overlay.control.plane import ControlPlane, ControlSettings
 from overlay.store.contract import Put
 from overlay.store.etcd.client import EtcdStore

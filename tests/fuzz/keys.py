@@ -17,12 +17,12 @@ from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address
 from random import Random
 
-from overlay.control.allocator import Identity
 from overlay.control.engine import ControlSettings, Engine, Span
-from overlay.control.membership import MAX_PROBLEMS
+from overlay.control.leases.allocator import Identity
+from overlay.control.leases.view import LeaseView
+from overlay.control.peers.membership import MAX_PROBLEMS
 from overlay.control.problem import MAX_LINES, REPEAT_AFTER, ProblemLog
 from overlay.control.schema import format_lease_value
-from overlay.control.view import LeaseView
 from overlay.errors import LeaseFormatError
 from overlay.store.contract import Committed, Event, Events, KeyValue, Snapshot
 from overlay.store.session import Grant, Refresh

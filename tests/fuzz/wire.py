@@ -20,8 +20,8 @@ import numpy as np
 
 from overlay.datapath.userspace.messages import Configure, PeerChange, Peers, encode
 from overlay.datapath.userspace.sockets import open_sockets
-from overlay.datapath.userspace.sockopt import UDP_SEGMENT
-from overlay.datapath.userspace.worker import BUDGET, make_worker
+from overlay.datapath.userspace.worker.__main__ import BUDGET, make_worker
+from overlay.linux.sockopt import UDP_SEGMENT
 from overlay.packet import ip, virtio
 from overlay.packet.segment import segment, segmented_length
 from overlay.packet.transport import layout_of

@@ -9,22 +9,26 @@ CONTRACT = "tests/contract/test_store.py"
 CLONE_TESTS = "tests/unit/test_clones.py"
 
 ALLOCATOR = (
-    Mutant("control/allocator", "MAX_REMEMBERED = 4", "MAX_REMEMBERED = 0"),
-    Mutant("control/allocator", "    if lease.node_id != identity.node_id:", "    if False:"),
+    Mutant("control/leases/allocator", "MAX_REMEMBERED = 4", "MAX_REMEMBERED = 0"),
+    Mutant("control/leases/allocator", "    if lease.node_id != identity.node_id:", "    if False:"),
     Mutant(
-        "control/allocator",
+        "control/leases/allocator",
         "if config.ipv4 is None or not config.ipv4.contains(lease.subnet):",
         "if config.ipv4 is None:",
     ),
-    Mutant("control/allocator", "reserved=chosen.reserved,", "reserved=False,"),
-    Mutant("control/allocator", "window = list(islice(filter(free, bases), RANDOM_WINDOW))", "window = list(bases)"),
+    Mutant("control/leases/allocator", "reserved=chosen.reserved,", "reserved=False,"),
     Mutant(
-        "control/allocator",
+        "control/leases/allocator", "window = list(islice(filter(free, bases), RANDOM_WINDOW))", "window = list(bases)"
+    ),
+    Mutant(
+        "control/leases/allocator",
         "bases = range(int(pool.subnet_min), int(pool.subnet_max) + 1,",
         "bases = range(int(pool.subnet_min), int(pool.subnet_max),",
     ),
     Mutant(
-        "control/allocator", "        public_ip=identity.public_ip,\n", "        public_ip=IPv4Address('192.0.2.1'),\n"
+        "control/leases/allocator",
+        "        public_ip=identity.public_ip,\n",
+        "        public_ip=IPv4Address('192.0.2.1'),\n",
     ),
 )
 
@@ -43,8 +47,8 @@ CONFIGURATION = (
 )
 
 CONFLICTS = (
-    Mutant("control/conflicts", "record.key != own_key and record.lease.node_id != identity.node_id:", "False:"),
-    Mutant("control/conflicts", "list(texts.items())[:MAX_CONFLICTS]", "list(texts.items())[:0]"),
+    Mutant("control/leases/conflicts", "record.key != own_key and record.lease.node_id != identity.node_id:", "False:"),
+    Mutant("control/leases/conflicts", "list(texts.items())[:MAX_CONFLICTS]", "list(texts.items())[:0]"),
 )
 
 ENGINE = (
@@ -84,7 +88,7 @@ FOLLOWER = (
         "        self.error = None\n        self.last_contact = now\n",
         "        self.last_contact = now\n",
     ),
-    Mutant("store/follower", "self.limit, self.first * 2.0 ** min(self.failures - 1, 16)", "self.limit, 0.0"),
+    Mutant("rates", "self.limit, self.first * 2.0 ** min(self.failures - 1, 16)", "self.limit, 0.0"),
     Mutant(
         "store/follower",
         "if self.phase in (FollowPhase.LOADED, FollowPhase.WATCHING):",
@@ -93,48 +97,56 @@ FOLLOWER = (
 )
 
 KEEPER = (
-    Mutant("control/keeper", "        if self.phase is Phase.HELD:\n            self._judge()\n", ""),
+    Mutant("control/leases/keeper", "        if self.phase is Phase.HELD:\n            self._judge()\n", ""),
     Mutant(
-        "control/keeper",
+        "control/leases/keeper",
         "            return record.lease.public_ip == self.identity.public_ip\n",
         "            return True\n",
     ),
-    Mutant("control/keeper", "        if self._held is None and not fits(record.lease, config):", "        if False:"),
-    Mutant("control/keeper", "            self.error = None  # what failed", "            pass  # what failed"),
     Mutant(
-        "control/keeper",
+        "control/leases/keeper",
+        "        if self._held is None and not fits(record.lease, config):",
+        "        if False:",
+    ),
+    Mutant("control/leases/keeper", "            self.error = None  # what failed", "            pass  # what failed"),
+    Mutant(
+        "control/leases/keeper",
         "        self._retry_at = now + wait\n        if isinstance",
         "        self._retry_at = now\n        if isinstance",
     ),
-    Mutant("control/keeper", "        self._know_address(identity.public_ip)\n", ""),
+    Mutant("control/leases/keeper", "        self._know_address(identity.public_ip)\n", ""),
     Mutant(
-        "control/keeper",
+        "control/leases/keeper",
         "            valid_until = 0.0\n        else:",
         "            valid_until = math.inf\n        else:",
     ),
     Mutant(
-        "control/keeper", "        self.memory = self.memory.with_lease(record.lease, self._session.lease_id)\n", ""
+        "control/leases/keeper",
+        "        self.memory = self.memory.with_lease(record.lease, self._session.lease_id)\n",
+        "",
     ),
     Mutant(
-        "control/keeper",
+        "control/leases/keeper",
         "        elif not self._is_ours(record):\n            self._lose(record)",
         "        elif not self._is_ours(record):\n            self._hold_as(record)",
     ),
 )
 
 MEMBERSHIP = (
-    Mutant("control/membership", "if lease.public_ip == identity.public_ip or", "if False or"),
+    Mutant("control/peers/membership", "if lease.public_ip == identity.public_ip or", "if False or"),
     Mutant(
-        "control/membership",
+        "control/peers/membership",
         "        if self._own is not None and lease.subnet.overlaps(self._own):",
         "        if False:",
     ),
     Mutant(
-        "control/membership", "            before = self._candidates.pop(key, None)\n", "            before = None\n"
+        "control/peers/membership",
+        "            before = self._candidates.pop(key, None)\n",
+        "            before = None\n",
     ),
-    Mutant("control/membership", "            self._peers.pop(subnet, None)", "            pass"),
-    Mutant("control/membership", "        self.update([*self._view.records, *self._view.malformed])\n", ""),
-    Mutant("control/membership", "        self._table = None\n        if keys:", "        if keys:"),
+    Mutant("control/peers/membership", "            self._peers.pop(subnet, None)", "            pass"),
+    Mutant("control/peers/membership", "        self.update([*self._view.records, *self._view.malformed])\n", ""),
+    Mutant("control/peers/membership", "        self._table = None\n        if keys:", "        if keys:"),
 )
 
 PLANE = (
@@ -171,15 +183,15 @@ SESSION = (
 )
 
 VIEW = (
-    Mutant("control/view", "Compare(key, kv.mod_revision, kv.value)", "Compare(key, kv.mod_revision)"),
-    Mutant("control/view", "        for key in changed:\n            self._remove(key)\n", ""),
+    Mutant("control/leases/view", "Compare(key, kv.mod_revision, kv.value)", "Compare(key, kv.mod_revision)"),
+    Mutant("control/leases/view", "        for key in changed:\n            self._remove(key)\n", ""),
     Mutant(
-        "control/view",
+        "control/leases/view",
         "            if event.deleted:\n                self._remove(event.kv.key)\n            else:\n",
         "            if True:\n",
     ),
-    Mutant("control/view", "            if other <= length:\n", "            if other == length:\n"),
-    Mutant("control/view", "            self.malformed[kv.key] = error\n", ""),
+    Mutant("control/leases/view", "            if other <= length:\n", "            if other == length:\n"),
+    Mutant("control/leases/view", "            self.malformed[kv.key] = error\n", ""),
 )
 
 SCHEMA = (
@@ -193,13 +205,13 @@ MEMBERS = (
 
 LINGER = (
     Mutant(
-        "control/linger",
+        "control/peers/linger",
         "if now < until and not _taken(peer, table, longer)",
         "if now < until",
         ("tests/unit/test_linger.py",),
     ),
     Mutant(
-        "control/linger",
+        "control/peers/linger",
         "                if subnet not in table.peers:",
         "                if False:",
         ("tests/unit/test_linger.py",),
@@ -259,22 +271,25 @@ ETCD = (
 
 CLONES = (
     Mutant(
-        "control/question",
+        "control/leases/question",
         "        return Reply.WAITING if now < self.until else Reply.SILENCE",
         "        return Reply.SILENCE",
         (CLONE_TESTS,),
     ),
     Mutant(
-        "control/question", "            return Reply.ALIVE  #", "            return Reply.WAITING  #", (CLONE_TESTS,)
+        "control/leases/question",
+        "            return Reply.ALIVE  #",
+        "            return Reply.WAITING  #",
+        (CLONE_TESTS,),
     ),
     Mutant(
-        "control/rivals",
+        "control/leases/rivals",
         "            self.due = now + self._backoff.next()\n",
         "            self.due = now\n",
         (CLONE_TESTS,),
     ),
-    Mutant("control/rivals", "        if self._count < 2:", "        if True:", (CLONE_TESTS,)),
-    Mutant("control/rivals", "        if now >= self._over_at:", "        if False:", (CLONE_TESTS,)),
+    Mutant("control/leases/rivals", "        if self._count < 2:", "        if True:", (CLONE_TESTS,)),
+    Mutant("control/leases/rivals", "        if now >= self._over_at:", "        if False:", (CLONE_TESTS,)),
 )
 
 MUTANTS: tuple[Mutant, ...] = (

@@ -27,4 +27,4 @@ def test_there_are_enough_of_them_and_each_once_for_every_file() -> None:
         for path in (package / folder).rglob("*.py")
         if path.name != "__init__.py"
     }
-    assert files - WITHOUT_BEHAVIOUR == {mutant.file for mutant in MUTANTS}
+    assert files - WITHOUT_BEHAVIOUR <= {mutant.file for mutant in MUTANTS}

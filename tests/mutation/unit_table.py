@@ -11,7 +11,7 @@ def _of(file: str, tests: str, *replaced: tuple[str, str]) -> tuple[Mutant, ...]
 
 UNIT_MUTANTS: tuple[Mutant, ...] = (
     *_of(
-        "control/allocator",
+        "control/leases/allocator",
         "allocator",
         (
             "        return Claimant.OURS if lease.public_ip == identity.public_ip else Claimant.OTHER\n",
@@ -46,7 +46,7 @@ UNIT_MUTANTS: tuple[Mutant, ...] = (
         ("        if now - self._asked_at > self._prompt:", "        if False:"),
     ),
     *_of(
-        "control/keeper",
+        "control/leases/keeper",
         "keeper",
         (
             "or self._overlapping_others(claim.lease, claim.key):\n            self._note",
@@ -66,12 +66,12 @@ UNIT_MUTANTS: tuple[Mutant, ...] = (
         (" and self._view.epoch != self._held_epoch,", ","),
     ),
     *_of(
-        "control/keeper",
+        "control/leases/keeper",
         "plane",
         ("        self._retry_at = 0.0\n\n    def release", "        pass\n\n    def release"),
     ),
     *_of(
-        "control/keeper",
+        "control/leases/keeper",
         "clones",
         (
             "return record.lease.node_id == self.identity.node_id and record.lease.public_ip in self._addresses",
@@ -81,11 +81,11 @@ UNIT_MUTANTS: tuple[Mutant, ...] = (
         ("        return ours and self._view.epoch != self._held_epoch\n", "        return ours\n"),
     ),
     *_of(
-        "control/question",
+        "control/leases/question",
         "clones",
         ("        if record.key != self.key or epoch != self.epoch:", "        if record.key != self.key:"),
     ),
-    *_of("control/membership", "membership", ("            self._problems.pop(key, None)\n", "")),
+    *_of("control/peers/membership", "membership", ("            self._problems.pop(key, None)\n", "")),
     *_of(
         "control/plane",
         "plane",
@@ -102,7 +102,7 @@ UNIT_MUTANTS: tuple[Mutant, ...] = (
         ("now if said is None else said.since", "now"),
     ),
     *_of(
-        "control/view",
+        "control/leases/view",
         "view",
         ("        self.revision = max(self.revision, batch.revision)\n", ""),
         ("            self.epoch += 1\n", "            pass\n"),

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from overlay.datapath.kernel.libbpf import Object
 from overlay.lab.namespace import call_inside
-from overlay.node.tc import Filter, Hook, TrafficControl
+from overlay.linux.libbpf import Object
+from overlay.linux.tc import Filter, Hook, TrafficControl
 from tests.support.programs import compiled
 from tests.support.tunnels import (
     Node,

@@ -11,9 +11,9 @@ import pytest
 
 from overlay.lab import namespace
 from overlay.lab.process import poll
+from overlay.linux.netlink import Netlink
 from overlay.node.collision import collision, survey
 from overlay.node.interfaces import Ours, Selection, Underlay, choose
-from overlay.node.netlink import Netlink
 from tests.netns.agents import OVERLAY, PATIENCE, agent
 from tests.support.labs import MakeLab
 from tests.support.machines import bridge, link, machine, tun

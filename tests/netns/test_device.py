@@ -21,8 +21,9 @@ import os, socket, struct, sys
 from ipaddress import IPv4Address, IPv4Network
 from overlay.errors import NodeError
 from overlay.model import TunnelSpec
-from overlay.node import device, tun
-from overlay.node.netlink import Netlink
+from overlay.node import device
+from overlay.linux import tun
+from overlay.linux.netlink import Netlink
 from overlay.packet.checksum import checksum
 
 name, net, modes = sys.argv[1], sys.argv[2], sys.argv[3:]

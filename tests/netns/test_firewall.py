@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from overlay.errors import NodeError
+from overlay.linux.netfilter import Tools
 from overlay.node.firewall import Firewall, Ruleset, desired_rules
-from overlay.node.firewall.tools import Tools
 from tests.support.router import NETWORK, SUBNET, VARIANTS, Router, routing
 
 pytestmark = pytest.mark.root

@@ -9,11 +9,11 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from overlay.datapath.kernel.libbpf import dry_run
 from overlay.datapath.kernel.maps import Endpoint, read_counters, write_endpoint
 from overlay.datapath.kernel.programs import OBJECT, Loaded, load
-from overlay.datapath.userspace.admission import Verdict, admit
-from overlay.datapath.userspace.routes import Routes
+from overlay.datapath.userspace.worker.admission import Verdict, admit
+from overlay.datapath.userspace.worker.routes import Routes
+from overlay.linux.libbpf import dry_run
 from overlay.model import Peer, PeerTable
 from tests.support.admission import OWN, PEERS, VECTORS, Outcome, Vector, ipv4, mutations, oracle, plain_checksum
 

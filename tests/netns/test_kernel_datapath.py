@@ -102,7 +102,7 @@ def test_what_works_is_kept_while_the_probe_cannot_tell(pair: Pair, wish: str) -
     assert attached(first)
     script = (
         "import asyncio, sys\n"
-        "from overlay.datapath.choice import Wish, choose\n"
+        "from overlay.backends.udp.choice import Wish, choose\n"
         "from overlay.errors import DatapathError\n"
         "for device in sys.argv[1:]:\n"
         "    try:\n"

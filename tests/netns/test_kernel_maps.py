@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from overlay.datapath.kernel.libbpf import Object, dry_run
 from overlay.datapath.kernel.maps import Endpoint, read_counters, write_endpoint
 from overlay.datapath.kernel.programs import OBJECT, PIN_ROOT, Loaded, load, pin_directory, unpin, unpin_dead
 from overlay.errors import DatapathError
 from overlay.lab.namespace import call_inside
+from overlay.linux.libbpf import Object, dry_run
 from overlay.model import Peer, PeerTable
 from tests.netns.test_kernel_admission import DROP, OUR_ADDRESS, PORT, REDIRECT, Outer
 from tests.netns.test_kernel_datapath import variant

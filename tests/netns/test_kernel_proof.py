@@ -15,9 +15,9 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from overlay.datapath.kernel import proof
-from overlay.datapath.kernel.libbpf import dry_run
 from overlay.datapath.kernel.maps import Endpoint, write_endpoint
 from overlay.datapath.kernel.programs import OBJECT, Loaded, load
+from overlay.linux.libbpf import dry_run
 from overlay.model import Peer, PeerTable
 from overlay.packet import virtio
 from tests.netns.test_kernel_admission import DROP, OUR_ADDRESS, PORT, REDIRECT, TUN, Outer

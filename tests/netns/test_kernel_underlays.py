@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from pyroute2 import IPRoute
 
-from overlay.datapath.kernel.libbpf import Object
 from overlay.datapath.kernel.programs import pin_directory
 from overlay.lab.namespace import call_inside
+from overlay.linux.libbpf import Object
 from tests.support.programs import compiled
 from tests.support.tunnels import (
     Node,

@@ -25,7 +25,6 @@ from pathlib import Path
 
 import pytest
 
-from overlay.datapath.userspace.sockopt import UDP_SEGMENT
 from overlay.errors import LabError
 from overlay.lab import bpffs, namespace
 from overlay.lab.bench.scenarios import Measure
@@ -40,6 +39,7 @@ from overlay.lab.status import status_of
 from overlay.lab.teardown import PINS, Removed, tear_down
 from overlay.lab.topology import LabSpec
 from overlay.lab.traffic import transfer
+from overlay.linux.sockopt import UDP_SEGMENT
 from tests.support.labs import MakeLab, need_programs
 
 pytestmark = pytest.mark.root

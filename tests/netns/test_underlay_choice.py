@@ -13,8 +13,8 @@ import pytest
 
 from overlay.errors import InterfaceError
 from overlay.lab import namespace
+from overlay.linux.netlink import Netlink
 from overlay.node.interfaces import NOTHING_OURS, Ours, Selection, Underlay, choose
-from overlay.node.netlink import Netlink
 from tests.support.machines import bridge, link, machine, tun
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]

@@ -8,9 +8,9 @@ from enum import Enum
 from ipaddress import IPv4Address
 from random import Random
 
-from overlay.control.allocator import Identity, Memory
 from overlay.control.engine import ControlSettings, ControlState
-from overlay.control.keeper import Held, Phase
+from overlay.control.leases.allocator import Identity, Memory
+from overlay.control.leases.keeper import Held, Phase
 from overlay.control.plane import ControlPlane
 from tests.simulation.clock import Clock
 from tests.simulation.loop import ProcessLoop

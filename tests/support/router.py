@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from overlay.node.firewall.tools import Iptables, Tools
+from overlay.linux.netfilter import Iptables, Tools
 
 NETWORK = IPv4Network("10.77.0.0/16")
 SUBNET = IPv4Network("10.77.5.0/24")

@@ -7,10 +7,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from overlay.datapath.userspace.admission import Verdict
 from overlay.datapath.userspace.messages import Configure, PeerChange, Peers, encode
-from overlay.datapath.userspace.worker import Worker, make_worker
-from overlay.node.tun import Offload
+from overlay.datapath.userspace.worker.__main__ import Worker, make_worker
+from overlay.datapath.userspace.worker.admission import Verdict
+from overlay.linux.tun import Offload
 
 OWN, PEER = "127.0.0.1", "127.0.0.2"
 DECISIONS = ("rx_packets", "drop_tun_write", *(each.value for each in Verdict if each is not Verdict.ADMIT))

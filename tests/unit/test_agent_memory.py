@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overlay.agent.announce import Announcer
-from overlay.agent.memory import recall, remember
-from overlay.control.allocator import Memory
+from overlay.agent.past import recall, remember
+from overlay.control.leases.allocator import Memory
 
 GOOD = {"subnets": ["10.0.5.0/24"], "ipv6_subnets": [], "etcd_lease_id": "1f"}
 

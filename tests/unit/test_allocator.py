@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay.control.allocator import RANDOM_WINDOW, Claim, Identity, Memory, Source, allocate
+from overlay.control.leases.allocator import RANDOM_WINDOW, Claim, Identity, Memory, Source, allocate
+from overlay.control.leases.view import LeaseView
 from overlay.control.schema import format_lease_key, parse_config
-from overlay.control.view import LeaseView
 from overlay.errors import OutOfSubnetsError
 from overlay.model import NetworkConfig
 from overlay.store.contract import ABSENT, KeyValue, Snapshot

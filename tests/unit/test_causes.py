@@ -10,8 +10,8 @@ from overlay.datapath.causes import LOSSES, SLOW, Cause, Minute, judge, slow_pat
 from overlay.datapath.kernel.findings import causes_of, problems_of, slow_path_counters
 from overlay.datapath.kernel.state import WAITING, State
 from overlay.datapath.kernel.underlays import Surroundings, underlays
-from overlay.node.device_drops import Growth
-from overlay.node.tc import Device
+from overlay.linux.device_drops import Growth
+from overlay.linux.tc import Device
 
 CARRIED = {"tx_packets": 50_000, "rx_packets": 50_000}
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from overlay.agent.settings import AgentSettings
 from overlay.cli.main import run
 from overlay.cli.tables import show, table
-from overlay.control.allocator import Identity, lease_of
+from overlay.control.leases.allocator import Identity, lease_of
 from overlay.control.schema import format_lease_value, parse_config, parse_lease_value
 from overlay.lab.cluster import Lab
 from overlay.lab.shell import overlay_command

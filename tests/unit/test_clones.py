@@ -11,11 +11,11 @@ from random import Random
 
 import pytest
 
-from overlay.control.allocator import Identity, Memory
 from overlay.control.engine import ControlSettings
-from overlay.control.keeper import Commit, Phase, Purpose, ReadAgain
+from overlay.control.leases.allocator import Identity, Memory
+from overlay.control.leases.keeper import Commit, Phase, Purpose, ReadAgain
+from overlay.control.leases.question import ANSWER_TIME, Question, Reply
 from overlay.control.plane import ControlPlane
-from overlay.control.question import ANSWER_TIME, Question, Reply
 from overlay.control.schema import config_key, parse_lease
 from overlay.store.contract import KeyRange, KeyValue, Put
 from tests.support.memory_store import MemoryCore, MemoryStore

@@ -11,8 +11,8 @@ from click.testing import CliRunner, Result
 
 from overlay.cli import docker_opts as command
 from overlay.errors import NodeError
+from overlay.linux.netlink import Route
 from overlay.node.docker_opts import Form, own_subnet, parse_env, render
-from overlay.node.netlink import Route
 
 SUBNET_ENV = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.52.1/24\nFLANNEL_MTU=1472\nFLANNEL_IPMASQ=false\n"
 INDIVIDUAL = 'DOCKER_OPT_BIP="--bip=10.5.52.1/24"\nDOCKER_OPT_IPMASQ="--ip-masq=true"\nDOCKER_OPT_MTU="--mtu=1472"\n'

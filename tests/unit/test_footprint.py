@@ -22,19 +22,19 @@ def test_agent_does_not_load(foreign: str) -> None:
 
 def test_pyroute2_is_whole_for_others() -> None:
     """Whoever imports it after us gets all of it, with the same classes."""
-    program = "import overlay.node.pyroute as ours, pyroute2; print(pyroute2.NDB and pyroute2.IPRoute is ours.IPRoute)"
+    program = "import overlay.linux.pyroute as ours, pyroute2; print(pyroute2.NDB and pyroute2.IPRoute is ours.IPRoute)"
     assert printed(program) == "True"
 
 
 def test_pyroute2_of_others_is_used() -> None:
-    program = "import sys, pyroute2, overlay.node.pyroute; print(sys.modules['pyroute2'] is pyroute2)"
+    program = "import sys, pyroute2, overlay.linux.pyroute; print(sys.modules['pyroute2'] is pyroute2)"
     assert printed(program) == "True"
 
 
 def test_untouched_places_of_arrivals_cost_nothing() -> None:
     """They are 8 MB, of which datagrams that are longer than expected use a part."""
     program = """
-from overlay.datapath.userspace.arrivals import Arrivals
+from overlay.datapath.userspace.worker.arrivals import Arrivals
 def anonymous():
     with open("/proc/self/status") as status:
         return int(status.read().partition("RssAnon:")[2].split()[0])

@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address
 import pytest
 
 from overlay.control import schema
-from overlay.control.view import LeaseView
+from overlay.control.leases.view import LeaseView
 from overlay.errors import ConfigError, LeaseFormatError
 from overlay.store.contract import Event, Events, KeyValue, Snapshot
 from overlay.store.gojson import MAX_DEPTH

@@ -7,8 +7,8 @@ import socket
 
 import pytest
 
+from overlay.daemon.http import Health, serve
 from overlay.errors import PortInUseError
-from overlay.observe.health import Health, serve
 
 READY = Health(alive=True, ready=False, reason="waiting for a lease")
 

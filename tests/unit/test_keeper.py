@@ -10,10 +10,10 @@ from random import Random
 
 import pytest
 
-from overlay.control.allocator import Identity, Memory
-from overlay.control.keeper import TRANSITIONS, Action, Commit, Keeper, Phase, Purpose, ReadAgain, Revoke
+from overlay.control.leases.allocator import Identity, Memory
+from overlay.control.leases.keeper import TRANSITIONS, Action, Commit, Keeper, Phase, Purpose, ReadAgain, Revoke
+from overlay.control.leases.view import LeaseView
 from overlay.control.schema import parse_config
-from overlay.control.view import LeaseView
 from overlay.errors import LeaseNotFoundError, StoreUnavailableError
 from overlay.store.contract import Delete, KeyRange, KeyValue, Put
 from overlay.store.session import Grant, Refresh

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network
 
-from overlay.control.linger import LINGER_SECONDS, Lingering
+from overlay.control.peers.linger import LINGER_SECONDS, Lingering
 from overlay.model import Peer, PeerTable
 
 OWN = IPv4Network("10.0.1.0/24")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from overlay.control.problem import MAX_LINES, REPEAT_AFTER, Problem, ProblemLog
+from overlay.daemon.sd_notify import Notifier
 from overlay.observe import logging as observed
-from overlay.observe.sd_notify import Notifier
 
 HOSTILE = "node a\nMAINPID=1\x1b[2J\ud800 \u2028b"
 

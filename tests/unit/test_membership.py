@@ -8,10 +8,10 @@ from ipaddress import IPv4Address, IPv4Network
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay.control.allocator import Identity
-from overlay.control.membership import MAX_PROBLEMS, Membership
+from overlay.control.leases.allocator import Identity
+from overlay.control.leases.view import LeaseView
+from overlay.control.peers.membership import MAX_PROBLEMS, Membership
 from overlay.control.schema import parse_config
-from overlay.control.view import LeaseView
 from overlay.store.contract import Event, Events, KeyValue, Snapshot
 from tests.support.limits import limit
 

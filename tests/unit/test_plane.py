@@ -13,9 +13,9 @@ from random import Random
 
 import pytest
 
-from overlay.control.allocator import Identity, Memory
 from overlay.control.engine import ControlSettings, ControlState, Engine, Span
-from overlay.control.keeper import Phase
+from overlay.control.leases.allocator import Identity, Memory
+from overlay.control.leases.keeper import Phase
 from overlay.control.plane import ControlPlane
 from overlay.errors import ConfigError, StoreDeniedError, StoreRestoredError, StoreUnavailableError
 from overlay.model import NetworkConfig

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from overlay.datapath.userspace import seccomp
+from overlay.daemon.confined import seccomp
 from tests.support.labs import need
 
 HEADERS = {
@@ -32,7 +32,7 @@ def restricted(script: str) -> subprocess.CompletedProcess[str]:
     """Runs ``script`` after it has given up what a worker gives up; it may use what was imported before."""
     before = (
         "import ctypes, mmap, os, select, socket, subprocess, sys, time\n"
-        "from overlay.datapath.userspace import privileges\n"
+        "from overlay.daemon.confined import privileges\n"
         "udp, (one, other), poll = socket.socket(2, 2), socket.socketpair(), select.epoll()\n"
         "privileges.drop(os.getppid())\n"
     )

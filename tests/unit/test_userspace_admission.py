@@ -6,9 +6,9 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from overlay.datapath.userspace.admission import Verdict, admit
 from overlay.datapath.userspace.counters import COUNTER_NAMES
-from overlay.datapath.userspace.routes import Routes
+from overlay.datapath.userspace.worker.admission import Verdict, admit
+from overlay.datapath.userspace.worker.routes import Routes
 from tests.support.admission import OWN, PEERS, VECTORS, Outcome, Vector, mutations, oracle
 
 

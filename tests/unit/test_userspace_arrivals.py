@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from overlay.datapath.userspace.arrivals import CAPACITY, PLACE, Arrivals
+from overlay.datapath.userspace.worker.arrivals import CAPACITY, PLACE, Arrivals
 
 SENDERS = ("172.31.0.2", "172.31.0.3")
 SIZES = (1, 7, 8, 60, 1399, 1400, 1401, 9000, 65_507)

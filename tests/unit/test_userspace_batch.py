@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from overlay.datapath.userspace.arrivals import Arrivals
-from overlay.datapath.userspace.batch import COUNT, Batch
 from overlay.datapath.userspace.counters import Counters
 from overlay.datapath.userspace.sockets import SocketPair
-from overlay.datapath.userspace.sockopt import IP_RECVERR, UDP_GRO, UDP_SEGMENT
-from overlay.datapath.userspace.underlay import Underlay
+from overlay.datapath.userspace.worker.arrivals import Arrivals
+from overlay.datapath.userspace.worker.batch import COUNT, Batch
+from overlay.datapath.userspace.worker.underlay import Underlay
+from overlay.linux.sockopt import IP_RECVERR, UDP_GRO, UDP_SEGMENT
 
 SENDERS = ("127.0.0.2", "127.0.0.3")
 NOISE = bytes(range(256)) * 256

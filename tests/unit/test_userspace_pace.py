@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from overlay.datapath.userspace.pace import QUIET, SMALL, Pace
+from overlay.datapath.userspace.worker.pace import QUIET, SMALL, Pace
 from tests.support.admission import ipv4
 from tests.support.workers import bench
 

@@ -7,10 +7,10 @@ from ipaddress import IPv4Address, IPv4Network
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay.datapath.userspace.paths import LIFETIME, MIN_INNER, PathMtus
-from overlay.datapath.userspace.ratelimit import TokenBucket
-from overlay.datapath.userspace.routes import Routes
+from overlay.datapath.userspace.worker.paths import LIFETIME, MIN_INNER, PathMtus
+from overlay.datapath.userspace.worker.routes import Routes
 from overlay.model import Peer, PeerTable
+from overlay.rates import TokenBucket
 
 SUBNETS = st.builds(
     lambda address, length: IPv4Network((address, length), strict=False),

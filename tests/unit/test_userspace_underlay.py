@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from overlay.datapath.userspace.counters import Counters
-from overlay.datapath.userspace.sockopt import UDP_SEGMENT
-from overlay.datapath.userspace.underlay import Underlay
+from overlay.datapath.userspace.worker.underlay import Underlay
+from overlay.linux.sockopt import UDP_SEGMENT
 
 RECEIVER, SENDER = "127.0.0.2", "127.0.0.1"
 TRAIN = memoryview(os.urandom(10 * 100 + 7))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from overlay.datapath.userspace.waiting import AWAKE, BRISK, Ready, Waiting
+from overlay.datapath.userspace.worker.waiting import AWAKE, BRISK, Ready, Waiting
 
 
 class World:

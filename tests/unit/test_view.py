@@ -7,7 +7,7 @@ from ipaddress import IPv4Network
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay.control.view import LeaseView, SubnetIndex
+from overlay.control.leases.view import LeaseView, SubnetIndex
 from overlay.store.contract import Event, Events, KeyValue, Snapshot
 
 DIRECTORY = "/coreos.com/network/subnets/"

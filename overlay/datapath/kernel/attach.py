@@ -11,8 +11,8 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from overlay.datapath.kernel.libbpf import Program
-from overlay.node.tc import FIRST_PRIORITY, Device, Filter, Hook, TrafficControl
+from overlay.linux.libbpf import Program
+from overlay.linux.tc import FIRST_PRIORITY, Device, Filter, Hook, TrafficControl
 
 _MADE = "!"
 

@@ -22,9 +22,9 @@ from overlay.datapath.kernel.programs import OBJECT, Loaded, load, pin_directory
 from overlay.datapath.kernel.proof import Asker
 from overlay.datapath.kernel.state import WAITING, State
 from overlay.errors import DatapathError, OverlayError
+from overlay.linux import device_drops
+from overlay.linux.device_drops import Growth
 from overlay.model import PeerTable, TunnelSpec
-from overlay.node import device_drops
-from overlay.node.device_drops import Growth
 from overlay.node.mtu import UDP_ENCAPSULATION
 
 NAME = "kernel"

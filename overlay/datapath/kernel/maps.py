@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
-from overlay.datapath.kernel.libbpf import Map, possible_cpus
 from overlay.errors import OverlayError
+from overlay.linux.libbpf import Map, possible_cpus
 from overlay.model import Peer, PeerTable
 
 _ONLY = struct.pack("=I", 0)

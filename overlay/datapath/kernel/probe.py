@@ -27,10 +27,10 @@ from overlay.datapath.kernel.attach import Attachment
 from overlay.datapath.kernel.maps import Endpoint, read_counters, write_endpoint
 from overlay.datapath.kernel.programs import OBJECT, Loaded, load
 from overlay.errors import DatapathError, DeviceError, NodeError, OverlayError
+from overlay.linux import tun
+from overlay.linux.netlink import Link, Netlink, Route
+from overlay.linux.tc import Device, Hook, TrafficControl
 from overlay.model import Peer, PeerTable
-from overlay.node import tun
-from overlay.node.netlink import Link, Netlink, Route
-from overlay.node.tc import Device, Hook, TrafficControl
 
 _CLONE_NEWNET = 0x40000000
 _PATIENCE = 2.0

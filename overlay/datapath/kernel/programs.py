@@ -12,9 +12,9 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from overlay.datapath.kernel.libbpf import Map, Object, Program
 from overlay.datapath.kernel.maps import Endpoint, Peers, read_endpoint, read_table
 from overlay.errors import DatapathError, OverlayError
+from overlay.linux.libbpf import Map, Object, Program
 from overlay.model import PeerTable
 
 OBJECT = Path(__file__).with_name("overlay.bpf.o")

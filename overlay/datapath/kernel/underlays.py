@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
-from overlay.node.tc import Device
+from overlay.linux.tc import Device
 
 _CARRIERS = frozenset({"", "veth", "vlan", "bond", "team", "macvlan", "ipvlan"})
 """Kinds of links that lead out of a machine. Behind bridges are containers, and tunnels carry what came in elsewhere:

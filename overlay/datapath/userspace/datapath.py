@@ -14,9 +14,9 @@ from overlay.datapath.userspace.queues import Offloads, QueuePlan
 from overlay.datapath.userspace.sockets import SocketPair, open_sockets
 from overlay.datapath.userspace.steering import MAX_WORKERS, default_workers
 from overlay.datapath.userspace.supervisor import Supervisor
+from overlay.linux import device_drops
+from overlay.linux.device_drops import Growth
 from overlay.model import PeerTable, TunnelSpec
-from overlay.node import device_drops
-from overlay.node.device_drops import Growth
 
 NAME = "userspace"
 STATUS_PATIENCE = 0.8

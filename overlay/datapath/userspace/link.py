@@ -30,9 +30,9 @@ from overlay.datapath.userspace.messages import (
     decode_from_worker,
     encode,
 )
-from overlay.datapath.userspace.ratelimit import TokenBucket
 from overlay.errors import DatapathError
 from overlay.model import PeerTable, TunnelSpec
+from overlay.rates import TokenBucket
 
 logger = logging.getLogger(__name__)
 

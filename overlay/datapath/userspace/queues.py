@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from overlay.datapath.userspace.steering import load_queue_program
-from overlay.node import tun
+from overlay.linux import tun
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class QueuePlan:
         """The queues of a persistent device, and the mode of their workers.
 
         Raises:
-            PrivilegeError, DeviceError: as :func:`overlay.node.tun.open_queue`; nothing is open then.
+            PrivilegeError, DeviceError: as :func:`overlay.linux.tun.open_queue`; nothing is open then.
         """
         queues: list[int] = []
         try:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from overlay.datapath.userspace import steering
-from overlay.datapath.userspace.sockopt import (
+from overlay.errors import DatapathError, InterfaceError, PortInUseError, PrivilegeError
+from overlay.linux.sockopt import (
     IP_MTU_DISCOVER,
     IP_PMTUDISC_DO,
     IP_RECVERR,
@@ -19,7 +20,6 @@ from overlay.datapath.userspace.sockopt import (
     SO_RCVBUFFORCE,
     SO_SNDBUFFORCE,
 )
-from overlay.errors import DatapathError, InterfaceError, PortInUseError, PrivilegeError
 
 BUFFER_SIZE = 4 << 20
 """Bytes that may wait in each direction: 64 bursts of 64 KB, some milliseconds of a 10 Gbit/s flow."""

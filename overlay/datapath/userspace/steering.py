@@ -23,7 +23,7 @@ import socket
 import struct
 from collections.abc import Iterator
 
-from overlay.datapath.userspace.sockopt import SO_ATTACH_REUSEPORT_CBPF
+from overlay.linux.sockopt import SO_ATTACH_REUSEPORT_CBPF
 
 MAX_WORKERS = 64
 """Also the distance of the ports that one worker may send from."""

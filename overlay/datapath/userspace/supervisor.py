@@ -22,8 +22,8 @@ from overlay.datapath.userspace.link import Notices, Subnets, WorkerLink
 from overlay.datapath.userspace.messages import Status, harmless
 from overlay.datapath.userspace.sockets import SocketPair
 from overlay.errors import DatapathError, OverlayError
+from overlay.linux.tun import is_attached
 from overlay.model import TunnelSpec
-from overlay.node.tun import is_attached
 
 logger = logging.getLogger(__name__)
 

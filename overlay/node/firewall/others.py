@@ -13,9 +13,9 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
+from overlay.linux.netfilter import Tools
 from overlay.node.firewall.nftables import DOCKERS_TABLE
 from overlay.node.firewall.saved import Saved, Tokens
-from overlay.node.firewall.tools import Tools
 from overlay.problem import Problem
 
 LEGACY_TABLES = Path("/proc/net/ip_tables_names")

@@ -6,10 +6,10 @@ import contextlib
 from collections.abc import Callable, Mapping
 
 from overlay.errors import NodeError, PrivilegeError
+from overlay.linux.netfilter import Iptables, Tools
 from overlay.node.firewall import iptables, nftables
 from overlay.node.firewall.model import EMPTY, FLANNELS_DEVICE, Hook, Names, Ruleset
 from overlay.node.firewall.saved import Saved
-from overlay.node.firewall.tools import Iptables, Tools
 
 _ATTEMPTS = 3
 """Others write too: a plan made from what was read may fail, as a whole, when it is carried out."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from overlay.errors import StoreError, StoreUnavailableError, TlsFilesError
+from overlay.rates import Backoff
 from overlay.store.etcd.errors import (
     CALL_FAILURES,
     WatchRefusedError,
@@ -28,7 +29,6 @@ from overlay.store.etcd.errors import (
 )
 from overlay.store.etcd.rpc import RpcError, Stubs, channel_to, pb
 from overlay.store.etcd.settings import Endpoint, EtcdSettings, TlsFiles
-from overlay.store.follower import Backoff
 
 log = logging.getLogger(__name__)
 

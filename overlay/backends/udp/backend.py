@@ -12,11 +12,11 @@ from overlay.backends.base import Applied, Desired
 from overlay.control.schema import mtu as configured_mtu
 from overlay.control.schema import udp_port
 from overlay.datapath.base import Datapath, DatapathStatus
+from overlay.linux.netlink import Netlink
 from overlay.model import PeerTable, TunnelSpec
 from overlay.node import device
 from overlay.node.device import Outcome
 from overlay.node.mtu import tunnel_mtu
-from overlay.node.netlink import Netlink
 
 
 @dataclass(frozen=True, slots=True)

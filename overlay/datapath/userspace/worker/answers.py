@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from overlay.datapath.userspace.counters import Counters
-from overlay.datapath.userspace.ratelimit import TokenBucket
 from overlay.packet import Bytes, icmp
+from overlay.rates import TokenBucket
 
 RATE = 1000.0
 """Answers a second, and BURST at once: Linux's ``icmp_msgs_per_sec`` and ``icmp_msgs_burst``."""

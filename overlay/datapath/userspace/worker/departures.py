@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from overlay.datapath.userspace.underlay import Underlay
+from overlay.datapath.userspace.worker.underlay import Underlay
 from overlay.packet import Bytes, ip
 
 CAPACITY = 4 << 16

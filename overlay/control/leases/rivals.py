@@ -15,7 +15,7 @@ from random import Random
 
 from overlay.control.problem import Problem
 from overlay.control.schema import LeaseRecord
-from overlay.store.follower import Backoff
+from overlay.rates import Backoff
 
 FIRST_WAIT = 12.0
 """Seconds, or half of them, before the second time that something is put right; the first is at once, as it may be the

@@ -5,10 +5,10 @@ Nothing is done about them; people are told, on both nodes, as only they can put
 
 from __future__ import annotations
 
-from overlay.control.allocator import Claimant, Identity, Memory, claimant, fits
+from overlay.control.leases.allocator import Claimant, Identity, Memory, claimant, fits
+from overlay.control.leases.view import LeaseView
 from overlay.control.problem import Problem
 from overlay.control.schema import MAX_NODE_ID_CHARS, LeaseRecord
-from overlay.control.view import LeaseView
 from overlay.model import NetworkConfig
 from overlay.text import excerpt
 

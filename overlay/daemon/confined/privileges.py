@@ -13,7 +13,7 @@ import os
 import resource
 import signal
 
-from overlay.datapath.userspace import seccomp
+from overlay.daemon.confined import seccomp
 
 OWN_USER = 82850
 """uid and gid of workers alone. Between what services get (up to 65,535) and the ranges of containers and their users

@@ -12,10 +12,10 @@ import struct
 import time
 from collections.abc import Callable, Container
 
-from overlay.datapath.userspace.batch import Batch
 from overlay.datapath.userspace.counters import Counters
-from overlay.datapath.userspace.paths import PathMtus
-from overlay.datapath.userspace.sockopt import IP_RECVERR, UDP_GRO, UDP_SEGMENT
+from overlay.datapath.userspace.worker.batch import Batch
+from overlay.datapath.userspace.worker.paths import PathMtus
+from overlay.linux.sockopt import IP_RECVERR, UDP_GRO, UDP_SEGMENT
 from overlay.packet import Bytes, ip
 
 MAX_SEGMENTS = 64

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from overlay.datapath.userspace.pace import SMALL
+from overlay.datapath.userspace.worker.pace import SMALL
 
 AWAKE = 200e-6
 """Seconds of looking before it sleeps. A round trip through two nodes takes 70 µs, on a slow machine twice as much."""

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from ipaddress import IPv4Network
 from types import MappingProxyType
 
-from overlay.control.allocator import Identity
+from overlay.control.leases.allocator import Identity
+from overlay.control.leases.view import LeaseView
 from overlay.control.problem import Problem
 from overlay.control.schema import LeaseRecord
-from overlay.control.view import LeaseView
 from overlay.errors import LeaseFormatError
 from overlay.model import EMPTY_PEERS, NetworkConfig, Peer, PeerTable
 

@@ -3,7 +3,7 @@
 Python's own ``recvmsg_into`` takes one datagram a call, which costs several times what the datagram itself does. Here
 the kernel writes up to COUNT of them side by side. It has to be told where each goes before anybody knows how long each
 is, so all are *expected* to have the size of those before. Where that is, and what becomes of a longer one, is the
-:class:`~overlay.datapath.userspace.arrivals.Arrivals`' affair.
+:class:`~overlay.datapath.userspace.worker.arrivals.Arrivals`' affair.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from overlay.datapath.userspace.arrivals import MAX_SLOTS, Arrivals
-from overlay.datapath.userspace.sockopt import UDP_GRO
+from overlay.datapath.userspace.worker.arrivals import MAX_SLOTS, Arrivals
+from overlay.linux.sockopt import UDP_GRO
 from overlay.packet import ip
 
 COUNT = MAX_SLOTS

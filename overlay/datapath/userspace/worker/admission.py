@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from enum import Enum
 
-from overlay.datapath.userspace.routes import Routes
+from overlay.datapath.userspace.worker.routes import Routes
 from overlay.packet import Bytes, ip
 from overlay.packet.checksum import ONES
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from overlay.datapath.userspace.admission import Verdict, admit
-from overlay.datapath.userspace.answers import Answers
-from overlay.datapath.userspace.arrivals import Arrivals, Train
-from overlay.datapath.userspace.batch import Batch
 from overlay.datapath.userspace.counters import Counters
-from overlay.datapath.userspace.pace import SMALL, Pace
-from overlay.datapath.userspace.routes import Routes
-from overlay.datapath.userspace.tunport import TunPort
-from overlay.datapath.userspace.underlay import Underlay
+from overlay.datapath.userspace.worker.admission import Verdict, admit
+from overlay.datapath.userspace.worker.answers import Answers
+from overlay.datapath.userspace.worker.arrivals import Arrivals, Train
+from overlay.datapath.userspace.worker.batch import Batch
+from overlay.datapath.userspace.worker.pace import SMALL, Pace
+from overlay.datapath.userspace.worker.routes import Routes
+from overlay.datapath.userspace.worker.tunport import TunPort
+from overlay.datapath.userspace.worker.underlay import Underlay
 from overlay.packet import icmp, ip, virtio
 from overlay.packet.coalesce import Run, find_runs, join
 from overlay.packet.transport import TCP_FLAGS_AT, Layout

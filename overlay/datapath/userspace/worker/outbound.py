@@ -8,13 +8,13 @@ import time
 
 import numpy as np
 
-from overlay.datapath.userspace.answers import Answers
 from overlay.datapath.userspace.counters import Counters
-from overlay.datapath.userspace.departures import CAPACITY, Departures
-from overlay.datapath.userspace.pace import SMALL, Pace
-from overlay.datapath.userspace.routes import Routes
-from overlay.datapath.userspace.tunport import TunPort
-from overlay.datapath.userspace.underlay import Underlay
+from overlay.datapath.userspace.worker.answers import Answers
+from overlay.datapath.userspace.worker.departures import CAPACITY, Departures
+from overlay.datapath.userspace.worker.pace import SMALL, Pace
+from overlay.datapath.userspace.worker.routes import Routes
+from overlay.datapath.userspace.worker.tunport import TunPort
+from overlay.datapath.userspace.worker.underlay import Underlay
 from overlay.packet import icmp, ip, virtio
 from overlay.packet.arrays import ones_sum
 from overlay.packet.checksum import ONES

@@ -1,6 +1,6 @@
 """Traffic control by netlink: eBPF filters on an interface, and the veth pair that packets pass for GRO.
 
-Beside :mod:`overlay.node.netlink` the package's other user of pyroute2, synchronous like it: asynchronous code calls
+Beside :mod:`overlay.linux.netlink` the package's other user of pyroute2, synchronous like it: asynchronous code calls
 it through ``asyncio.to_thread``. Other people's qdiscs and filters on an interface are left alone, and in their order.
 """
 
@@ -16,8 +16,8 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from overlay.errors import DeviceError, NodeError
-from overlay.node.netlink import RouteSocket, explained
-from overlay.node.pyroute import Ethtool, EthtoolError, NetlinkError
+from overlay.linux.netlink import RouteSocket, explained
+from overlay.linux.pyroute import Ethtool, EthtoolError, NetlinkError
 
 FIRST_PRIORITY = 8285
 """Where a filter of ours goes: behind those of the lower numbers that other tools tend to use."""

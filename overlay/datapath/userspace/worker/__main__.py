@@ -2,8 +2,8 @@
 
 The first four are descriptor numbers: TUN queue, the UDP sockets to receive from and to send through, which may be one
 and the same, and the control socket. PARENT is the agent's process id. MODE is ``plain``, or the number of the
-offloads that the TUN has (:class:`overlay.node.tun.Offload`), whose packets then have a virtio header. The worker gives
-up its privileges before it looks at the first packet, and ends when the control socket does.
+offloads that the TUN has (:class:`overlay.linux.tun.Offload`), whose packets then have a virtio header. The worker
+gives up its privileges before it looks at the first packet, and ends when the control socket does.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ import signal
 import socket
 import sys
 
-from overlay.datapath.userspace import messages, privileges
-from overlay.datapath.userspace.answers import Answers
+from overlay.daemon.confined import privileges
+from overlay.datapath.userspace import messages
 from overlay.datapath.userspace.counters import Counters, snapshot
-from overlay.datapath.userspace.inbound import Inbound
 from overlay.datapath.userspace.messages import Ask, Configure, Peers, Start
-from overlay.datapath.userspace.outbound import Outbound
-from overlay.datapath.userspace.routes import Routes
-from overlay.datapath.userspace.tunport import TunPort
-from overlay.datapath.userspace.underlay import DSCP, Underlay
-from overlay.datapath.userspace.waiting import Waiting
-from overlay.node.tun import Offload
+from overlay.datapath.userspace.worker.answers import Answers
+from overlay.datapath.userspace.worker.inbound import Inbound
+from overlay.datapath.userspace.worker.outbound import Outbound
+from overlay.datapath.userspace.worker.routes import Routes
+from overlay.datapath.userspace.worker.tunport import TunPort
+from overlay.datapath.userspace.worker.underlay import DSCP, Underlay
+from overlay.datapath.userspace.worker.waiting import Waiting
+from overlay.linux.tun import Offload
 
 BUDGET = 64
 """Packets of one direction before the other one and the control socket get their turn."""

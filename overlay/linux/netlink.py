@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from overlay.errors import InterfaceError, NodeError, PrivilegeError
-from overlay.node.pyroute import AsyncIPRoute, IPRoute, NetlinkError, rtnl
+from overlay.linux.pyroute import AsyncIPRoute, IPRoute, NetlinkError, rtnl
 
 _IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
 _RT_TABLE_MAIN = 254

@@ -11,9 +11,9 @@ from overlay import backends
 from overlay.agent.announce import Announcer
 from overlay.agent.settings import AgentSettings
 from overlay.backends.base import Backend, Desired
+from overlay.backends.udp.choice import Choice
 from overlay.datapath.base import DatapathStatus
 from overlay.datapath.causes import Minute, judge
-from overlay.datapath.choice import Choice
 from overlay.datapath.kernel.machine import cleanup as remove_programs
 from overlay.model import EMPTY_PEERS, PeerTable
 from overlay.node import subnet_env

@@ -27,7 +27,7 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv4Network
 from random import Random
 
-from overlay.control.allocator import (
+from overlay.control.leases.allocator import (
     Claim,
     Claimant,
     Identity,
@@ -39,16 +39,16 @@ from overlay.control.allocator import (
     lease_of,
     own_leases,
 )
-from overlay.control.conflicts import conflicts
+from overlay.control.leases.conflicts import conflicts
+from overlay.control.leases.question import ANSWER_TIME, Question, Reply
+from overlay.control.leases.rivals import Rivals
+from overlay.control.leases.view import LeaseView
 from overlay.control.problem import Problem
-from overlay.control.question import ANSWER_TIME, Question, Reply
-from overlay.control.rivals import Rivals
 from overlay.control.schema import LeaseRecord, format_lease_value
-from overlay.control.view import LeaseView
 from overlay.errors import LeaseFormatError, LeaseNotFoundError, OutOfSubnetsError, StoreError
 from overlay.model import Lease, NetworkConfig
+from overlay.rates import Backoff
 from overlay.store.contract import ABSENT, NO_LEASE, Committed, Compare, Delete, Put
-from overlay.store.follower import Backoff
 from overlay.store.session import DEFAULT_MARGIN, DEFAULT_TTL, Grant, Refresh, Session
 from overlay.text import excerpt
 

@@ -12,9 +12,9 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, TypeVar
 
-from overlay.control.allocator import MAX_REMEMBERED, Memory
+from overlay.control.leases.allocator import MAX_REMEMBERED, Memory
 from overlay.errors import FileError
-from overlay.node.files import read_object, write_atomically
+from overlay.linux.files import read_object, write_atomically
 from overlay.node.subnet_env import previous_subnet
 
 N = TypeVar("N", IPv4Network, IPv6Network)

@@ -18,8 +18,8 @@ from itertools import islice
 from random import Random
 from typing import TypeVar
 
+from overlay.control.leases.view import LeaseView
 from overlay.control.schema import LeaseRecord, format_lease_key
-from overlay.control.view import LeaseView
 from overlay.errors import OutOfSubnetsError
 from overlay.model import Lease, NetworkConfig, Pool
 from overlay.store.contract import ABSENT, NO_LEASE
@@ -120,7 +120,7 @@ class Claimant(Enum):
     """It has our public address, and our node id or none."""
     REMEMBERED = "ours, with another public address than we have now"
     """It has our node id, and a subnet or an etcd lease that we remember. A clone of its machine remembers them too: it
-    is never deleted, and taken over only if nobody answers for it (:mod:`overlay.control.question`)."""
+    is never deleted, and taken over only if nobody answers for it (:mod:`overlay.control.leases.question`)."""
     OTHER = "another's"
 
 

@@ -1,0 +1,45 @@
+"""How often something may happen that costs others: ICMP answers, lines in the log, requests that fail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+
+class TokenBucket:
+    """Allows ``rate`` events a second on average and ``burst`` at once; takes ``now`` in seconds, owns no clock."""
+
+    def __init__(self, rate: float, burst: int) -> None:
+        self._rate = rate
+        self._burst = float(burst)
+        self._tokens = float(burst)
+        self._last = 0.0
+
+    def allow(self, now: float) -> bool:
+        """Whether one more event is allowed at ``now``; if so it is taken."""
+        self._tokens = min(self._burst, self._tokens + max(0.0, now - self._last) * self._rate)
+        self._last = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+@dataclass(slots=True)
+class Backoff:
+    """Waiting times that double from ``first`` up to ``limit`` seconds, each shortened by up to a half at random."""
+
+    first: float
+    limit: float
+    rng: Random
+    failures: int = 0
+
+    def next(self) -> float:
+        """Seconds to wait after one more failure."""
+        self.failures += 1
+        full = min(self.limit, self.first * 2.0 ** min(self.failures - 1, 16))
+        return full * (0.5 + 0.5 * self.rng.random())
+
+    def reset(self) -> None:
+        """After a success: the next failure waits ``first`` again."""
+        self.failures = 0
