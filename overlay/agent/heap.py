@@ -6,7 +6,7 @@ them. Another C library has none of these functions, nor the habit: there all of
 
 from __future__ import annotations
 
-import ctypes
+from overlay.linux import libc
 
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
 """malloc.h: size from which a block is a mapping of its own, and how many heaps there may be."""
@@ -17,7 +17,5 @@ _LARGE = 128 * 1024
 
 def keep_small() -> None:
     """One heap for all threads, and large blocks go back to the kernel when freed; call it before threads start."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(_M_ARENA_MAX, 1)
-        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE)
+    libc.mallopt(_M_ARENA_MAX, 1)
+    libc.mallopt(_M_MMAP_THRESHOLD, _LARGE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import threading
@@ -12,11 +11,9 @@ from typing import TypeVar
 from overlay.errors import LabError
 from overlay.lab.plan import MARK
 from overlay.lab.shell import NETNS, run
+from overlay.linux import libc
 
 T = TypeVar("T")
-
-_CLONE_NEWNET = 0x40000000
-"""<linux/sched.h>; setns(2) then refuses what is no network namespace."""
 
 
 def exists(name: str) -> bool:
@@ -80,14 +77,14 @@ def call_inside(name: str, function: Callable[[], T]) -> T:
 
 
 def _enter(name: str) -> None:
-    """Moves the calling thread (os.setns comes with Python 3.12 only)."""
-    libc = ctypes.CDLL(None, use_errno=True)
+    """Moves the calling thread."""
     try:
         descriptor = os.open(NETNS / name, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise LabError("does not exist", about=f"namespace {name}") from error
     try:
-        if libc.setns(descriptor, _CLONE_NEWNET) != 0:
-            raise LabError(os.strerror(ctypes.get_errno()), about=f"cannot enter namespace {name}")
+        libc.enter(descriptor, libc.CLONE_NEWNET)
+    except OSError as error:
+        raise LabError(error.strerror or str(error), about=f"cannot enter namespace {name}") from error
     finally:
         os.close(descriptor)

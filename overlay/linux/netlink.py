@@ -13,21 +13,20 @@ import asyncio
 import errno
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import IntEnum
 from ipaddress import IPv4Address, IPv4Network
 from types import TracebackType
 from typing import Any, Self
 
 from overlay.errors import InterfaceError, NodeError, PrivilegeError
 from overlay.linux.pyroute import AsyncIPRoute, IPRoute, NetlinkError, rtnl
+from overlay.linux.routes import Route, RouteTable, RouteType
 
 _IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
-_RT_TABLE_MAIN = 254
-_RTM_F_CLONED, _RTM_F_FIB_MATCH = 0x200, 0x2000
-"""Of rtm_flags: a cached exception, and "tell the route itself, not where it leads" (linux/rtnetlink.h)."""
+_RTM_F_FIB_MATCH = 0x2000
+"""Of rtm_flags: "tell the route itself, not where it leads" (linux/rtnetlink.h)."""
 
 SOMEWHERE = tuple(
     IPv4Address(text)
@@ -91,46 +90,6 @@ class Address:
     address: IPv4Address
     prefixlen: int
     secondary: bool = False
-
-
-class RouteType(IntEnum):
-    """What a route does with packets (linux/rtnetlink.h, RTN_*)."""
-
-    UNSPEC = 0
-    UNICAST = 1
-    LOCAL = 2
-    BROADCAST = 3
-    ANYCAST = 4
-    MULTICAST = 5
-    BLACKHOLE = 6
-    UNREACHABLE = 7
-    PROHIBIT = 8
-    THROW = 9
-    NAT = 10
-    XRESOLVE = 11
-
-    @classmethod
-    def _missing_(cls, value: object) -> RouteType:
-        return cls.UNSPEC
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """A route. ``scope`` and ``protocol`` are rtnetlink's numbers (253 link; 2 kernel, 3 boot).
-
-    The kernel takes ``destination``, ``tos`` and ``metric`` for its identity: one route replaces another of the same.
-    ``index`` is None where it leads to no interface, or to several.
-    """
-
-    destination: IPv4Network
-    index: int | None
-    gateway: IPv4Address | None = None
-    source: IPv4Address | None = None
-    scope: int = 0
-    protocol: int = 3
-    metric: int = 0
-    type: RouteType = RouteType.UNICAST
-    tos: int = 0
 
 
 @contextmanager
@@ -197,10 +156,8 @@ class Netlink(RouteSocket):
 
     def routes(self, index: int | None = None) -> list[Route]:
         """IPv4 routes of the main table, of one interface or of all."""
-        messages = self._route.get_routes(family=socket.AF_INET, table=_RT_TABLE_MAIN)
-        # A dump has what was learnt as well: path MTUs and redirects, which nobody configured and none can delete.
-        found = [_route(message) for message in messages if not message["flags"] & _RTM_F_CLONED]
-        return [route for route in found if index is None or route.index == index]
+        with RouteTable() as table:
+            return [route for route in table.routes() if index is None or route.index == index]
 
     def route_to(
         self, destination: IPv4Address, *, source: IPv4Address | None = None, interface: int | None = None
@@ -285,15 +242,21 @@ class Netlink(RouteSocket):
         with explained(what), _gone_is_right(errno.EADDRNOTAVAIL):
             self._route.addr("del", index=link.index, address=str(address.address), prefixlen=address.prefixlen)
 
+    @staticmethod
+    def change_routes(*, delete: Iterable[Route] = (), add: Iterable[Route] = ()) -> Mapping[Route, NodeError]:
+        """See :meth:`overlay.linux.routes.RouteTable.change`."""
+        with RouteTable() as table:
+            return table.change(delete=delete, add=add)
+
     def add_route(self, route: Route) -> None:
         """Adds a route, never in the place of another: that raises NodeError."""
-        with explained(f"route {route.destination}"):
-            self._route.route("add", **_request(route))
+        for error in self.change_routes(add=[route]).values():
+            raise error
 
     def delete_route(self, route: Route) -> None:
-        """Deletes this route and no other; none is right as well."""
-        with explained(f"route {route.destination}"), _gone_is_right(errno.ESRCH):
-            self._route.route("del", **_request(route))
+        """Deletes this route and no other; none is right as well. Raises NodeError."""
+        for error in self.change_routes(delete=[route]).values():
+            raise error
 
 
 async def changes() -> AsyncIterator[None]:
@@ -351,20 +314,3 @@ def _route(message: Any) -> Route:
         type=RouteType(message["type"]),
         tos=message["tos"],
     )
-
-
-def _request(route: Route) -> dict[str, Any]:
-    request: dict[str, Any] = {"dst": str(route.destination), "scope": route.scope, "proto": route.protocol}
-    if route.type is not RouteType.UNICAST:
-        request["type"] = int(route.type)
-    if route.tos:
-        request["tos"] = route.tos
-    if route.metric:
-        request["priority"] = route.metric
-    if route.index is not None:
-        request["oif"] = route.index
-    if route.gateway is not None:
-        request["gateway"] = str(route.gateway)
-    if route.source is not None:
-        request["prefsrc"] = str(route.source)
-    return request

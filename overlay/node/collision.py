@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
 from overlay.errors import ConfigError
-from overlay.linux.netlink import Netlink, Route, RouteType
+from overlay.linux.netlink import Netlink
+from overlay.linux.routes import Route, RouteType
 from overlay.node.device import PROTOCOL
 from overlay.node.interfaces import Ours, Underlay, without_uplink
 

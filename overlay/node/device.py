@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 
 from overlay.errors import DeviceError, NodeError, PrivilegeError
-from overlay.linux.netlink import Address, Link, Netlink, Route, RouteType
+from overlay.linux.netlink import Address, Link, Netlink
+from overlay.linux.routes import Route, RouteType
 from overlay.model import TunnelSpec
 
 _SCOPE_LINK = 253

@@ -21,7 +21,8 @@ from itertools import chain
 from typing import Protocol
 
 from overlay.errors import InterfaceError
-from overlay.linux.netlink import SOMEWHERE, Address, Link, Route
+from overlay.linux.netlink import SOMEWHERE, Address, Link
+from overlay.linux.routes import Route
 
 _DEFAULT = IPv4Network("0.0.0.0/0")
 _CONTAINER_PORTS = frozenset({"veth", "tun"})

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
-from overlay.linux.netlink import Address, Link, Route
+from overlay.linux.netlink import Address, Link
+from overlay.linux.routes import Route
 from overlay.model import TunnelSpec
 from overlay.node.device import blackhole_route, network_route, plan
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from overlay.cli import docker_opts as command
 from overlay.errors import NodeError
-from overlay.linux.netlink import Route
+from overlay.linux.routes import Route
 from overlay.node.docker_opts import Form, own_subnet, parse_env, render
 
 SUBNET_ENV = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.52.1/24\nFLANNEL_MTU=1472\nFLANNEL_IPMASQ=false\n"

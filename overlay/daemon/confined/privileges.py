@@ -7,13 +7,13 @@ some forty system calls, no core dumps, no files to write, no processes to start
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import resource
 import signal
 
 from overlay.daemon.confined import seccomp
+from overlay.linux import libc
 
 OWN_USER = 82850
 """uid and gid of workers alone. Between what services get (up to 65,535) and the ranges of containers and their users
@@ -24,21 +24,7 @@ NOBODY = 65534
 NICENESS = -10
 """About ten times the weight of an ordinary process: halfway to what the kernel allows."""
 
-PR_SET_PDEATHSIG = 1
-PR_CAPBSET_DROP = 24
-PR_SET_NO_NEW_PRIVS = 38
-PR_CAP_AMBIENT = 47
-PR_CAP_AMBIENT_CLEAR_ALL = 4
 LAST_CAP_FILE = "/proc/sys/kernel/cap_last_cap"
-CAPABILITY_VERSION_3 = 0x20080522
-
-
-class _CapabilityHeader(ctypes.Structure):
-    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
-
-
-class _CapabilityData(ctypes.Structure):
-    _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
 
 
 def raise_priority() -> None:
@@ -58,20 +44,19 @@ def drop(parent: int) -> None:
     Raises:
         OSError: the kernel refused a step; the caller must not go on.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
     if os.geteuid() == 0:
-        _empty_bounding_set(libc)
+        _empty_bounding_set()
         os.setgroups([])
         _change_user()
-    _empty_capabilities(libc)
-    _prctl(libc, PR_SET_NO_NEW_PRIVS, 1)
+    libc.drop_capabilities()
+    libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
     for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC, resource.RLIMIT_NICE):
         resource.setrlimit(limit, (0, 0))
     # Changing the user cleared it, so it comes last; a parent that died before is noticed by its number.
-    _prctl(libc, PR_SET_PDEATHSIG, signal.SIGKILL)
+    libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         raise ProcessLookupError("the agent is gone")
-    seccomp.restrict(libc)
+    seccomp.restrict()
 
 
 def _change_user() -> None:
@@ -86,25 +71,9 @@ def _change_user() -> None:
             return
 
 
-def _empty_bounding_set(libc: ctypes.CDLL) -> None:
+def _empty_bounding_set() -> None:
     with open(LAST_CAP_FILE, encoding="ascii") as file:
         last = int(file.read())
     for capability in range(last + 1):
-        _prctl(libc, PR_CAPBSET_DROP, capability)
-    _prctl(libc, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
-
-
-def _empty_capabilities(libc: ctypes.CDLL) -> None:
-    header = _CapabilityHeader(CAPABILITY_VERSION_3, 0)
-    nothing = (_CapabilityData * 2)()
-    _check(libc.capset(ctypes.byref(header), ctypes.byref(nothing)))
-
-
-def _prctl(libc: ctypes.CDLL, option: int, argument: int) -> None:
-    _check(libc.prctl(option, ctypes.c_ulong(argument), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)))
-
-
-def _check(result: int) -> None:
-    if result != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        libc.prctl(libc.PR_CAPBSET_DROP, capability)
+    libc.prctl(libc.PR_CAP_AMBIENT, libc.PR_CAP_AMBIENT_CLEAR_ALL)

@@ -6,7 +6,6 @@ architecture's numbers ends the process. The classic BPF program is written here
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import platform
 import struct
@@ -14,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
+from overlay.linux import libc
 
 _ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _LOAD, _JUMP_EQUAL, _JUMP_NOT_BELOW, _JUMP_SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -124,11 +123,7 @@ def _instructions(audit: int, numbers: Mapping[str, int]) -> Iterator[tuple[int,
     yield refuse
 
 
-class _Program(ctypes.Structure):
-    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
-
-
-def restrict(libc: ctypes.CDLL) -> bool:
+def restrict() -> bool:
     """Leaves this process with the calls above, for good; needs no_new_privs. False where it is not known how.
 
     Raises:
@@ -137,13 +132,10 @@ def restrict(libc: ctypes.CDLL) -> bool:
     machine = MACHINES.get(platform.machine())
     if machine is None or struct.calcsize("P") != 8:
         return False
-    code = program(machine)
-    held = ctypes.create_string_buffer(code, len(code))
-    wanted = _Program(len(code) // 8, ctypes.addressof(held))
-    zero = ctypes.c_ulong(0)
-    if libc.prctl(PR_SET_SECCOMP, ctypes.c_ulong(SECCOMP_MODE_FILTER), ctypes.byref(wanted), zero, zero) != 0:
-        number = ctypes.get_errno()
-        if number == errno.EINVAL:  # a kernel that was built without it
+    try:
+        libc.filter_system_calls(program(machine))
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # a kernel that was built without it
             return False
-        raise OSError(number, "cannot restrict its system calls")
+        raise OSError(error.errno, "cannot restrict its system calls") from error
     return True

@@ -9,7 +9,6 @@ is the kernel, which refuses the programs, and the programs, which have counted 
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import select
@@ -27,12 +26,12 @@ from overlay.datapath.kernel.attach import Attachment
 from overlay.datapath.kernel.maps import Endpoint, read_counters, write_endpoint
 from overlay.datapath.kernel.programs import OBJECT, Loaded, load
 from overlay.errors import DatapathError, DeviceError, NodeError, OverlayError
-from overlay.linux import tun
-from overlay.linux.netlink import Link, Netlink, Route
+from overlay.linux import libc, tun
+from overlay.linux.netlink import Link, Netlink
+from overlay.linux.routes import Route
 from overlay.linux.tc import Device, Hook, TrafficControl
 from overlay.model import Peer, PeerTable
 
-_CLONE_NEWNET = 0x40000000
 _PATIENCE = 2.0
 """Seconds for one packet to go through; it takes microseconds."""
 _LIMIT = 15.0
@@ -99,10 +98,12 @@ def _probe(path: Path) -> ProbeResult:
     except (OverlayError, OSError) as error:
         return ProbeResult(Answer.UNKNOWN if _is_shortage(error) else Answer.NO, str(error))
     try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.unshare(_CLONE_NEWNET) != 0:
-            reason = os.strerror(ctypes.get_errno())
-            cause = f"programs load, but there is no namespace to try them in: {reason} (CAP_SYS_ADMIN makes one)"
+        try:
+            libc.unshare(libc.CLONE_NEWNET)
+        except OSError as error:
+            cause = (
+                f"programs load, but there is no namespace to try them in: {error.strerror} (CAP_SYS_ADMIN makes one)"
+            )
             return ProbeResult(Answer.UNKNOWN, cause)
         _there_and_back(loaded)
     except DatapathError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import socket
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from overlay.datapath.kernel.maps import Endpoint, Peers, read_endpoint, read_table
 from overlay.errors import DatapathError, OverlayError
+from overlay.linux import libc
 from overlay.linux.libbpf import Map, Object, Program
 from overlay.model import PeerTable
 
@@ -200,20 +200,20 @@ def _ensure_bpf_fs() -> bool:
     """Whether bpffs is at its place, where it is mounted if it is not."""
     if _is_bpf_fs():
         return True
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(b"bpf", os.fsencode(BPF_FS), b"bpf", 0, b"mode=0700") == 0:
-        return True
-    reason = os.strerror(ctypes.get_errno())
-    log.warning(
-        "cannot mount bpffs at %s (%s): maps are not pinned, a restart starts with new counters", BPF_FS, reason
-    )
-    return False
+    try:
+        libc.mount("bpf", str(BPF_FS), "bpf", "mode=0700")
+    except OSError as error:
+        log.warning(
+            "cannot mount bpffs at %s (%s): maps are not pinned, a restart starts with new counters",
+            BPF_FS,
+            error.strerror,
+        )
+        return False
+    return True
 
 
 def _is_bpf_fs() -> bool:
-    libc = ctypes.CDLL(None, use_errno=True)
-    # struct statfs begins with f_type, a long; 256 bytes are more than it has on any architecture.
-    buffer = ctypes.create_string_buffer(256)
-    if libc.statfs(os.fsencode(BPF_FS), buffer) != 0:
+    try:
+        return libc.file_system_magic(str(BPF_FS)) == _BPF_FS_MAGIC
+    except OSError:
         return False
-    return ctypes.c_long.from_buffer(buffer).value & 0xFFFFFFFF == _BPF_FS_MAGIC

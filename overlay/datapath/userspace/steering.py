@@ -23,6 +23,7 @@ import socket
 import struct
 from collections.abc import Iterator
 
+from overlay.linux import libc
 from overlay.linux.sockopt import SO_ATTACH_REUSEPORT_CBPF
 
 MAX_WORKERS = 64
@@ -172,9 +173,4 @@ def load_queue_program() -> int:
     attributes = _LOAD.pack(
         BPF_PROG_TYPE_SOCKET_FILTER, count, ctypes.addressof(code), ctypes.addressof(license_name)
     ).ljust(_LOAD_SIZE, b"\0")
-    libc = ctypes.CDLL(None, use_errno=True)
-    descriptor: int = libc.syscall(number, BPF_PROG_LOAD, attributes, len(attributes))
-    if descriptor < 0:
-        failure = ctypes.get_errno()
-        raise OSError(failure, os.strerror(failure))
-    return descriptor
+    return libc.bpf(number, BPF_PROG_LOAD, attributes)

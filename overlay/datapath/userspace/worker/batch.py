@@ -9,14 +9,14 @@ is, so all are *expected* to have the size of those before. Where that is, and w
 from __future__ import annotations
 
 import ctypes
-import os
 import socket
-from ctypes import c_int, c_size_t, c_uint, c_void_p
+from ctypes import c_int, c_size_t, c_uint
 from functools import lru_cache
 
 import numpy as np
 
 from overlay.datapath.userspace.worker.arrivals import MAX_SLOTS, Arrivals
+from overlay.linux import libc
 from overlay.linux.sockopt import UDP_GRO
 from overlay.packet import ip
 
@@ -48,9 +48,6 @@ _NAME = np.dtype([("family", "=u2"), ("port", ">u2"), ("address", ">u4"), ("zero
 """``struct sockaddr_in``."""
 _CONTROL = np.dtype([("length", np.uintp), ("level", np.intc), ("type", np.intc), ("gro_size", np.intc), ("pad", "V4")])
 """``struct cmsghdr`` with the one message that is asked for."""
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.recvmmsg.argtypes = (c_int, c_void_p, c_uint, c_int, c_void_p)
 
 
 class Batch:
@@ -116,10 +113,9 @@ class Batch:
             length[:, 0] = expected
             length[:, 1] = ip.MAX_LEN + 1 - expected
         self._control_lengths[:] = _CONTROL.itemsize  # the kernel wrote what it used; a name's length stays the same
-        count: int = _libc.recvmmsg(udp.fileno(), self._first, most, socket.MSG_DONTWAIT, None)
+        count: int = libc.recvmmsg(udp.fileno(), self._first, most, socket.MSG_DONTWAIT, None)
         if count < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
+            raise libc.last_error()
         return count
 
     def _sort_out(self, expected: int, sender: str, count: int, odd: list[int]) -> None:
