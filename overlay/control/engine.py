@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import partial
 from random import Random
 
 from overlay.control.configuration import Check, Configuration
@@ -24,6 +25,7 @@ from overlay.errors import CompactedError, StoreError, StoreRestoredError
 from overlay.model import EMPTY_PEERS, Lease, NetworkConfig, PeerTable
 from overlay.store.contract import Committed, Events, KeyRange, KeyValue, Snapshot
 from overlay.store.follower import Follower, Read, Watch
+from overlay.store.following import Follows
 from overlay.store.session import DEFAULT_MARGIN, DEFAULT_TTL
 
 log = logging.getLogger(__name__)
@@ -122,6 +124,10 @@ class Engine:
         self._restored_at = -math.inf
 
     # --- following ---
+
+    def follows(self, span: Span) -> Follows:
+        """The range as its driver sees it."""
+        return _Followed(self, span)
 
     def next_step(self, span: Span, now: float) -> Read | Watch | float:
         """What the follower of ``span`` wants: see :meth:`Follower.next`."""
@@ -250,3 +256,14 @@ class Engine:
         found.extend(p for p in self.keeper.problems() if not stale or p.kind != KEEPER_PROBLEM)
         found.extend(self._membership.problems())
         return found
+
+
+class _Followed:
+    """One range of an engine's, for :class:`~overlay.store.following.Following`."""
+
+    def __init__(self, engine: Engine, span: Span) -> None:
+        self.span = engine.keys[span]
+        self.next_step = partial(engine.next_step, span)
+        self.loaded = partial(engine.loaded, span)
+        self.heard = partial(engine.heard, span)
+        self.lost = partial(engine.lost, span)

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Address
 from random import Random
@@ -25,9 +25,9 @@ from overlay.control.leases.allocator import Identity, Memory
 from overlay.control.leases.keeper import Commit, Phase, ReadAgain, Revoke
 from overlay.control.leases.view import LeaseView
 from overlay.control.problem import ProblemLog
-from overlay.errors import StoreError, StoreUnavailableError
-from overlay.store.contract import Committed, Events, Store
-from overlay.store.follower import Watch
+from overlay.errors import StoreError
+from overlay.store.contract import Committed, Store
+from overlay.store.following import Following
 from overlay.store.session import Grant, Refresh
 
 __all__ = ["ControlPlane", "ControlSettings", "ControlState", "boottime"]
@@ -57,7 +57,7 @@ class ControlPlane:
         self._store = store
         self._clock = clock
         self._engine = Engine(settings, identity, memory, rng or Random())
-        self._watches = {span: _Interruptible() for span in Span}
+        self._following = {span: Following(store, self._engine.follows(span), clock, self._input) for span in Span}
         self._published = asyncio.Event()
         self._wake = asyncio.Event()
         self._problem_log = ProblemLog(logging.getLogger(__name__))
@@ -109,36 +109,10 @@ class ControlPlane:
         """Works until cancelled. No state of the store ends it."""
         async with asyncio.TaskGroup() as group:
             for span in Span:
-                group.create_task(self._follow(span))
+                group.create_task(self._following[span].run())
             group.create_task(self._keep())
 
     # --- tasks ---
-
-    async def _follow(self, span: Span) -> None:
-        while True:
-            step = self._engine.next_step(span, self._clock())
-            if isinstance(step, float):
-                await asyncio.sleep(max(0.0, step - self._clock()))
-                continue
-            try:
-                if isinstance(step, Watch):
-                    await self._watches[span].run(self._watch(span, step.after))
-                else:
-                    snapshot = await self._store.read(self._engine.keys[span])
-                    self._engine.loaded(span, snapshot, self._clock())
-            except StoreError as error:
-                self._engine.lost(span, error, self._clock())
-            self._input()
-
-    async def _watch(self, span: Span, after: int) -> None:
-        """Hears of changes until the store has gone back in time; errors end it as well."""
-        async with _closing(self._store.watch(self._engine.keys[span], after)) as batches:
-            async for batch in batches:
-                if not self._engine.heard(span, batch, self._clock()):
-                    return
-                if batch.events:
-                    self._input()
-        raise StoreUnavailableError("the watch has ended")
 
     async def _keep(self) -> None:
         while True:
@@ -146,7 +120,7 @@ class ControlPlane:
             action = self._engine.next_action(self._clock())
             self._settle()
             if isinstance(action, ReadAgain):
-                self._watches[Span.LEASES].interrupt()
+                self._following[Span.LEASES].interrupt()
             elif isinstance(action, float):
                 await self._sleep(action - self._clock())
             else:
@@ -190,36 +164,3 @@ class ControlPlane:
         if self._engine.state.version != before:
             self._published.set()
             self._published = asyncio.Event()
-
-
-class _Interruptible:
-    """Something awaited that another task may end."""
-
-    def __init__(self) -> None:
-        self._task: asyncio.Task[None] | None = None
-
-    async def run(self, work: Coroutine[None, None, None]) -> None:
-        """Awaits ``work`` to its end, or until :meth:`interrupt`; its errors are raised here."""
-        task = self._task = asyncio.create_task(work)
-        try:
-            await asyncio.wait([task])
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-        if not task.cancelled():
-            task.result()
-
-    def interrupt(self) -> None:
-        """Ends the work that is going on, if any is."""
-        if self._task is not None:
-            self._task.cancel()
-
-
-@contextlib.asynccontextmanager
-async def _closing(batches: AsyncIterator[Events]) -> AsyncIterator[AsyncIterator[Events]]:
-    """Closes a watch at the end if it can be closed: an asynchronous generator would else wait for the collector."""
-    try:
-        yield batches
-    finally:
-        if isinstance(batches, AsyncGenerator):
-            await batches.aclose()

@@ -6,6 +6,10 @@
     The contract on a real etcd: the one place that knows gRPC.
 ``follower``
     When to read a range and when to watch it, after any trouble: a state machine without I/O.
+``following``
+    What drives a follower against a store.
+``mirror``
+    All keys of a range as of one revision, fed by a follower.
 ``session``
     Our etcd lease, on which the keys hang that must go with us: a state machine without I/O.
 ``gojson``

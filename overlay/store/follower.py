@@ -3,8 +3,8 @@
 A watch that broke is not resumed from its last revision: a store restored from a backup, or empty, may have reached
 that revision again with another history, and nothing in the protocol tells. A new read compared whole always does.
 
-Sans I/O: :meth:`Follower.next` says what to do, the other methods take what came of it. plane.py does it for real, the
-simulation on a faulty store.
+Sans I/O: :meth:`Follower.next` says what to do, the other methods take what came of it. following.py does it for real,
+the simulation on a faulty store.
 """
 
 from __future__ import annotations

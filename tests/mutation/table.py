@@ -150,24 +150,24 @@ MEMBERSHIP = (
 )
 
 PLANE = (
-    Mutant("control/plane", "self._engine.lost(span, error, self._clock())", "pass"),
+    Mutant("store/following", "self._follows.lost(error, self._clock())", "pass"),
     Mutant(
-        "control/plane",
+        "store/following",
         "                await asyncio.sleep(max(0.0, step - self._clock()))\n",
         "                await asyncio.sleep(60.0)\n",
     ),
     Mutant(
-        "control/plane",
-        "                if batch.events:\n                    self._input()\n",
+        "store/following",
+        "                if batch.events:\n                    self._told()\n",
         "                pass\n",
     ),
     Mutant("control/plane", "            self._wake.clear()\n", ""),
-    Mutant("control/plane", "                self._watches[Span.LEASES].interrupt()", "                pass"),
+    Mutant("control/plane", "                self._following[Span.LEASES].interrupt()", "                pass"),
     Mutant("control/plane", "self._engine.failed(error, self._clock())", "self._engine.completed(None, self._clock())"),
     Mutant("control/plane", "            self._published.set()\n", ""),
     Mutant("control/plane", "            self._engine.keeper.identify(identity)\n", "            pass\n"),
     Mutant(
-        "control/plane",
+        "store/following",
         "        if not task.cancelled():\n            task.result()",
         "        if False:\n            task.result()",
     ),
@@ -183,10 +183,10 @@ SESSION = (
 )
 
 VIEW = (
-    Mutant("control/leases/view", "Compare(key, kv.mod_revision, kv.value)", "Compare(key, kv.mod_revision)"),
-    Mutant("control/leases/view", "        for key in changed:\n            self._remove(key)\n", ""),
+    Mutant("store/mirror", "Compare(key, kv.mod_revision, kv.value)", "Compare(key, kv.mod_revision)"),
+    Mutant("store/mirror", "        for key in changed:\n            self._remove(key)\n", ""),
     Mutant(
-        "control/leases/view",
+        "store/mirror",
         "            if event.deleted:\n                self._remove(event.kv.key)\n            else:\n",
         "            if True:\n",
     ),

@@ -1,6 +1,5 @@
 """The subnets range of the store, mirrored: which leases there are, whose, and which addresses they take.
 
-Fed with whole snapshots and then with batches of events, it is at every moment what the store held at ``revision``.
 Keeper, allocator and membership decide from it and never keep copies of their own, so they cannot disagree.
 """
 
@@ -11,7 +10,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 from overlay.control.schema import LeaseRecord, occupied_by, parse_lease
 from overlay.errors import LeaseFormatError
-from overlay.store.contract import ABSENT, Compare, Events, KeyValue, Snapshot
+from overlay.store.contract import KeyValue
+from overlay.store.mirror import Mirror
 
 Subnet = IPv4Network | IPv6Network
 
@@ -61,26 +61,19 @@ class SubnetIndex:
                         yield from keys
 
 
-class LeaseView:
+class LeaseView(Mirror):
     """All leases as of ``revision``.
 
     Attributes:
         directory: what every key begins with (``<prefix>/subnets/``).
-        revision: the store's, which this view has reached; 0 before the first snapshot.
-        epoch: counts the times that the store went back in time (was restored); revisions of two epochs are not
-            comparable.
-        loaded_at: when the newest snapshot was asked for (the caller's clock); None before the first one.
         malformed: what is wrong with each key that is not a lease. Its subnet, if it names one, is still taken.
     """
 
     def __init__(self, directory: str, parse: Callable[[KeyValue], LeaseRecord] = parse_lease) -> None:
+        super().__init__()
         self.directory = directory
-        self.revision = 0
-        self.epoch = 0
-        self.loaded_at: float | None = None
         self.malformed: dict[str, LeaseFormatError] = {}
         self._parse = parse
-        self._raw: dict[str, KeyValue] = {}
         self._records: dict[str, LeaseRecord] = {}
         self._named: dict[str, tuple[IPv4Network, IPv6Network | None]] = {}
         self._by_node: dict[str, set[str]] = {}
@@ -88,45 +81,7 @@ class LeaseView:
         self._v4 = SubnetIndex(32)
         self._v6 = SubnetIndex(128)
 
-    # --- what it is fed ---
-
-    def load(self, snapshot: Snapshot, asked_at: float) -> set[str]:
-        """Becomes ``snapshot``, compared whole; returns the keys that appeared, changed or went.
-
-        The snapshot must have been asked for when this view was where it is now, so that an older revision can only
-        mean that the store was restored.
-        """
-        if snapshot.revision < self.revision:
-            self.epoch += 1
-        self.revision = snapshot.revision
-        self.loaded_at = asked_at
-        present = {item.key for item in snapshot.items}
-        changed = {key for key in self._raw if key not in present}
-        for key in changed:
-            self._remove(key)
-        for item in snapshot.items:
-            if self._raw.get(item.key) != item:
-                self._put(item)
-                changed.add(item.key)
-        return changed
-
-    def apply(self, batch: Events) -> set[str]:
-        """Goes on by one batch of a watch; returns the keys that changed. What it has already seen is passed over."""
-        changed: set[str] = set()
-        for event in batch.events:
-            if event.kv.mod_revision <= self.revision:
-                continue
-            if event.deleted:
-                self._remove(event.kv.key)
-            else:
-                self._put(event.kv)
-            changed.add(event.kv.key)
-        self.revision = max(self.revision, batch.revision)
-        return changed
-
-    def _put(self, kv: KeyValue) -> None:
-        self._remove(kv.key)
-        self._raw[kv.key] = kv
+    def _entered(self, kv: KeyValue) -> None:
         try:
             record = self._parse(kv)
         except LeaseFormatError as error:
@@ -149,8 +104,8 @@ class LeaseView:
         if ipv6_subnet is not None:
             self._v6.add(ipv6_subnet, key)
 
-    def _remove(self, key: str) -> None:
-        self._raw.pop(key, None)
+    def _left(self, kv: KeyValue) -> None:
+        key = kv.key
         self.malformed.pop(key, None)
         if (named := self._named.pop(key, None)) is not None:
             self._v4.discard(named[0], key)
@@ -164,11 +119,6 @@ class LeaseView:
     # --- what it tells ---
 
     @property
-    def loaded(self) -> bool:
-        """Whether there has been a snapshot."""
-        return self.loaded_at is not None
-
-    @property
     def records(self) -> dict[str, LeaseRecord]:
         """Every well-formed lease by its key; not to be changed."""
         return self._records
@@ -176,16 +126,6 @@ class LeaseView:
     def record(self, key: str) -> LeaseRecord | None:
         """The lease at ``key``; None where there is none, or a malformed one."""
         return self._records.get(key)
-
-    def mod_revision(self, key: str) -> int:
-        """The modification revision of whatever is at ``key``, well-formed or not; ABSENT where nothing is."""
-        kv = self._raw.get(key)
-        return ABSENT if kv is None else kv.mod_revision
-
-    def as_compare(self, key: str) -> Compare:
-        """The comparison that holds as long as ``key`` is, or is not there, as this view shows it."""
-        kv = self._raw.get(key)
-        return Compare(key, ABSENT) if kv is None else Compare(key, kv.mod_revision, kv.value)
 
     def of_node(self, node_id: str) -> list[LeaseRecord]:
         """The leases that carry ``node_id``, in key order."""

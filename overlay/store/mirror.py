@@ -1,0 +1,102 @@
+"""One range of the store, mirrored: fed with whole snapshots and then with batches of events, it is at every moment
+what the store held at ``revision``.
+
+All who decide by the range decide from one mirror and keep no copies of their own, so they cannot disagree. An index is
+a subclass: :meth:`Mirror._entered` and :meth:`Mirror._left` are its two hooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from overlay.store.contract import ABSENT, Compare, Events, KeyValue, Snapshot
+
+
+class Mirror:
+    """All keys of a range as of ``revision``.
+
+    Attributes:
+        revision: the store's, which this mirror has reached; 0 before the first snapshot.
+        epoch: counts the times that the store went back in time (was restored); revisions of two epochs are not
+            comparable.
+        loaded_at: when the newest snapshot was asked for (the caller's clock); None before the first one.
+    """
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self.epoch = 0
+        self.loaded_at: float | None = None
+        self._raw: dict[str, KeyValue] = {}
+
+    # --- what it is fed ---
+
+    def load(self, snapshot: Snapshot, asked_at: float) -> set[str]:
+        """Becomes ``snapshot``, compared whole; returns the keys that appeared, changed or went.
+
+        The snapshot must have been asked for when this mirror was where it is now, so that an older revision can only
+        mean that the store was restored.
+        """
+        if snapshot.revision < self.revision:
+            self.epoch += 1
+        self.revision = snapshot.revision
+        self.loaded_at = asked_at
+        present = {item.key for item in snapshot.items}
+        changed = {key for key in self._raw if key not in present}
+        for key in changed:
+            self._remove(key)
+        for item in snapshot.items:
+            if self._raw.get(item.key) != item:
+                self._put(item)
+                changed.add(item.key)
+        return changed
+
+    def apply(self, batch: Events) -> set[str]:
+        """Goes on by one batch of a watch; returns the keys that changed. What it has already seen is passed over."""
+        changed: set[str] = set()
+        for event in batch.events:
+            if event.kv.mod_revision <= self.revision:
+                continue
+            if event.deleted:
+                self._remove(event.kv.key)
+            else:
+                self._put(event.kv)
+            changed.add(event.kv.key)
+        self.revision = max(self.revision, batch.revision)
+        return changed
+
+    def _put(self, kv: KeyValue) -> None:
+        self._remove(kv.key)
+        self._raw[kv.key] = kv
+        self._entered(kv)
+
+    def _remove(self, key: str) -> None:
+        if (kv := self._raw.pop(key, None)) is not None:
+            self._left(kv)
+
+    def _entered(self, kv: KeyValue) -> None:
+        """A key is there now; whatever was there before has :meth:`_left`."""
+
+    def _left(self, kv: KeyValue) -> None:
+        """Undoes :meth:`_entered`."""
+
+    # --- what it tells ---
+
+    @property
+    def loaded(self) -> bool:
+        """Whether there has been a snapshot."""
+        return self.loaded_at is not None
+
+    @property
+    def items(self) -> Mapping[str, KeyValue]:
+        """Every key that is there; not to be changed."""
+        return self._raw
+
+    def mod_revision(self, key: str) -> int:
+        """The modification revision of whatever is at ``key``; ABSENT where nothing is."""
+        kv = self._raw.get(key)
+        return ABSENT if kv is None else kv.mod_revision
+
+    def as_compare(self, key: str) -> Compare:
+        """The comparison that holds as long as ``key`` is, or is not there, as this mirror shows it."""
+        kv = self._raw.get(key)
+        return Compare(key, ABSENT) if kv is None else Compare(key, kv.mod_revision, kv.value)
