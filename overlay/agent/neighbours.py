@@ -1,6 +1,7 @@
 """What else on this machine decides whether packets pass: Docker, and the firewalls of others. Looked at, and said.
 
-Nothing tells when they change, so they are looked at now and then. Nothing of theirs is changed.
+Nothing tells when they change, so they are looked at now and then. Nothing of theirs is changed; that Docker should
+start again is left in a file, for a unit of systemd's (``overlay.node.docker.restart``).
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import NoReturn
 
 from overlay.backends.base import Desired
 from overlay.control import problem
-from overlay.errors import NodeError
+from overlay.errors import FileError, NodeError
 from overlay.linux.netfilter import Tools
 from overlay.linux.netlink import Netlink
 from overlay.node.docker import daemon, judgement
+from overlay.node.docker.restart import Restart, would_help
 from overlay.node.firewall import others
 from overlay.node.firewall.saved import Tokens
 from overlay.problem import Problem
@@ -37,14 +40,15 @@ class Neighbours:
         problems: of the last look.
     """
 
-    def __init__(self, device: str, *, watch_docker: bool) -> None:
+    def __init__(self, device: str, state_dir: Path, *, watch_docker: bool) -> None:
         """
         Args:
             device: of the tunnel.
+            state_dir: where it is left that Docker should be restarted.
             watch_docker: whether this machine's Docker is meant to have the overlay.
         """
         self._device = device
-        self._watch_docker = watch_docker
+        self._restart = Restart(state_dir) if watch_docker else None
         self._tools = Tools.locate()
         self._log = problem.ProblemLog(_log)
         self.problems: tuple[Problem, ...] = ()
@@ -64,21 +68,26 @@ class Neighbours:
         pool = desired.config.ipv4
         assert pool is not None
         found: list[Problem] = []
-        if self._watch_docker:
-            found += self._docker(desired)
+        if self._restart is not None:
+            found += self._docker(desired, self._restart)
         # One that cannot be read is the firewall's own problem already: its rules are checked every few seconds.
         with contextlib.suppress(NodeError):
             found += others.look(self._tools, pool.network, self._device)
         return tuple(found)
 
-    def _docker(self, desired: Desired) -> Iterator[Problem]:
+    def _docker(self, desired: Desired, restart: Restart) -> Iterator[Problem]:
         docker = daemon.look()
         if docker is None or not docker.is_here(_addresses()):
             return
         rules: tuple[Tokens, ...] = ()
         with contextlib.suppress(NodeError):
             rules = others.prerouting(self._tools)
-        yield from judgement.judge(docker, judgement.Place(desired.subnet, self._device, rules))
+        place = judgement.Place(desired.subnet, self._device, rules)
+        # What cannot be written is said by what stays wrong: the remedy is in the status all the while.
+        with contextlib.suppress(FileError):
+            if restart.consider(would_help(docker, place), time.monotonic()):
+                _log.info("Docker has no container that keeps its old subnet any more: asking for its restart")
+        yield from judgement.judge(docker, place)
 
 
 def _addresses() -> Mapping[str, list[IPv4Address]]:

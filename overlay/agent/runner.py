@@ -122,7 +122,7 @@ class _Agent:
         self._troubles: dict[str, str] = {}
         self._datapath_problems: tuple[Problem, ...] = ()
         self._told: set[str] = set()
-        self._neighbours = Neighbours(settings.datapath.device, watch_docker=settings.watch_docker)
+        self._neighbours = Neighbours(settings.datapath.device, settings.state_dir, watch_docker=settings.watch_docker)
 
     async def run(self) -> NoReturn:
         """Brings the node up and keeps it so; ends only by an error."""

@@ -18,7 +18,7 @@ from overlay.node.device import own_blackholes
 from overlay.node.firewall import Firewall
 from overlay.node.preflight import may_change_network
 
-_OWN_FILES = ("agent.lock", "agent.sock", "lease.json", "announced.json")
+_OWN_FILES = ("agent.lock", "agent.sock", "lease.json", "announced.json", "docker-stale")
 
 
 @click.command()

@@ -157,3 +157,29 @@ def test_another_subnet_readdresses_docker(make_site: MakeSite) -> None:
     containers = start_container(moved, "c1"), start_container(kept, "c2")
     assert str(containers[0].address).startswith("10.0.200.")
     assert_they_talk(containers)
+
+
+def test_a_docker_that_keeps_its_containers_gets_the_subnet_once_none_is_left(make_site: MakeSite) -> None:
+    """With live-restore the old subnet stays as long as a container runs: that is said, and then mended."""
+    site = make_site(nodes=1, files={"/etc/docker/daemon.json": '{"live-restore": true}'})
+    (node,) = site.nodes
+    start_docker(node)
+    container = start_container(node, "c1", restart="always")
+    old = subnet(node)
+    site.etcdctl("del", "--prefix", f"/coreos.com/network/subnets/{old.network.network_address}-")
+    overlay(node, "reserve", "10.0.200.0/24", "--public-ip", "172.31.0.1")
+    node.systemctl("restart", "overlay")
+    wait_until(lambda: "10.0.200.1/24" in node.read("/run/flannel/docker"), 60, "Docker, told of the new subnet")
+    wait_until(lambda: "stop all of them" in problems(node)[1], 60, "the remedy in the status")
+    assert bridge(node) == old
+    assert container.running
+    docker = node.main_pid("docker")
+    node.systemctl("restart", "overlay")
+    wait_until(lambda: "stop all of them" in problems(node)[1], 60, "the remedy, from the next agent too")
+    assert node.main_pid("docker") == docker, "a restart that changes nothing"
+    node.run("docker", "stop", "--time=0", "c1")
+    wait_until(lambda: str(bridge(node)) == "10.0.200.1/24", 90, "docker0 in the new subnet")
+    wait_until(lambda: problems(node) == (0, ""), 60, "a status without a problem")
+    wait_until(lambda: container.running, 30, "the container, which Docker starts again")
+    assert container.address in subnet(node).network
+    assert node.run("test", "-e", "/run/overlay/docker-stale", check=False).returncode != 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from overlay.node.docker.daemon import BridgeNetwork, Daemon, Told
 from overlay.node.docker.judgement import Place, judge
 from overlay.node.docker.needs import Needs, needs
 from overlay.node.docker.program import Abilities, parse_version
+from overlay.node.docker.restart import Restart, would_help
 from overlay.node.firewall.saved import Saved
 
 SUBNET = IPv4Network("10.0.5.0/24")
@@ -91,6 +93,38 @@ def test_what_is_said_of_a_docker_that_runs(running: Daemon, raw: tuple[str, ...
 def test_with_live_restore_the_remedy_is_another() -> None:
     (problem,) = judge(docker((20, 10), network=ELSEWHERE, live_restore=True, containers=2), Place(SUBNET, "flannel0"))
     assert "stop all of them" in problem.remedy
+
+
+BIP = "--bip=10.0.5.1/24"
+
+
+@pytest.mark.parametrize(
+    ("running", "helps"),
+    [
+        (docker((20, 10), BIP, network=ELSEWHERE), True),
+        (docker((20, 10), BIP, network=ELSEWHERE, live_restore=True), True),
+        (docker((20, 10), BIP, network=ELSEWHERE, live_restore=True, containers=1), False),
+        (docker((20, 10), BIP), False),
+        (docker((20, 10), network=ELSEWHERE), False),
+        (docker((20, 10), "--bip=10.0.6.1/24", network=ELSEWHERE), False),
+        (docker((20, 10), "--bip=nonsense", network=ELSEWHERE), False),
+        (docker((20, 10), BIP, network=BridgeNetwork("own", "br-1", (IPv4Network("172.18.0.0/16"),))), False),
+    ],
+)
+def test_when_a_restart_would_help_and_harm_nobody(running: Daemon, helps: bool) -> None:
+    assert would_help(running, Place(SUBNET, "flannel0")) is helps
+
+
+def test_a_restart_is_asked_for_ever_more_seldom(tmp_path: Path) -> None:
+    restart, asked = Restart(tmp_path), tmp_path / "docker-stale"
+    times = [now for now in range(0, 12_000, 10) if restart.consider(True, now)]
+    assert times == [0, 60, 180, 420, 900, 1860, 3780, 7380, 10980]
+    assert asked.exists()
+    asked.unlink()
+    assert not restart.consider(False, 12_000)
+    assert not asked.exists()
+    assert restart.consider(True, 12_010), "another time, at once"
+    assert asked.exists()
 
 
 @pytest.mark.parametrize(

@@ -34,10 +34,9 @@ class Place:
 
 def judge(docker: Daemon, place: Place) -> Iterator[Problem]:
     """What keeps packets from its containers, each with what to do."""
-    here = [network for network in docker.networks if any(map(place.subnet.overlaps, network.subnets))]
-    if not here:
-        yield from _elsewhere(docker, place)
-    yield from _filtering(docker, here, place)
+    if is_elsewhere(docker, place):
+        yield _elsewhere(docker, place)
+    yield from _filtering(docker, _networks_here(docker, place), place)
     if docker.nftables and not _accepts_mark(docker):
         yield Problem(
             "docker-mark",
@@ -46,18 +45,34 @@ def judge(docker: Daemon, place: Place) -> Iterator[Problem]:
         )
 
 
-def _elsewhere(docker: Daemon, place: Place) -> Iterator[Problem]:
-    default = next((network for network in docker.networks if network.name == "bridge"), None)
-    if default is None:  # --bridge=none: whoever asks for it gives containers another network
-        return
+def is_elsewhere(docker: Daemon, place: Place) -> bool:
+    """Whether Docker has a default bridge (with ``--bridge=none`` containers get another network), and no network of
+    its is in our subnet."""
+    return _default_bridge(docker) is not None and not _networks_here(docker, place)
+
+
+def _default_bridge(docker: Daemon) -> BridgeNetwork | None:
+    return next((network for network in docker.networks if network.name == "bridge"), None)
+
+
+def _networks_here(docker: Daemon, place: Place) -> list[BridgeNetwork]:
+    return [network for network in docker.networks if any(map(place.subnet.overlaps, network.subnets))]
+
+
+def _elsewhere(docker: Daemon, place: Place) -> Problem:
+    default = _default_bridge(docker)
+    assert default is not None
     if docker.live_restore and docker.containers:
-        remedy = f"with live-restore it keeps its subnet while containers run: stop all of them, then {_RESTART}"
+        remedy = (
+            "with live-restore it keeps its subnet while containers run: stop all of them, then "
+            f"{_RESTART} (overlay-docker.path, where it is enabled, does that within a minute)"
+        )
     elif docker.told.value("bip") is None:
         remedy = f"it was started without --bip: {_RESTART}, by a unit that has $DOCKER_NETWORK_OPTIONS"
     else:
         remedy = f"{_RESTART}, and see that nothing else gives it --bip"
     subnets = ", ".join(map(str, default.subnets)) or "no IPv4 subnet"
-    yield Problem(
+    return Problem(
         "docker-subnet",
         f"no network of Docker's is in this node's subnet {place.subnet}, its default bridge has {subnets}: "
         "other nodes do not reach its containers",
