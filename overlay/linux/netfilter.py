@@ -120,12 +120,20 @@ class Tools:
 
     def list_table(self, family: str, name: str) -> str | None:
         """A table of nftables as JSON; None if there is none. Raises NodeError, PrivilegeError."""
+        return self._listed("-j", "list", "table", family, name)
+
+    def _listed(self, *arguments: str) -> str | None:
         try:
-            return _run([_found(self.nft, "nftables"), "-j", "list", "table", family, name])
+            return _run([_found(self.nft, "nftables"), *arguments])
         except NodeError as error:
             if "No such file or directory" in error.cause:
                 return None
             raise
+
+    def print_table(self, family: str, name: str) -> str | None:
+        """A table as nft writes it for people: with comments on tables and chains, which its JSON did not always have.
+        None if there is none. Raises NodeError, PrivilegeError."""
+        return self._listed("--stateless", "list", "table", family, name)
 
     def list_tables(self) -> str:
         """The names of nftables' tables, as JSON. Raises NodeError, PrivilegeError."""

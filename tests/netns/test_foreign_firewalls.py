@@ -91,9 +91,10 @@ def without_handles(text: str) -> str:
 
 
 def put(router: Router, foreign: Foreign) -> None:
-    """Both tables exist before, as on any machine on which iptables was ever used: only their content is compared."""
+    """Legacy iptables' tables exist before, as where it was ever used: the kernel keeps them, once asked for."""
     other = next(variant for variant in VARIANTS if variant != router.variant)
-    router.restore(USED_BEFORE)
+    if router.variant == "iptables-legacy":
+        router.restore(USED_BEFORE)
     for variant, text in ((router.variant, foreign.rules), (other, foreign.other)):
         if text:
             router.inside("router", f"{variant}-restore", "--noflush", text=text)
@@ -123,6 +124,46 @@ def test_ours_come_to_rest_beside_others(router: Router, foreign: Foreign, enabl
     else:
         assert left == without_handles(before)
     assert firewall.remove() == []
+
+
+IN_OTHERS_TABLE = "add table ip filter; add chain ip filter OUTPUT { type filter hook output priority 0; }"
+EMPTY_FORWARD = "add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; }"
+
+
+@pytest.mark.parametrize(
+    ("before", "meanwhile", "stays"),
+    [
+        ("", "", ""),
+        (IN_OTHERS_TABLE, "", ""),
+        (EMPTY_FORWARD, "", ""),
+        ("add table ip filter", "", ""),
+        ("", "add rule ip filter FORWARD counter", "counter"),
+        ("", "add chain ip filter theirs", "chain theirs"),
+        ("", "chain ip filter FORWARD { policy drop; }", "policy drop"),
+        ("", "add set ip nat theirs { type ipv4_addr; }", "set theirs"),
+        ("", "add rule ip nat POSTROUTING counter", "counter"),
+    ],
+)
+@pytest.mark.parametrize("shared", ["iptables-nft"], indirect=True, scope="module")
+def test_what_iptables_makes_for_us_goes_with_us(router: Router, before: str, meanwhile: str, stays: str) -> None:
+    """Its tables and the kernel's chains in them, where we needed them first, and unless others need them by now."""
+    if before:
+        router.inside("router", "nft", before)
+    as_it_was = without_handles(everything(router))
+    first, second = (Firewall(tools=router.tools, device=device) for device in ("flannel0", "flannel1"))
+    first.reconcile(BOTH)
+    second.reconcile(BOTH)
+    assert first.remove()
+    assert second.reconcile(BOTH) == []
+    if meanwhile:
+        router.inside("router", "nft", meanwhile)
+    second.remove()
+    left = without_handles(everything(router))
+    assert "FLANNEL" not in left
+    if stays:
+        assert stays in left
+    else:
+        assert left == as_it_was
 
 
 @pytest.mark.parametrize("docker", [DOCKER_26, DOCKER_28], ids=["26", "28"])

@@ -235,37 +235,6 @@ def look(namespace: str) -> str:
     return f"{shown}== nft\n" + "".join(f"{json.dumps(_still(entry))}\n" for entry in rules if "metainfo" not in entry)
 
 
-def without_empty(after: str, before: str) -> str:
-    """``after`` less the empty tables and base chains that came to be: iptables makes them, and its own never go.
-
-    What has a rule stays, and so does what was there before.
-    """
-    had = {_named(entry) for entry in _entries(before)}
-    used = {_named(entry)[:3] for entry in _entries(after) if "rule" in entry}
-    used |= {_named(entry)[:2] for entry in _entries(after) if _named(entry) in had or "rule" in entry}
-
-    def is_husk(line: str) -> bool:
-        if not line.startswith("{"):
-            return False
-        entry = json.loads(line)
-        husk = "table" in entry or entry.get("chain", {}).get("policy") == "accept"
-        return husk and _named(entry) not in had | used
-
-    return "".join(f"{line}\n" for line in after.splitlines() if not is_husk(line))
-
-
-def _entries(shown: str) -> list[dict[str, dict[str, str]]]:
-    return [json.loads(line) for line in shown.splitlines() if line.startswith("{")]
-
-
-def _named(entry: dict[str, dict[str, str]]) -> tuple[str, ...]:
-    """Family and table, and the chain where it is one or a rule in one."""
-    ((kind, what),) = entry.items()
-    if kind == "table":
-        return what["family"], what["name"]
-    return what["family"], what["table"], what["chain" if kind == "rule" else "name"]
-
-
 def _still(entry: object) -> object:
     """Without handles, and with counters at nought."""
     if isinstance(entry, dict):

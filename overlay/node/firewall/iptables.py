@@ -94,6 +94,11 @@ class Plan:
     script: str = ""
     deletions: str = ""
 
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Those that the script writes to."""
+        return tuple(line[1:] for line in self.script.splitlines() if line.startswith("*"))
+
 
 def plan(ruleset: Ruleset, tables: Mapping[str, Saved], names: Names, replaced: Ruleset | None = None) -> Plan:
     """What to do about ``tables`` (those of :data:`TABLES` that count, as they are) so that of ours they hold just

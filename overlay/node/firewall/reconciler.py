@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from overlay.errors import NodeError, PrivilegeError
 from overlay.linux.netfilter import Iptables, Tools
-from overlay.node.firewall import iptables, nftables
+from overlay.node.firewall import husks, iptables, nftables
 from overlay.node.firewall.model import EMPTY, FLANNELS_DEVICE, Hook, Names, Ruleset
 from overlay.node.firewall.saved import Saved
 
@@ -73,6 +73,8 @@ class Firewall:
             changes += self._in_iptables(own, EMPTY)
         for other in self._tools.others:
             changes += self._in_iptables(other, EMPTY, only_tables_there_are=True)
+        for tool in self._tools.variants:
+            changes += self._husks(tool)
         changes += self._marks(EMPTY)
         return changes + (self._in_nftables(EMPTY) if self._nftables else self._nftables_leftovers())
 
@@ -100,6 +102,7 @@ class Firewall:
             if not plan.changes:
                 break
             try:
+                self._mark_what_is_new(tool, plan)
                 if plan.deletions:
                     self._tools.transact(plan.deletions, as_json=False)
                 if plan.script:
@@ -138,6 +141,34 @@ class Firewall:
             return first
         present = [table for table in iptables.TABLES if table in tables or table in unread]
         return make({table: self._as_nft_sees(tool, table, tables.get(table)) for table in present})
+
+    def _mark_what_is_new(self, tool: Iptables, plan: iptables.Plan) -> None:
+        """Before iptables makes a chain of the kernel's: that it was we who needed it first."""
+        for base in self._bases(tool):
+            if base.table in plan.tables:
+                with contextlib.suppress(NodeError):  # an nft that knows no comments: what is made stays when we go
+                    commands = husks.making(base, self._tools.print_table(nftables.FAMILY, base.table))
+                    if commands:
+                        self._tools.transact(commands, as_json=False)
+
+    def _husks(self, tool: Iptables) -> list[str]:
+        """Removes of iptables' tables what we made and in which nobody has anything by now."""
+        changes = []
+        for base in self._bases(tool):
+            with contextlib.suppress(NodeError):  # an iptables that cannot, or somebody was faster
+                there = self._tools.print_table(nftables.FAMILY, base.table)
+                if there is not None and husks.chain_is_husk(base, there):
+                    tool.carry_out(husks.removal_of_chain(base))
+                    changes.append(f"nftables: empty chain ip {base.table} {base.chain} removed")
+                    there = self._tools.print_table(nftables.FAMILY, base.table)
+                if there is not None and husks.table_is_husk(base, there):
+                    self._tools.transact(husks.removal_of_table(base), as_json=False)
+                    changes.append(f"nftables: empty table ip {base.table} removed")
+        return changes
+
+    def _bases(self, tool: Iptables) -> tuple[husks.Base, ...]:
+        """Those that can be marked: of an iptables in nftables, where nft is installed as well."""
+        return husks.BASES if tool.is_nft and self._tools.has_nftables else ()
 
     def _as_nft_sees(self, tool: Iptables, table: str, printed: Saved | None) -> Saved:
         """A table of iptables with what iptables misreads or (``printed`` is None) cannot read at all."""
