@@ -8,7 +8,7 @@ Concepts, and which way they flow::
                                                      node ──▶ flannel0 (TUN), routes, firewall, subnet.env
 
 * ``model`` the facts (config, lease, peer), frozen, without I/O · ``errors`` one tree of them · ``rates`` how often.
-* ``packet`` bytes only: headers, checksums, segmentation, coalescing.
+* ``packet`` bytes only: headers, checksums, segmentation, coalescing; ``mtu`` has every MTU and its arithmetic.
 * ``linux`` one door to each foreign world: netlink, tc, TUN, BPF, iptables. Facts, no policy.
 * ``store`` etcd for every daemon; ``daemon`` what every daemon needs of its process.
 * ``control`` decides which subnet is ours and who the peers are; it knows no socket and no netlink.

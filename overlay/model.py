@@ -112,11 +112,20 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Where the packets for one subnet go, and whose packets may come from it."""
+    """Where the packets for one subnet go, and whose packets may come from it.
+
+    Attributes:
+        ipv6_subnet, public_ipv6: the same of the other family, where the peer has both.
+        backend_data, backend_v6_data: what its backend advertises, JSON values from etcd that nobody has checked.
+    """
 
     subnet: IPv4Network
     public_ip: IPv4Address
     node_id: str | None = None
+    ipv6_subnet: IPv6Network | None = None
+    public_ipv6: IPv6Address | None = None
+    backend_data: object = field(default=None, hash=False)
+    backend_v6_data: object = field(default=None, hash=False)
 
 
 @dataclass(frozen=True)
@@ -156,33 +165,3 @@ class PeerTable:
 
 
 EMPTY_PEERS = PeerTable.of(None, ())
-
-
-@dataclass(frozen=True, slots=True)
-class TunnelSpec:
-    """What a datapath has to carry: everything about this node's end of the tunnel that is not a peer.
-
-    Attributes:
-        device: name of the TUN device (``flannel0``).
-        network: the overlay's IPv4 network.
-        subnet: this node's own subnet; only inner packets to addresses in it, or to ``address``, may enter.
-        mtu: of the TUN device in bytes, so the largest inner packet.
-        underlay_interface: name of the interface that outer packets use.
-        underlay_address: our outer source address.
-        port: UDP port of every node's socket.
-        copy_dscp: whether outer headers have the inner packets' class of service (DSCP).
-    """
-
-    device: str
-    network: IPv4Network
-    subnet: IPv4Network
-    mtu: int
-    underlay_interface: str
-    underlay_address: IPv4Address
-    port: int = UDP_PORT
-    copy_dscp: bool = False
-
-    @property
-    def address(self) -> IPv4Address:
-        """The TUN device's address: the subnet's base address, as flannel's udp backend chooses it."""
-        return self.subnet.network_address

@@ -20,8 +20,8 @@ from overlay.cli.options import Etcd, Places, address, etcd_flags, node_address,
 from overlay.control.schema import unfit_address
 from overlay.errors import UsageError
 from overlay.node.interfaces import Selection
-from overlay.node.mtu import MAXIMUM, MINIMUM
 from overlay.observe.logging import set_up
+from overlay.packet.mtu import MAXIMUM, MINIMUM, UDP_ENCAPSULATION
 from overlay.text import excerpt
 
 _FOREIGN = {
@@ -106,7 +106,7 @@ def _unknown_variables() -> tuple[str, ...]:
 @flag("offloads", default=True, type=GO_BOOL, help="Use TUN and UDP offloads where the kernel has them.")
 @flag("copy-dscp", default=False, type=GO_BOOL, help="Outer packets have the inner ones' class of service.")
 @place_flags
-@flag("mtu", default=0, type=_Mtu(), metavar="BYTES", help="Its MTU; 0: the underlay's less 28.")
+@flag("mtu", default=0, type=_Mtu(), metavar="BYTES", help=f"Its MTU; 0: the underlay's less {UDP_ENCAPSULATION}.")
 @flag("lease-ttl", default=86400, type=click.IntRange(5, _MAX_LEASE_TTL), metavar="SECONDS",
       help="Life of the lease in etcd.")  # fmt: skip
 @flag("node-id", default="", metavar="ID", help="This node's id; default: from machine-id.")

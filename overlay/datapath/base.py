@@ -9,7 +9,8 @@ from types import MappingProxyType
 from typing import Protocol
 
 from overlay.datapath.causes import Cause
-from overlay.model import PeerTable, TunnelSpec
+from overlay.datapath.spec import TunnelSpec
+from overlay.model import PeerTable
 from overlay.problem import Problem
 
 

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
+from overlay.datapath.spec import TunnelSpec
 from overlay.errors import DeviceError, NodeError, PrivilegeError
 from overlay.linux.netlink import Address, Link, Netlink
 from overlay.linux.routes import Route, RouteType
-from overlay.model import TunnelSpec
 
 _SCOPE_LINK = 253
 

@@ -20,7 +20,7 @@ SCRIPT = """
 import os, socket, struct, sys
 from ipaddress import IPv4Address, IPv4Network
 from overlay.errors import NodeError
-from overlay.model import TunnelSpec
+from overlay.datapath.spec import TunnelSpec
 from overlay.node import device
 from overlay.linux import tun
 from overlay.linux.netlink import Netlink

@@ -19,10 +19,11 @@ from overlay.datapath.base import Datapath
 from overlay.datapath.causes import Minute, judge, slow_path_share
 from overlay.datapath.kernel.datapath import KernelDatapath
 from overlay.datapath.kernel.programs import OBJECT
+from overlay.datapath.spec import TunnelSpec
 from overlay.datapath.userspace.datapath import UserspaceDatapath
 from overlay.datapath.userspace.queues import Offloads
 from overlay.errors import OverlayError
-from overlay.model import Peer, PeerTable, TunnelSpec
+from overlay.model import Peer, PeerTable
 
 WINDOW = 1.0
 """Seconds instead of the agent's minute."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
+from overlay.datapath.spec import TunnelSpec
 from overlay.linux.netlink import Address, Link
 from overlay.linux.routes import Route
-from overlay.model import TunnelSpec
 from overlay.node.device import blackhole_route, network_route, plan
 
 SPEC = TunnelSpec(

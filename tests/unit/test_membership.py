@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from ipaddress import IPv4Address, IPv4Network
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from overlay.control.leases.allocator import Identity
 from overlay.control.leases.view import LeaseView
 from overlay.control.peers.membership import MAX_PROBLEMS, Membership
 from overlay.control.schema import parse_config
+from overlay.model import Peer
 from overlay.store.contract import Event, Events, KeyValue, Snapshot
 from tests.support.limits import limit
 
@@ -65,6 +67,40 @@ def test_leases_of_other_backends_are_no_peers() -> None:
     _, membership = make(kv("10.0.2.0-24", 4, more=',"BackendType":"vxlan","BackendData":{"VNI":1}'))
     assert not peers(membership)
     assert not membership.problems()
+
+
+def test_a_peer_has_all_that_its_lease_says() -> None:
+    """Of both families, and what its backend needs; and it can still be kept in a set while it lingers."""
+    vxlan = parse_config(b'{"Network":"10.0.0.0/8","Backend":{"Type":"vxlan"}}')
+    more = ',"PublicIPv6":"fd00::9","BackendType":"vxlan","BackendData":{"VNI":1},"BackendV6Data":{"VNI":2}'
+    view = LeaseView(DIRECTORY)
+    membership = Membership(view)
+    membership.update(view.load(Snapshot(100, (kv("10.0.2.0-24&fd00:0:0:2::-64", 4, more=more),)), 0.0))
+    membership.reconsider(vxlan, ME, OWN)
+    (peer,) = membership.table.peers.values()
+    assert peer == Peer(
+        subnet=IPv4Network("10.0.2.0/24"),
+        public_ip=IPv4Address("172.31.0.9"),
+        ipv6_subnet=IPv6Network("fd00:0:0:2::/64"),
+        public_ipv6=IPv6Address("fd00::9"),
+        backend_data={"VNI": 1},
+        backend_v6_data={"VNI": 2},
+    )
+    assert len({peer, replace(peer, backend_data={"VNI": 3})}) == 2
+
+
+def test_another_advertisement_is_another_peer() -> None:
+    """A VXLAN device that was made anew has another MAC: whoever keeps the table up to date must see that."""
+    vxlan = parse_config(b'{"Network":"10.0.0.0/8","Backend":{"Type":"vxlan"}}')
+    view = LeaseView(DIRECTORY)
+    membership = Membership(view)
+    membership.reconsider(vxlan, ME, OWN)
+    tables = []
+    for number in range(2):
+        more = f',"BackendType":"vxlan","BackendData":{{"VNI":{number}}}'
+        put(membership, view, kv("10.0.2.0-24", 4 + number, more=more))
+        tables.append(membership.table)
+    assert [peer.backend_data for table in tables for peer in table.peers.values()] == [{"VNI": 0}, {"VNI": 1}]
 
 
 def test_outside_the_network_or_over_our_subnet_is_shown() -> None:

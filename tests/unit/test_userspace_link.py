@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from overlay.datapath.spec import TunnelSpec
 from overlay.datapath.userspace import messages
 from overlay.datapath.userspace.counters import COUNTER_NAMES
 from overlay.datapath.userspace.link import NOTICE_BURST, Notices, Subnets, WorkerLink, difference
@@ -31,7 +32,6 @@ from overlay.datapath.userspace.messages import (
     encode,
 )
 from overlay.errors import DatapathError
-from overlay.model import TunnelSpec
 
 SPEC = TunnelSpec(
     "flannel0",

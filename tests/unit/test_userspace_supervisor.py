@@ -16,12 +16,12 @@ from types import SimpleNamespace
 import pytest
 import pytest_asyncio
 
+from overlay.datapath.spec import TunnelSpec
 from overlay.datapath.userspace import supervisor
 from overlay.datapath.userspace.link import NOTICE_BURST, Subnets
 from overlay.datapath.userspace.sockets import open_sockets
 from overlay.datapath.userspace.supervisor import Supervisor
 from overlay.errors import DatapathError
-from overlay.model import TunnelSpec
 from tests.support.admission import ipv4
 from tests.support.limits import limit
 

@@ -12,11 +12,12 @@ from overlay.backends.base import Applied, Desired
 from overlay.control.schema import mtu as configured_mtu
 from overlay.control.schema import udp_port
 from overlay.datapath.base import Datapath, DatapathStatus
+from overlay.datapath.spec import TunnelSpec
 from overlay.linux.netlink import Netlink
-from overlay.model import PeerTable, TunnelSpec
+from overlay.model import PeerTable
 from overlay.node import device
 from overlay.node.device import Outcome
-from overlay.node.mtu import tunnel_mtu
+from overlay.packet.mtu import inner_mtu
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class UdpBackend:
             device=self.device,
             network=pool.network,
             subnet=desired.subnet,
-            mtu=tunnel_mtu(underlay.mtu, self.mtu or configured_mtu(desired.config.backend)),
+            mtu=inner_mtu(underlay.mtu, self.mtu or configured_mtu(desired.config.backend)),
             underlay_interface=underlay.interface,
             underlay_address=underlay.address,
             port=udp_port(desired.config.backend),

@@ -103,7 +103,15 @@ class Membership:
         if self._own is not None and lease.subnet.overlaps(self._own):
             self._skip(key, _unusable(record, f"overlaps this node's subnet {self._own}"))
             return None
-        return Peer(lease.subnet, lease.public_ip, lease.node_id)
+        return Peer(
+            subnet=lease.subnet,
+            public_ip=lease.public_ip,
+            node_id=lease.node_id,
+            ipv6_subnet=lease.ipv6_subnet,
+            public_ipv6=lease.public_ipv6,
+            backend_data=lease.backend_data,
+            backend_v6_data=lease.backend_v6_data,
+        )
 
     def _skip(self, key: str, error: LeaseFormatError) -> None:
         self._problems[key] = Problem(f"lease {key}", str(error))

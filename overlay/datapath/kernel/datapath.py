@@ -21,11 +21,12 @@ from overlay.datapath.kernel.maps import read_counters
 from overlay.datapath.kernel.programs import OBJECT, Loaded, load, pin_directory
 from overlay.datapath.kernel.proof import Asker
 from overlay.datapath.kernel.state import WAITING, State
+from overlay.datapath.spec import TunnelSpec
 from overlay.errors import DatapathError, OverlayError
 from overlay.linux import device_drops
 from overlay.linux.device_drops import Growth
-from overlay.model import PeerTable, TunnelSpec
-from overlay.node.mtu import UDP_ENCAPSULATION
+from overlay.model import PeerTable
+from overlay.packet.mtu import UDP_ENCAPSULATION
 
 NAME = "kernel"
 

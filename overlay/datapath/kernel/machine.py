@@ -17,10 +17,11 @@ from overlay.datapath.kernel.programs import Known, Loaded, pin_directory, recal
 from overlay.datapath.kernel.proof import say_farewell, ticks_per_second
 from overlay.datapath.kernel.state import WAITING, State
 from overlay.datapath.kernel.underlays import Surroundings, is_end, underlays
+from overlay.datapath.spec import TunnelSpec
 from overlay.errors import DatapathError, DeviceError, OverlayError
 from overlay.linux import ipsec
 from overlay.linux.tc import Device, Hook, TrafficControl, VethPair
-from overlay.model import Peer, PeerTable, TunnelSpec
+from overlay.model import Peer, PeerTable
 
 _SAMPLE = 8
 """Peers whose routes are looked up; thousands of them leave by the same few interfaces."""

@@ -31,6 +31,7 @@ from overlay.linux.netlink import Link, Netlink
 from overlay.linux.routes import Route
 from overlay.linux.tc import Device, Hook, TrafficControl
 from overlay.model import Peer, PeerTable
+from overlay.packet.mtu import UDP_ENCAPSULATION
 
 _PATIENCE = 2.0
 """Seconds for one packet to go through; it takes microseconds."""
@@ -44,7 +45,7 @@ _OWN, _FAR = IPv4Network("10.0.1.0/24"), IPv4Network("10.0.2.0/24")
 _OWN_OUTER, _FAR_OUTER = IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2")
 _PORT = 8285
 _MTU = 1472
-_PAYLOAD = bytes(_MTU - 28)
+_PAYLOAD = bytes(_MTU - UDP_ENCAPSULATION)
 """As large as fits: some kernels before 5.12 carry small packets only (``__bpf_skb_max_len``)."""
 
 _SHORT_OF = {

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from overlay.datapath.base import DatapathStatus
+from overlay.datapath.spec import TunnelSpec
 from overlay.datapath.userspace.link import Subnets, subnets_of
 from overlay.datapath.userspace.queues import Offloads, QueuePlan
 from overlay.datapath.userspace.sockets import SocketPair, open_sockets
@@ -16,7 +17,7 @@ from overlay.datapath.userspace.steering import MAX_WORKERS, default_workers
 from overlay.datapath.userspace.supervisor import Supervisor
 from overlay.linux import device_drops
 from overlay.linux.device_drops import Growth
-from overlay.model import PeerTable, TunnelSpec
+from overlay.model import PeerTable
 
 NAME = "userspace"
 STATUS_PATIENCE = 0.8

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Iterator
 from itertools import islice
 
+from overlay.datapath.spec import TunnelSpec
 from overlay.datapath.userspace.messages import (
     MAX_CHANGES,
     MAX_MESSAGE,
@@ -31,7 +32,7 @@ from overlay.datapath.userspace.messages import (
     encode,
 )
 from overlay.errors import DatapathError
-from overlay.model import PeerTable, TunnelSpec
+from overlay.model import PeerTable
 from overlay.rates import TokenBucket
 
 logger = logging.getLogger(__name__)

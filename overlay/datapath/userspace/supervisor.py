@@ -17,13 +17,13 @@ import sys
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from overlay.datapath.spec import TunnelSpec
 from overlay.datapath.userspace import counters
 from overlay.datapath.userspace.link import Notices, Subnets, WorkerLink
 from overlay.datapath.userspace.messages import Status, harmless
 from overlay.datapath.userspace.sockets import SocketPair
 from overlay.errors import DatapathError, OverlayError
 from overlay.linux.tun import is_attached
-from overlay.model import TunnelSpec
 
 logger = logging.getLogger(__name__)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-ENCAPSULATION = 20 + 8
-"""Outer IPv4 header without options and UDP header: what an inner packet grows by."""
+from overlay.packet.mtu import PATH_MINIMUM, UDP_ENCAPSULATION
+
 LIFETIME = 600.0
 """Seconds that a learnt MTU holds: Linux's ``net.ipv4.route.mtu_expires`` and RFC 1191's ten minutes."""
 MAX_INNER = 0xFFFF
-MIN_INNER = 552 - ENCAPSULATION
-"""Bytes; 552 is Linux's ``net.ipv4.route.min_pmtu``. Who claims less is forging, to have us send crumbs."""
+MIN_INNER = PATH_MINIMUM - UDP_ENCAPSULATION
 
 
 class PathMtus:
@@ -25,7 +24,7 @@ class PathMtus:
 
     def learn(self, peer: str, path_mtu: int, now: float) -> None:
         """The underlay told that packets to ``peer`` may have ``path_mtu`` bytes, outer headers included."""
-        self.limits[peer] = min(max(MIN_INNER, path_mtu - ENCAPSULATION), MAX_INNER)
+        self.limits[peer] = min(max(MIN_INNER, path_mtu - UDP_ENCAPSULATION), MAX_INNER)
         self._expiry[peer] = now + LIFETIME
 
     def limit(self, peer: str, now: float) -> int | None:
