@@ -10,7 +10,7 @@ key                                    value                                    
 ``nodes/NODE``                         a v1 Node document without its Ready condition        until deleted
 ``alive/NODE``                         anything: the node is Ready while this is there       the node's etcd lease
 ``addresses/IP``                       who has this ClusterIP: ``NAMESPACE/NAME``            as long as its Service
-``ports/PROTOCOL/PORT``                who has this node port: ``NAMESPACE/NAME``            as long as its Service
+``ports/PORT``                         who has this node port: ``NAMESPACE/NAME``            as long as its Service
 ``owners/IP``                          which node answers for an outside address             that node's etcd lease
 =====================================  ====================================================  =======================
 
@@ -86,9 +86,9 @@ class Keys:
         """A ClusterIP's key; without an address, the prefix of all."""
         return f"{self.root}addresses/{ip}"
 
-    def port(self, protocol: str = "", port: int = 0) -> str:
-        """A node port's key; without a protocol, the prefix of all."""
-        return f"{self.root}ports/" + (f"{protocol}/{port}" if protocol else "")
+    def port(self, port: int = 0) -> str:
+        """A node port's key, one for all protocols as in Kubernetes; without a number, the prefix of all."""
+        return f"{self.root}ports/{port or ''}"
 
     def owner(self, ip: str = "") -> str:
         """The key of an outside address's owner; without an address, the prefix of all."""
