@@ -69,24 +69,25 @@ class CompactedError(StoreError):
     """The revision asked for is gone: list again and watch from there.
 
     Attributes:
-        revision: the oldest revision that etcd still has.
+        revision: the oldest revision that etcd still has; 0 where it does not tell.
     """
 
     def __init__(self, revision: int) -> None:
         self.revision = revision
-        super().__init__(f"history before revision {revision} was compacted")
+        super().__init__(f"history before revision {revision} was compacted" if revision else "it was compacted")
 
 
 class StoreRestoredError(CompactedError):
     """The store went back to an earlier state, as after a restore or a wipe: what we know of it may not be so.
 
     Attributes:
-        revision: of the store now.
+        revision: of the store now; 0 where it does not tell.
     """
 
     def __init__(self, revision: int) -> None:
         super().__init__(revision)
-        self.cause = f"the store was restored or wiped and is at revision {revision} now"
+        where = f" and is at revision {revision} now" if revision else ""
+        self.cause = f"the store was restored or wiped{where}"
         self.args = (self.cause,)
 
 

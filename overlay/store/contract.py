@@ -48,6 +48,15 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class Page:
+    """Some keys of a range, in key order, at one revision. ``remaining``: how many more there are after them."""
+
+    revision: int
+    items: tuple[KeyValue, ...]
+    remaining: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Compare:
     """True if ``key``'s modification revision is ``mod_revision`` (ABSENT: the key does not exist).
 
@@ -148,3 +157,16 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Ends every watch and closes the connections. Safe to call twice."""
+
+
+class PagedStore(Store, Protocol):
+    """A store that also reads a range in pieces, and as it was."""
+
+    async def page(self, span: KeyRange, *, limit: int = 0, after: str = "", revision: int = 0) -> Page:
+        """At most ``limit`` keys (0: all) of ``span`` that come after the key ``after``, in key order.
+
+        Args:
+            revision: as of which they are read; 0: now, linearizably. Later pages of one list give the first one's.
+
+        Raises CompactedError where ``revision`` is history already, or was never reached (a store that was restored).
+        """

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 import pytest_asyncio
 
-from overlay.store.contract import Store
+from overlay.store.contract import PagedStore
 from tests.support.etcd import Etcd
 from tests.support.memory_store import MemoryCore, MemoryStore
 
@@ -24,8 +24,8 @@ class World:
         compact: forgets the history before a revision.
     """
 
-    store: Store
-    other: Store
+    store: PagedStore
+    other: PagedStore
     prefix: str
     compact: Callable[[int], Awaitable[None]]
 

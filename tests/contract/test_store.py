@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from overlay.errors import CompactedError, LeaseNotFoundError, StoreUnavailableError
+from overlay.errors import CompactedError, LeaseNotFoundError, StoreRestoredError, StoreUnavailableError
 from overlay.store.contract import (
     ABSENT,
     NO_LEASE,
@@ -70,6 +70,34 @@ async def test_read_is_in_key_order_and_tells_revision_and_lease(world: World) -
         (world.key("a"), b"1", first, NO_LEASE),
         (world.key("b"), b"2", second, lease),
     ]
+
+
+async def test_a_range_is_read_in_pages_as_of_one_revision(world: World) -> None:
+    for name in "abcde":
+        await put(world.store, world.key(name), b"old")
+    first = await world.store.page(KeyRange(world.prefix), limit=2)
+    assert [kv.key for kv in first.items] == [world.key("a"), world.key("b")]
+    assert first.remaining == 3
+    await put(world.store, world.key("d"), b"new")
+    await put(world.store, world.key("c2"))
+    await world.store.commit((), (Delete(world.key("c")), Delete(world.key("e"))))
+    rest = await world.other.page(KeyRange(world.prefix), after=first.items[-1].key, revision=first.revision)
+    assert [(kv.key, kv.value) for kv in rest.items] == [(world.key(name), b"old") for name in "cde"]
+    assert (rest.revision, rest.remaining) == (first.revision, 0)
+    now = await world.store.page(KeyRange(world.prefix), after=first.items[-1].key)
+    assert [(kv.key, kv.value) for kv in now.items] == [(world.key("c2"), b"v"), (world.key("d"), b"new")]
+    assert now.revision > first.revision
+
+
+async def test_a_page_of_the_past_or_the_future_says_so(world: World) -> None:
+    early = await put(world.store, world.key("a"))
+    await put(world.store, world.key("a"))
+    late = await put(world.store, world.key("a"))
+    await world.compact(late)
+    with pytest.raises(CompactedError):
+        await world.store.page(KeyRange(world.prefix), revision=early)
+    with pytest.raises(StoreRestoredError):
+        await world.store.page(KeyRange(world.prefix), revision=late + 1_000_000)
 
 
 async def test_one_key_is_not_its_neighbours(world: World) -> None:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from overlay.errors import CompactedError, LeaseNotFoundError, StoreUnavailableError
+from overlay.errors import CompactedError, LeaseNotFoundError, StoreRestoredError, StoreUnavailableError
 from overlay.store.contract import (
     ABSENT,
     NO_LEASE,
@@ -25,6 +25,7 @@ from overlay.store.contract import (
     Events,
     KeyRange,
     KeyValue,
+    Page,
     Put,
     Snapshot,
 )
@@ -54,6 +55,7 @@ class MemoryCore:
         self._keys: dict[str, KeyValue] = {}
         self._leases: dict[int, _EtcdLease] = {}
         self._history: deque[Event] = deque()
+        self._replaced: deque[KeyValue | None] = deque()  # what was there before each event of the history
         self._listeners: set[Callable[[], None]] = set()
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
@@ -67,6 +69,24 @@ class MemoryCore:
         """All keys of ``span`` in key order."""
         self.expire(now)
         return Snapshot(self.revision, tuple(self._keys[key] for key in sorted(self._keys) if within(span, key)))
+
+    def page(self, span: KeyRange, limit: int, after: str, revision: int, now: float) -> Page:
+        """Some keys of ``span``, now or as of a revision; see :meth:`overlay.store.contract.PagedStore.page`."""
+        self.expire(now)
+        if revision > self.revision:
+            raise StoreRestoredError(self.revision)
+        if revision and revision < self.compacted:
+            raise CompactedError(self.compacted)
+        keys = dict(self._keys)
+        for event, before in zip(reversed(self._history), reversed(self._replaced), strict=True):
+            if not revision or event.kv.mod_revision <= revision:
+                break
+            keys.pop(event.kv.key, None)
+            if before is not None:
+                keys[before.key] = before
+        found = [keys[key] for key in sorted(keys) if within(span, key) and key > after]
+        items = tuple(found[: limit or None])
+        return Page(revision or self.revision, items, len(found) - len(items))
 
     def events(self, span: KeyRange, after: int) -> Events:
         """What happened in ``span`` after revision ``after``. Raises CompactedError where that is no longer known."""
@@ -143,6 +163,7 @@ class MemoryCore:
         self.compacted = self.revision if revision is None else revision
         while self._history and self._history[0].kv.mod_revision < self.compacted:
             self._history.popleft()
+            self._replaced.popleft()
 
     def renew_all(self, now: float) -> None:
         """Gives every etcd lease its full TTL again, as a new leader of etcd does."""
@@ -162,6 +183,7 @@ class MemoryCore:
             self._advance([self._delete(key) for key in sorted(lease.keys)])
 
     def _put(self, put: Put) -> Event:
+        self._replaced.append(self._keys.get(put.key))
         self._detach(put.key)
         kv = KeyValue(put.key, put.value, self.revision + 1, put.lease_id)
         self._keys[put.key] = kv
@@ -170,6 +192,7 @@ class MemoryCore:
         return Event(kv)
 
     def _delete(self, key: str) -> Event:
+        self._replaced.append(self._keys[key])
         self._detach(key)
         del self._keys[key]
         return Event(KeyValue(key, b"", self.revision + 1), deleted=True)
@@ -219,6 +242,11 @@ class MemoryStore:
         """See :meth:`overlay.store.contract.Store.read`."""
         await self._answer()
         return self.core.read(span, self._clock())
+
+    async def page(self, span: KeyRange, *, limit: int = 0, after: str = "", revision: int = 0) -> Page:
+        """See :meth:`overlay.store.contract.PagedStore.page`."""
+        await self._answer()
+        return self.core.page(span, limit, after, revision, self._clock())
 
     async def commit(self, compares: Sequence[Compare], operations: Sequence[Put | Delete]) -> Committed:
         """See :meth:`overlay.store.contract.Store.commit`."""

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any
 
 from overlay.errors import LeaseNotFoundError
-from overlay.store.contract import Committed, Compare, Delete, Events, KeyRange, Put, Snapshot
+from overlay.store.contract import Committed, Compare, Delete, Events, KeyRange, Page, Put, Snapshot
 from overlay.store.etcd.cluster import Call, Cluster
 from overlay.store.etcd.errors import LeaseExistsError
 from overlay.store.etcd.rpc import END_OF_STREAM, key_bytes, key_value, pb, range_end
@@ -42,6 +42,16 @@ class EtcdStore:
         """See :meth:`overlay.store.contract.Store.read`."""
         answer = await self._cluster.call(lambda call: call.unary(call.stubs.kv.Range, _range_request(span)))
         return Snapshot(answer.header.revision, tuple(key_value(kv) for kv in answer.kvs))
+
+    async def page(self, span: KeyRange, *, limit: int = 0, after: str = "", revision: int = 0) -> Page:
+        """See :meth:`overlay.store.contract.PagedStore.page`."""
+        request = _range_request(span)
+        request.limit, request.revision = limit, revision
+        if after:
+            request.key = key_bytes(after) + b"\0"
+        answer = await self._cluster.call(lambda call: call.unary(call.stubs.kv.Range, request))
+        items = tuple(key_value(kv) for kv in answer.kvs)
+        return Page(revision or answer.header.revision, items, answer.count - len(items))
 
     async def commit(self, compares: Sequence[Compare], operations: Sequence[Put | Delete]) -> Committed:
         """See :meth:`overlay.store.contract.Store.commit`.

@@ -6,9 +6,11 @@ import re
 from collections.abc import Sequence
 
 from overlay.errors import (
+    CompactedError,
     LeaseNotFoundError,
     StoreDeniedError,
     StoreError,
+    StoreRestoredError,
     StoreUnavailableError,
 )
 from overlay.store.etcd.rpc import RpcError, StatusCode
@@ -108,6 +110,10 @@ def explain(error: Exception, endpoint: Endpoint, timeout: float) -> StoreError:
             return StoreUnavailableError("its database is full", about=about, remedy=remedy)
         case StatusCode.RESOURCE_EXHAUSTED if "larger than max" not in details:
             return StoreUnavailableError(said or "it is overloaded", about=about)
+        case StatusCode.OUT_OF_RANGE if "compacted" in said:
+            return CompactedError(0)
+        case StatusCode.OUT_OF_RANGE if "future revision" in said:
+            return StoreRestoredError(0)
         case _ if code in _ANSWERS:
             return StoreError(said or code.name, about=about)
     return _unreachable(details, code.name, about)
