@@ -14,7 +14,7 @@ COUNT  ?= 1000000
 RUNTIME := python3-venv iproute2 libbpf1 iptables nftables procps
 LAB     := etcd=etcd-server etcdctl=etcd-client iputils-ping iperf3 sockperf ethtool tcpdump
 TESTS   := man-db dockerd=docker.io docker=docker-cli,docker.io openssl busybox-static dbus systemd clang llvm libbpf-dev
-PLATFORMS := qemu-system-x86 debootstrap kmod cpio
+PLATFORMS := qemu-system-x86 debootstrap kmod cpio squashfs-tools
 .DEFAULT_GOAL := help
 
 help:  ## show this

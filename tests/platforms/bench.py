@@ -10,7 +10,6 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import click
@@ -18,9 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from overlay.lab.bench.scenarios import Measure
-from tests.platforms import kernel, vm
-from tests.platforms.cells import CACHE, KERNELS, SOURCE
-from tests.platforms.debian import Suite
+from tests.platforms.cells import CACHE, KERNELS, on_kernel
 
 _BEGIN, _END = "--- results", "--- end of results"
 _BASE = "vxlan"
@@ -50,7 +47,6 @@ def main(only: tuple[str, ...], modes: tuple[str, ...], ways: tuple[str, ...], r
         raise click.UsageError(f"no kernel is called {unknown[0]}: there are {', '.join(KERNELS)}")
     arguments = [f"--mode {mode}" for mode in modes] + [f"--way {way}" for way in ways]
     job = f"""
-    export PATH={Path(sys.executable).parent}:$PATH
     overlay lab bench --json --rounds {rounds} --seconds {seconds} {" ".join(arguments)} >/tmp/results.json
     status=$?
     echo "{_BEGIN}"; cat /tmp/results.json; echo; echo "{_END}"
@@ -70,12 +66,9 @@ def main(only: tuple[str, ...], modes: tuple[str, ...], ways: tuple[str, ...], r
 
 
 def _measure(version: str, job: str) -> list[Row]:
-    suite = KERNELS[version]
-    prepared = kernel.prepare(Suite(suite, CACHE / "suites" / suite), CACHE / "kernels" / suite)
     log = CACHE / "logs" / f"bench-{version}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with vm.packed(vm.hot(SOURCE), log.parent) as images:
-        vm.run_in(prepared, job, log, images=images, hardware=vm.Hardware(sleep=False), timeout=3600)
+    on_kernel(version, job, log)
     printed = log.read_text(errors="replace").replace("\r", "")
     _, begun, rest = printed.partition(f"\n{_BEGIN}\n")
     text, ended, _ = rest.partition(f"\n{_END}\n")

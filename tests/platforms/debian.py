@@ -6,7 +6,10 @@ mirror, proxy and certificates, and never touches what is installed here.
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +84,15 @@ def mirror() -> str:
         if origin == "Debian" and "-" not in codename:
             return address.rstrip("/")
     raise RuntimeError("apt knows no mirror of Debian: apt-get update")
+
+
+@contextmanager
+def alone(made: Path) -> Iterator[None]:
+    """Waits until nobody else, in this process or another, makes what is to be at ``made``."""
+    made.parent.mkdir(parents=True, exist_ok=True)
+    with made.with_name(f"{made.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def run(*command: str, cwd: Path | None = None) -> str:

@@ -1,16 +1,22 @@
 #!/bin/busybox sh
-# Process 1 of the initial RAM disk: puts this machine's root, read-only by 9p, below a writable layer in memory, and
-# hands over to the program that the kernel's command line names: overlay.guest=PATH.
+# Process 1 of the initial RAM disk: stacks the layers that are in persistent memory, the first below, under a writable
+# one, puts /machine there, and hands over to /machine/guest.sh.
 b=/bin/busybox
-$b mkdir -p /proc /sys /dev /host /layer /root
+$b mkdir -p /proc /sys /dev /layers /root
 $b mount -t proc proc /proc
 $b mount -t sysfs sys /sys
 $b mount -t devtmpfs dev /dev
 for module in $($b cat /modules/order); do $b insmod /modules/$module || echo "init: $module does not load"; done
-$b mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144,cache=loose,ro host /host || echo "init: no root"
-$b mount -t tmpfs -o size=75% tmpfs /layer
-$b mkdir /layer/upper /layer/work
-$b mount -t overlay -o lowerdir=/host,upperdir=/layer/upper,workdir=/layer/work overlay /root || echo "init: no layer"
+$b mount -t tmpfs -o size=75% tmpfs /layers
+$b mkdir /layers/upper /layers/work
+lower=
+for device in /dev/pmem*; do
+    layer=/layers/${device##*/}
+    $b mkdir $layer
+    $b mount -t squashfs -o ro $device $layer || echo "init: no layer on $device"
+    lower=$layer${lower:+:$lower}
+done
+$b mount -t overlay -o lowerdir=$lower,upperdir=/layers/upper,workdir=/layers/work overlay /root || echo "init: no root"
+$b cp -a /machine /root/machine
 for part in proc sys dev; do $b mount -o move /$part /root/$part; done
-guest=$($b sed -n 's/.*overlay\.guest=\([^ ]*\).*/\1/p' /root/proc/cmdline)
-exec $b switch_root /root /bin/bash "$guest"
+exec $b switch_root /root /bin/bash /machine/guest.sh

@@ -1,30 +1,35 @@
-"""A virtual machine by software emulation, that runs one job on a Debian kernel and is gone.
+"""A machine by software emulation, that runs one job on a Debian kernel and is gone.
 
-Time in it is counted in instructions (qemu's ``-icount``), a nanosecond each: whatever else this machine does, a
-test in there is not late, and a benchmark repeats. It has one processor; with more the kernel does not boot that way.
+Time in it is counted in instructions (qemu's ``-icount``), and what it would wait for takes none: its clock jumps to
+the next timer. So a test in there is not late whatever else this machine does, waits cost nothing, and a benchmark
+repeats. That needs a machine in which nothing is waited for but timers: it has no disk, its files are in its memory
+(see :mod:`tests.platforms.image`), and it has one processor.
 """
 
 from __future__ import annotations
 
 import re
-import secrets
+import shutil
 import subprocess
-import sys
-import sysconfig
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.platforms.debian import run
-from tests.platforms.kernel import Kernel
+from tests.platforms.kernel import Kernel, archive
 
 _GUEST = Path(__file__).with_name("guest.sh")
-_IMAGE_BYTES = 2 << 30
-"""Of the file system; what is not used of it takes no room."""
 
 _ENDED = re.compile(r"^guest: the job ended with (\d+)\s*$", re.MULTILINE)
+
+_PROCESSOR = "max,-erms,-smap,-smep,-la57"
+"""All that qemu can emulate, but what costs it more than it costs real hardware: moving bytes one at a time (erms), an
+end of its translated block (smap, smep), and one more level of page tables."""
+
+_WORDS = (
+    "console=ttyS0 panic=-1 quiet mitigations=off nokaslr audit=0 apparmor=0 init_on_alloc=0 nowatchdog tsc=reliable "
+    "no_timer_check random.trust_cpu=on net.ifnames=0"
+)
 
 
 @dataclass(frozen=True)
@@ -33,80 +38,47 @@ class Hardware:
 
     Attributes:
         memory: in MiB.
-        sleep: whether what it waits for takes time. Else its clock jumps to the next timer, so that a benchmark sees
-            nothing but instructions; but so it does while this machine reads a file for it.
-        devices: further arguments of qemu, for example network cards.
+        shift: an instruction takes two to the power of this many nanoseconds.
+        cards: virtio-net cards eth0, eth1, …, with two queues and all offloads, joined by a bridge of this machine's.
+            What is under way on that bridge is waited for, so then waits take time.
     """
 
     memory: int = 4096
-    sleep: bool = True
-    devices: tuple[str, ...] = ()
+    shift: int = 0
+    cards: int = 0
 
 
-_DRIVE = "file={},format=raw,if=virtio,snapshot=on"
-
-_PLAIN = Hardware()
-
-
-@contextmanager
-def packed(sources: Sequence[Path], folder: Path) -> Iterator[dict[Path, Path]]:
-    """File system images of directories, by where they belong, for the length of a ``with`` statement.
-
-    What a job reads again and again must not cross 9p each time: the interpreter's start took a minute.
-
-    Raises:
-        RuntimeError: mke2fs(8) failed.
-    """
-    images = {}
-    with tempfile.TemporaryDirectory(dir=folder) as work:
-        for number, source in enumerate(sources):
-            image = images[source] = Path(work, f"{number}.img")
-            with image.open("wb") as out:
-                out.truncate(_IMAGE_BYTES)
-            run("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", str(source), str(image))
-        yield images
-
-
-def hot(source: Path) -> tuple[Path, ...]:
-    """What a job on a checkout reads all the time: that, compiled, and the interpreter's library."""
-    run(sys.executable, "-m", "compileall", "-q", str(source))
-    return source, Path(sysconfig.get_path("stdlib"))
+PLAIN = Hardware()
 
 
 def run_in(
-    kernel: Kernel, job: str, log: Path, *, images: Mapping[Path, Path], hardware: Hardware = _PLAIN, timeout: float
+    kernel: Kernel, job: str, log: Path, *, layers: Sequence[Path], hardware: Hardware = PLAIN, timeout: float
 ) -> int:
-    """Boots ``kernel``, runs a shell script as root on this machine's files, which it cannot change, and powers off.
+    """Boots ``kernel``, runs a shell script as root, and powers off.
 
     Args:
         job: the script.
-        images: what to mount where, from :func:`packed`; writable, and as before afterwards.
+        layers: of the root, the lowest first (see :mod:`tests.platforms.image`); what is written is gone afterwards.
         log: gets all that the machine and the job print.
         timeout: seconds of this machine's time after which it is killed.
 
     Returns:
         The job's exit status; 124 where it did not end in time, 125 where the machine ended before the job did.
     """
-    with tempfile.NamedTemporaryFile("w", dir=log.parent, prefix=f"{secrets.token_hex(4)}-", suffix=".sh") as script:
-        script.write(job)
-        script.flush()
-        words = (
-            "console=ttyS0 panic=-1 quiet mitigations=off "
-            f"overlay.guest={_GUEST} overlay.job={script.name} overlay.modules={kernel.modules} "
-            f"overlay.mounts={','.join(map(str, images))}"
-        )
+    with tempfile.TemporaryDirectory(dir=log.parent, prefix="machine-") as work:
         command = [
-            *("qemu-system-x86_64", "-accel", "tcg,thread=single", "-cpu", "max"),
-            *("-icount", f"shift=0,sleep={'on' if hardware.sleep else 'off'}"),
-            *("-smp", "1", "-m", str(hardware.memory)),
+            *("qemu-system-x86_64", "-machine", "pc,nvdimm=on", "-accel", "tcg,thread=single", "-cpu", _PROCESSOR),
+            *("-icount", f"shift={hardware.shift},sleep={'on' if hardware.cards else 'off'}", "-rtc", "clock=vm"),
+            *("-smp", "1", "-m", f"{hardware.memory},slots=16,maxmem=64G"),
             *("-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio", "-net", "none"),
-            *("-kernel", str(kernel.image), "-initrd", str(kernel.initramfs), "-append", words),
-            *("-fsdev", "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap"),
-            *("-device", "virtio-9p-pci,fsdev=host,mount_tag=host"),
-            *(word for image in images.values() for word in ("-drive", _DRIVE.format(image))),
+            *("-kernel", str(kernel.image), "-initrd", str(_initial_disk(kernel, job, Path(work)))),
+            *("-append", _WORDS),
+            *_in_memory((*layers, kernel.modules)),
             *("-object", "rng-builtin,id=rng", "-device", "virtio-rng-pci,rng=rng"),
-            *hardware.devices,
+            *_cards(hardware.cards),
         ]
+        if hardware.cards:
+            command = ["unshare", "--net", "sh", "-euc", _BRIDGE, "sh", str(hardware.cards), *command]
         with log.open("wb") as out:
             try:
                 subprocess.run(
@@ -121,3 +93,48 @@ def run_in(
                 return 124
     ended = _ENDED.search(log.read_text(errors="replace").replace("\r", ""))
     return int(ended.group(1)) if ended else 125
+
+
+_BRIDGE = """
+cards=$1; shift
+sysctl -qw net.ipv6.conf.default.disable_ipv6=1 || true
+ip link add br0 up type bridge
+while [ "$cards" -gt 0 ]; do
+    cards=$((cards - 1))
+    ip tuntap add tap$cards mode tap multi_queue vnet_hdr
+    ip link set tap$cards master br0 up
+done
+exec "$@"
+"""
+"""In a network namespace that is gone with the machine."""
+
+
+def _cards(count: int) -> list[str]:
+    words = []
+    for number in range(count):
+        words += ["-netdev", f"tap,id=card{number},ifname=tap{number},script=no,downscript=no,queues=2"]
+        mac = f"52:54:00:00:00:{number + 1:02x}"
+        words += ["-device", f"virtio-net-pci,netdev=card{number},mac={mac},mq=on,vectors=6,rx_queue_size=1024"]
+    return words
+
+
+def _initial_disk(kernel: Kernel, job: str, work: Path) -> Path:
+    """The kernel's own, and behind it /machine with the job: the kernel unpacks one archive after the other."""
+    machine = work / "tree/machine"
+    machine.mkdir(parents=True)
+    shutil.copy(_GUEST, machine)
+    (machine / "job.sh").write_text(job)
+    archive(work / "tree", work / "job.cpio")
+    disk = work / "initrd"
+    disk.write_bytes(kernel.initramfs.read_bytes() + (work / "job.cpio").read_bytes())
+    return disk
+
+
+def _in_memory(images: Sequence[Path]) -> list[str]:
+    """Each file as a module of persistent memory, /dev/pmem0 the first; mapped, so what is not read takes no room."""
+    words = []
+    for number, image in enumerate(images):
+        place = f"mem-path={image},size={image.stat().st_size}"
+        words += ["-object", f"memory-backend-file,id=layer{number},{place},share=on,readonly=on"]
+        words += ["-device", f"nvdimm,id=nvdimm{number},memdev=layer{number},unarmed=on"]
+    return words

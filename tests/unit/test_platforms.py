@@ -1,0 +1,48 @@
+"""The matrix of platforms: which cells a choice means, and layers that a machine can take into its memory."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tests.platforms import image
+from tests.platforms.__main__ import main
+from tests.platforms.cells import chosen, matrix
+
+
+def test_every_cell_has_a_name_of_its_own() -> None:
+    names = [cell.name for cell in matrix()]
+    assert len(set(names)) == len(names)
+    assert tuple(cell.name for cell in chosen(())) == tuple(names)
+
+
+def test_a_pattern_chooses_its_cells_alone() -> None:
+    assert [cell.name for cell in chosen(("kernel-6.1", "etcd-*"))] == ["kernel-6.1", "etcd-3.5"]
+
+
+@pytest.mark.parametrize("only", ["kernel-9.9", "kernel-6.1 kernl-6.12"])
+def test_a_wrong_name_is_an_error_that_lists_the_cells(only: str) -> None:
+    done = CliRunner().invoke(main, ["--only", only])
+    assert done.exit_code == 2
+    assert only.rsplit(maxsplit=1)[-1] in done.output
+    assert all(cell.name in done.output for cell in matrix())
+
+
+@pytest.mark.skipif(shutil.which("unsquashfs") is None, reason="needs squashfs-tools")
+def test_a_layer_has_its_files_where_they_belong(tmp_path: Path) -> None:
+    root, layer = tmp_path / "root", tmp_path / "layer.squashfs"
+    (root / "a/b").mkdir(parents=True)
+    (root / "a/b/file").write_text("content")
+    (root / "a/link").symlink_to("b/file")
+    (root / "other").write_text("not asked for")
+    image.pack([root / "a/b/file", root / "a/link"], layer, root)
+    assert layer.stat().st_size % (128 << 20) == 0
+    subprocess.run(["unsquashfs", "-d", str(tmp_path / "out"), str(layer)], check=True, capture_output=True, timeout=60)
+    assert {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*")} == {
+        "a", "a/b", "a/b/file", "a/link",
+    }  # fmt: skip
+    assert (tmp_path / "out/a/link").read_text() == "content"
