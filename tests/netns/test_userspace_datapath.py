@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import signal
@@ -18,6 +17,7 @@ from overlay.datapath.userspace.steering import queue_for
 from tests.support.admission import PEERS, VECTORS, Outcome
 from tests.support.limits import limit
 from tests.support.packets import Packet, segment_plainly
+from tests.support.transfer import python_in, transfer
 from tests.support.tunnels import ROOT, Node, entering, nodes, run, until
 
 pytestmark = pytest.mark.root
@@ -44,43 +44,6 @@ def workers_of(node: Node) -> list[int]:
     assert node.process is not None
     found = subprocess.run(["pgrep", "-P", str(node.process.pid)], capture_output=True, text=True, check=False)
     return [int(word) for word in found.stdout.split()]
-
-
-RECEIVE = """
-import socket, sys
-listener = socket.create_server(('', 9000)); print('listening', flush=True)
-stream = listener.accept()[0]; stream.settimeout(100)
-with open(sys.argv[1], 'wb') as file:
-    while data := stream.recv(1 << 20): file.write(data)
-"""
-SEND = """
-import socket, sys
-with socket.create_connection((sys.argv[2], 9000), 20) as stream, open(sys.argv[1], 'rb') as file:
-    stream.settimeout(100); stream.sendfile(file)
-"""
-
-
-def python_in(namespace: str, script: str, *arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*entering(namespace), sys.executable, "-c", script, *map(str, arguments)], stdout=subprocess.PIPE, text=True
-    )
-
-
-def transfer(one: Node, two: Node, path: Path, size: int) -> None:
-    """Sends ``size`` random bytes over TCP from pod to pod, and compares what arrives."""
-    sent, received = path / "sent", path / "received"
-    sent.write_bytes(os.urandom(size))
-    with python_in(two.pod, RECEIVE, received) as server:
-        try:
-            assert server.stdout is not None
-            assert server.stdout.readline() == "listening\n"
-            with python_in(one.pod, SEND, sent, two.pod_address) as client:
-                assert client.wait(120) == 0
-            assert server.wait(60) == 0
-        finally:
-            server.kill()
-    digests = [hashlib.sha256(each.read_bytes()).hexdigest() for each in (sent, received)]
-    assert digests[0] == digests[1]
 
 
 @pytest.mark.parametrize("kind", KINDS)

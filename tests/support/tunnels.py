@@ -25,6 +25,9 @@ BPF_FS = Path("/sys/fs/bpf")
 PATIENCE = 30.0
 """Seconds for anything that normally takes a fraction of one; the machine may be busy."""
 
+CARDS = os.environ.get("OVERLAY_CARDS", "").split()
+"""Network cards of this machine, joined outside of it, that nodes have instead of an end of a veth pair."""
+
 _prefix_count = 0
 
 
@@ -186,8 +189,13 @@ def _node(stack: ExitStack, prefix: str, switch: str, number: int, underlay_mtu:
     _namespace(stack, node.pod)
     stack.callback(node.cleanup)  # what a killed agent leaves on purpose; here nobody comes after it
     stack.callback(node.kill)
-    node(f"ip link add eth0 mtu {underlay_mtu} type veth peer name n{number} mtu {underlay_mtu} netns {switch}")
-    run(f"ip link set n{number} master br0 up", switch)
+    if CARDS:
+        card = CARDS[number - 1]
+        run(f"ip link set {card} netns {node.namespace} name eth0 mtu {underlay_mtu}")
+        stack.callback(node, f"ip link set eth0 down netns 1 name {card}", check=False)
+    else:
+        node(f"ip link add eth0 mtu {underlay_mtu} type veth peer name n{number} mtu {underlay_mtu} netns {switch}")
+        run(f"ip link set n{number} master br0 up", switch)
     node("ip link set eth0 up")
     node(f"ip address add {node.address}/24 dev eth0")
     node("ip link add cni0 type bridge")
