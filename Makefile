@@ -22,7 +22,7 @@ help:  ## show this
 
 # -- set-up ----------------------------------------------------------------------------------------------------------
 
-.PHONY: test-docker help packages test-packages platform-packages test-platforms bench-vm lock demo test check lint types unit lowest soak fuzz fuzz-keys bench bpf wheels release install uninstall clean herd mutants
+.PHONY: test-docker help packages test-packages platform-packages test-platforms test-platforms-fault bench-vm lock demo test check lint types unit lowest soak fuzz fuzz-keys bench bpf wheels release install uninstall clean herd mutants
 
 packages:
 	@requirements/packages.sh $(RUNTIME) $(LAB)
@@ -90,6 +90,11 @@ test-docker: test-packages $(VENV)/.dev  ## Docker of other Debians (debootstrap
 
 test-platforms: platform-packages $(VENV)/.dev  ## other kernels and Debians: make test-platforms ONLY='kernel-*' REBUILD=1
 	@$(BIN)/python -m tests.platforms --only "$(ONLY)" $(if $(REBUILD),--rebuild)
+
+# A fault that only one kernel has, to see that its cell tells: the others stay green.
+FAULTY := kernel-6.1
+test-platforms-fault: platform-packages $(VENV)/.dev  ## the matrix sees a fault that is seeded in one kernel alone
+	@$(BIN)/python -m tests.platforms --only "$(FAULTY) kernel-6.12" --patch tests/platforms/only-6.1.patch --red $(FAULTY)
 
 bench-vm: platform-packages $(VENV)/.dev  ## the bench on other kernels, counted in instructions: make bench-vm ONLY=6.1
 	@$(BIN)/python -m tests.platforms.bench --only "$(ONLY)"

@@ -102,11 +102,17 @@ def _clock() -> str:
 @click.option("--only", multiple=True, metavar="PATTERN", help="Run the cells whose name fits, for example 'kernel-*'.")
 @click.option("--list", "listing", is_flag=True, help="Say which cells there are, and run none.")
 @click.option("--rebuild", is_flag=True, help="Fetch and build anew what these cells need.")
+@click.option(
+    "--patch", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Change the checkout first."
+)
+@click.option("--red", multiple=True, metavar="NAME", help="A cell that has to fail: with --patch, a fault's.")
 @click.option("--jobs", default=2, show_default=True, help="Cells at once; each takes one processor.")
-def main(only: tuple[str, ...], listing: bool, rebuild: bool, jobs: int) -> None:
-    """Runs the cells; exit status 1 if any is red, with its log's last lines."""
+def main(
+    only: tuple[str, ...], listing: bool, rebuild: bool, patch: Path | None, red: tuple[str, ...], jobs: int
+) -> None:
+    """Runs the cells; exit status 1 if one is red that should not be, or the other way round."""
     try:
-        cells = chosen(tuple(pattern for words in only for pattern in words.split()))
+        cells = chosen(tuple(pattern for words in only for pattern in words.split()), patch and patch.resolve())
     except UnknownCellError as error:
         raise click.UsageError(str(error)) from None
     if listing:
@@ -120,11 +126,13 @@ def main(only: tuple[str, ...], listing: bool, rebuild: bool, jobs: int) -> None
     LOGS.mkdir(parents=True, exist_ok=True)
     board = Board(Console(highlight=False))
     with ThreadPoolExecutor(jobs) as pool:
-        running = [pool.submit(board.run, cell) for cell in cells]
-        board.watch(running)
-    failed = sum(future.result() != 0 for future in running)
-    print(f"{len(cells) - failed} passed, {failed} failed")
-    sys.exit(failed != 0)
+        running = {cell.name: pool.submit(board.run, cell) for cell in cells}
+        board.watch(list(running.values()))
+    failed = {name for name, future in running.items() if future.result() != 0}
+    print(f"{len(cells) - len(failed)} passed, {len(failed)} failed")
+    for name in sorted(set(red) - failed):
+        print(f"{name} passed, and has to fail")
+    sys.exit(failed != set(red))
 
 
 if __name__ == "__main__":

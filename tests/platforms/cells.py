@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 
 from tests.platforms import image, kernel, vm
@@ -31,25 +33,63 @@ ETCDS = {"3.5": "trixie"}
 SETUPS = {"debian-12": "bookworm", "debian-13": "trixie"}
 """The suite of each release that a fresh clone is set up on."""
 
+_SUITES = {"kernel": KERNELS, "virtio": KERNELS, "docker": DOCKERS, "etcd": ETCDS, "setup": SETUPS}
+
+_SHOWS = {
+    "kernel": "demo; both datapaths, every packet; links of all kinds; netem; restarts; cleanup",
+    "virtio": "virtio-net cards with their offloads: every packet, native XDP, VLAN, bond",
+    "docker": "containers of two nodes, networks apart, default-deny",
+    "etcd": "the store's contract, TLS, password, compaction, members lost",
+    "setup": "fresh clone, fresh system, no caches: demo, checks, agent",
+}
+
+_BUILT = {
+    "kernel": ("kernels/{}", "images", "suites/{}"),
+    "virtio": ("kernels/{}", "images", "suites/{}"),
+    "docker": ("roots/{}",),
+    "etcd": ("etcd/{}", "suites/{}"),
+    "setup": ("roots/{}-*",),
+}
+"""By the suite, as patterns of paths in the cache."""
+
 _MINUTE = 60.0
 
-# On any kernel: the demo, then all that a socket can produce by both datapaths with vxlan as the oracle, what proves a
-# peer, every kind of link below, upgrades and restarts under traffic, and that all of it can be taken away again.
-_DATAPATHS = (
-    "tests/netns/test_every_packet.py",
-    "tests/netns/test_kernel_underlays.py",
-    "tests/netns/test_kernel_datapath.py",
-    "tests/netns/test_kernel_proof.py",
-    "tests/netns/test_netem.py",
-    "tests/netns/test_causes.py",
-    "tests/netns/test_agent.py",
-    "tests/netns/test_cleanup.py",
-)
+# What depends on the kernel, the most telling first: all that a socket can produce by both datapaths, with vxlan as the
+# oracle; every kind of link below, path MTU, what others attach; GRO, fragments, nothing lost over kills and upgrades;
+# bad networks; what is told where a kernel joins datagrams; and that all of it can be taken away again.
+_TESTS = {
+    "test_every_packet": ("",),
+    "test_kernel_underlays": (
+        "test_kind_of_underlay",
+        "test_packets_of_a_vlan_are_not_taken_for_the_interface_below",
+        "test_a_router_with_a_smaller_mtu",
+        "test_an_older_ingress_qdisc_stays",
+        "test_an_xdp_firewall_stays_in_front_of_us",
+    ),
+    "test_kernel_datapath": (
+        "test_probe_says_yes",
+        "test_packets_stay_in_the_kernel",
+        "test_every_size_passes",
+        "test_tcp_both_ways_and_the_gro_stage",
+        "test_what_the_programs_leave_alone_is_answered_by_the_slow_path",
+        "test_fragmented_outer_datagrams_arrive",
+        "test_nothing_is_lost_when_agents_are_killed_restarted_and_upgraded",
+    ),
+    "test_kernel_proof": ("test_one_way_datagrams_reach_a_peer_that_goes_to_userspace_at_once",),
+    "test_netem": ("",),
+    "test_causes": (
+        "test_datagrams_that_the_interface_joins_before_our_program_are_told",
+        "test_a_learnt_path_mtu_is_told",
+    ),
+    "test_agent": ("test_two_nodes_lease_tunnel_and_survive_a_kill",),
+    "test_cleanup": ("",),
+}
 
-# On cards, what crosses them; netem and the switch are no part of it.
-_CARDS = ("tests/netns/test_every_packet.py -k 'kernel and pod-to-pod'",)
-
-_IN_MACHINE = "python -m pytest -v -ra --maxfail=20 --durations=0 -p no:cacheprovider"
+# Between cards, what crosses them.
+_TESTS_OF_CARDS = {
+    "test_every_packet": ("test_what_vxlan_carries_we_carry[kernel to kernel-pod to pod]",
+                          "test_what_vxlan_carries_we_carry[userspace to kernel-pod to pod]"),
+}  # fmt: skip
 
 _ETCD = ("tests/contract", "tests/netns/test_etcd_faults.py")
 
@@ -73,26 +113,35 @@ class Cell:
     built: tuple[str, ...]
 
 
+Starter = Callable[[str], Callable[[Path], int]]
+"""From the rest of a cell's name to what runs it."""
+
+
 class UnknownCellError(Exception):
     """No cell has such a name."""
 
 
-def matrix() -> tuple[Cell, ...]:
-    """Every cell."""
+def matrix(patch: Path | None = None) -> tuple[Cell, ...]:
+    """Every cell; with a patch, those on emulated machines, which find this checkout changed by it."""
+    emulated: Mapping[str, Starter] = {
+        "kernel": partial(_on_kernel, patch=patch),
+        "virtio": partial(_on_virtio, patch=patch),
+    }
+    others: Mapping[str, Starter] = {"docker": _with_docker, "etcd": _with_etcd, "setup": _set_up}
     return tuple(
-        Cell(f"{kind}-{name}", shows, run(name), tuple(part.format(suites[name]) for part in ("suites/{}", *built)))
-        for kind, suites, shows, run, built in _KINDS
-        for name in suites
+        Cell(f"{kind}-{name}", _SHOWS[kind], run(name), tuple(part.format(suite) for part in _BUILT[kind]))
+        for kind, run in {**emulated, **(others if patch is None else {})}.items()
+        for name, suite in _SUITES[kind].items()
     )
 
 
-def chosen(patterns: tuple[str, ...]) -> tuple[Cell, ...]:
-    """The cells whose name fits one of the patterns (fnmatch(3)); all, where none is given.
+def chosen(patterns: tuple[str, ...], patch: Path | None = None) -> tuple[Cell, ...]:
+    """The cells of :func:`matrix` whose name fits one of the patterns (fnmatch(3)); all, where none is given.
 
     Raises:
         UnknownCellError: no name fits one of them.
     """
-    cells = matrix()
+    cells = matrix(patch)
     for pattern in patterns:
         if not any(fnmatch(cell.name, pattern) for cell in cells):
             names = ", ".join(cell.name for cell in cells)
@@ -101,7 +150,13 @@ def chosen(patterns: tuple[str, ...]) -> tuple[Cell, ...]:
 
 
 def on_kernel(
-    version: str, job: str, log: Path, *, hardware: vm.Hardware = vm.PLAIN, timeout: float = 60 * _MINUTE
+    version: str,
+    job: str,
+    log: Path,
+    *,
+    patch: Path | None = None,
+    hardware: vm.Hardware = vm.PLAIN,
+    timeout: float = 60 * _MINUTE,
 ) -> int:
     """Runs a shell script in this checkout, with its environment's programs first, on an emulated machine.
 
@@ -116,18 +171,27 @@ def on_kernel(
     {job}
     """
     with tempfile.TemporaryDirectory(dir=log.parent) as folder:
-        layers = image.system(CACHE / "images"), image.checkout(SOURCE, Path(folder, "checkout.squashfs"))
+        layers = [image.system(CACHE / "images"), image.checkout(SOURCE, Path(folder, "checkout.squashfs"))]
+        if patch is not None:
+            layers.append(image.patched(SOURCE, patch, Path(folder, "patched.squashfs")))
         return vm.run_in(prepared, script, log, layers=layers, hardware=hardware, timeout=timeout)
 
 
-def _on_kernel(version: str) -> Callable[[Path], int]:
-    job = f"overlay lab demo && {_IN_MACHINE} {' '.join(_DATAPATHS)}"
-    return lambda log: on_kernel(version, job, log)
+def _on_kernel(version: str, patch: Path | None) -> Callable[[Path], int]:
+    job = f"overlay lab demo && {_pytest_words(_TESTS, patch)}"
+    return lambda log: on_kernel(version, job, log, patch=patch)
 
 
-def _on_virtio(version: str) -> Callable[[Path], int]:
-    job = f"export OVERLAY_CARDS='eth0 eth1 eth2 eth3'; {_IN_MACHINE} {' '.join(_CARDS)}"
-    return lambda log: on_kernel(version, job, log, hardware=vm.Hardware(cards=4))
+def _on_virtio(version: str, patch: Path | None) -> Callable[[Path], int]:
+    job = f"export OVERLAY_CARDS='eth0 eth1 eth2 eth3'; {_pytest_words(_TESTS_OF_CARDS, patch)}"
+    return lambda log: on_kernel(version, job, log, patch=patch, hardware=vm.Hardware(cards=4))
+
+
+def _pytest_words(tests: Mapping[str, tuple[str, ...]], patch: Path | None) -> str:
+    """The command line. Of a patched checkout the first failure is all that is asked for."""
+    ids = [f"tests/netns/{file}.py{test and f'::{test}'}" for file, names in tests.items() for test in names]
+    failures = 20 if patch is None else 1
+    return shlex.join(["python", "-m", "pytest", "-v", "-ra", f"--maxfail={failures}", "-p", "no:cacheprovider", *ids])
 
 
 def _with_docker(version: str) -> Callable[[Path], int]:
@@ -152,18 +216,6 @@ def _with_etcd(version: str) -> Callable[[Path], int]:
 def _set_up(release: str) -> Callable[[Path], int]:
     words = ("sh", str(Path(__file__).with_name("fresh.sh")), SETUPS[release], "sh", "-c", _FRESH)
     return lambda log: _command(log, {"ROOTS": str(CACHE / "roots")}, *words)
-
-
-_KINDS = (
-    ("kernel", KERNELS, "demo; both datapaths, every packet; links of all kinds; netem; restarts; cleanup", _on_kernel,
-     ("kernels/{}", "images")),
-    ("virtio", KERNELS, "virtio-net cards with their offloads: every packet, native XDP, VLAN, bond", _on_virtio,
-     ("kernels/{}", "images")),
-    ("docker", DOCKERS, "containers of two nodes, networks apart, default-deny", _with_docker, ("roots/{}",)),
-    ("etcd", ETCDS, "the store's contract, TLS, password, compaction, members lost", _with_etcd, ("etcd/{}",)),
-    ("setup", SETUPS, "fresh clone, fresh system, no caches: demo, checks, agent", _set_up, ("roots/{}-*",)),
-)  # fmt: skip
-"""Prefix of the names, the suites by the rest of the name, what is run, and what is built for it in the cache."""
 
 
 def _pytest(log: Path, environment: Mapping[str, str], *tests: str) -> int:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 
@@ -58,6 +60,24 @@ def checkout(source: Path, image: Path) -> Path:
     """The layer of a checkout with its virtual environment, compiled."""
     run(sys.executable, "-m", "compileall", "-q", str(source / "overlay"), str(source / "tests"))
     pack(_below(source, _NOT_READ), image)
+    return image
+
+
+def patched(source: Path, patch: Path, image: Path) -> Path:
+    """The layer of those files of a checkout that a patch changes, changed; to be stacked on the checkout's.
+
+    Raises:
+        RuntimeError: the patch does not apply.
+    """
+    changed = [line.split("\t")[2] for line in run("git", "apply", "--numstat", str(patch)).splitlines()]
+    with tempfile.TemporaryDirectory(dir=image.parent) as folder:
+        root = Path(folder)
+        copy = root / source.relative_to("/")
+        for name in changed:
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source / name, copy / name)
+        run("git", "apply", str(patch), cwd=copy)
+        pack((copy / name for name in changed), image, root)
     return image
 
 

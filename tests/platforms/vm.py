@@ -44,7 +44,7 @@ class Hardware:
     """
 
     memory: int = 4096
-    shift: int = 0
+    shift: int = 1
     cards: int = 0
 
 

@@ -11,7 +11,11 @@ from click.testing import CliRunner
 
 from tests.platforms import image
 from tests.platforms.__main__ import main
-from tests.platforms.cells import chosen, matrix
+from tests.platforms.cells import SOURCE, chosen, matrix
+
+FAULT = Path(image.__file__).with_name("only-6.1.patch")
+
+needs_squashfs = pytest.mark.skipif(shutil.which("unsquashfs") is None, reason="needs squashfs-tools")
 
 
 def test_every_cell_has_a_name_of_its_own() -> None:
@@ -32,7 +36,7 @@ def test_a_wrong_name_is_an_error_that_lists_the_cells(only: str) -> None:
     assert all(cell.name in done.output for cell in matrix())
 
 
-@pytest.mark.skipif(shutil.which("unsquashfs") is None, reason="needs squashfs-tools")
+@needs_squashfs
 def test_a_layer_has_its_files_where_they_belong(tmp_path: Path) -> None:
     root, layer = tmp_path / "root", tmp_path / "layer.squashfs"
     (root / "a/b").mkdir(parents=True)
@@ -46,3 +50,22 @@ def test_a_layer_has_its_files_where_they_belong(tmp_path: Path) -> None:
         "a", "a/b", "a/b/file", "a/link",
     }  # fmt: skip
     assert (tmp_path / "out/a/link").read_text() == "content"
+
+
+def test_the_seeded_fault_applies() -> None:
+    subprocess.run(["git", "apply", "--check", str(FAULT)], cwd=SOURCE, check=True, timeout=60)
+
+
+@needs_squashfs
+def test_a_patch_is_a_layer_of_the_files_that_it_changes(tmp_path: Path) -> None:
+    layer = image.patched(SOURCE, FAULT, tmp_path / "patched.squashfs")
+    out = tmp_path / "out"
+    subprocess.run(["unsquashfs", "-d", str(out), str(layer)], check=True, capture_output=True, timeout=60)
+    changed = [path.relative_to(out) for path in out.rglob("*") if path.is_file()]
+    assert changed
+    for path in changed:
+        assert (out / path).read_text() != (Path("/") / path).read_text()
+
+
+def test_with_a_patch_there_are_emulated_machines_alone() -> None:
+    assert {cell.name.partition("-")[0] for cell in matrix(FAULT)} == {"kernel", "virtio"}
