@@ -1,8 +1,24 @@
-"""What is wrong and does not end anything: the same in ``status``, in the log and in the exit status of ``status``."""
+"""What is wrong and does not end anything: the same in ``status``, in the log and in the exit status of ``status``.
+
+A problem keeps its kind from where it arises to whoever reads of it: what it is called, how bad it is and what it is
+about are never to be found out from its words.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
+
+from overlay.errors import OverlayError
+
+
+class Severity(Enum):
+    """What a problem does to the node."""
+
+    DOWN = "down"
+    """While it lasts the node is not ready: what it is for cannot be relied on."""
+    DEGRADED = "degraded"
+    """The node does its work, but not all of it, or not as it should."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,14 +26,53 @@ class Problem:
     """One thing that is wrong now.
 
     Attributes:
-        code: tells it from others while its numbers change ("drops", "slow-path").
+        code: its kind ("drops", "lease"). Kinds are few, and named in the code alone.
         sentence: what is wrong, as a fact.
-        remedy: what the operator can do.
+        remedy: what the operator can do, and what is being done about it; may be empty.
+        about: the one thing that is wrong (a key in etcd, a port), which the sentence then names; empty for what is
+            about the node as a whole. Code and this tell a problem from others while its numbers change.
+        severity: what it does to the node.
     """
 
     code: str
     sentence: str
-    remedy: str
+    remedy: str = ""
+    about: str = ""
+    severity: Severity = Severity.DEGRADED
+
+    @classmethod
+    def of(
+        cls,
+        error: OverlayError,
+        code: str,
+        *,
+        about: str = "",
+        before: str = "",
+        after: str = "",
+        severity: Severity = Severity.DEGRADED,
+    ) -> Problem:
+        """What ``error`` says.
+
+        Args:
+            about: as above; what the error is about, unless it is told.
+            before: what does not work because of it, in front of the sentence.
+            after: what is being done about it, behind the remedy.
+        """
+        sentence = f"{error.about}: {error.cause}" if error.about else error.cause
+        sentence = f"{before}: {sentence}" if before else sentence
+        remedy = "; ".join(part for part in (error.remedy, after) if part)
+        return cls(code, sentence, remedy, about or error.about or code, severity)
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What it is told from other problems by."""
+        return self.code, self.about
+
+    @property
+    def text(self) -> str:
+        """The one line that people read, as ``str(problem)``; what is about no one thing begins with its code."""
+        line = self.sentence if self.about else f"{self.code}: {self.sentence}"
+        return f"{line}; {self.remedy}" if self.remedy else line
 
     def __str__(self) -> str:
-        return f"{self.code}: {self.sentence}; {self.remedy}"
+        return self.text

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from overlay.backends.base import Desired
-from overlay.control import problem
+from overlay.daemon.troubles import ProblemLog
 from overlay.errors import FileError, NodeError
 from overlay.linux.netfilter import Tools
 from overlay.linux.netlink import Netlink
@@ -50,7 +50,7 @@ class Neighbours:
         self._device = device
         self._restart = Restart(state_dir) if watch_docker else None
         self._tools = Tools.locate()
-        self._log = problem.ProblemLog(_log)
+        self._log = ProblemLog(_log)
         self.problems: tuple[Problem, ...] = ()
 
     async def watch(self, current: Callable[[], Desired | None]) -> NoReturn:
@@ -61,7 +61,7 @@ class Neighbours:
         while True:
             desired = current()
             self.problems = () if desired is None else await asyncio.to_thread(self._look, desired)
-            self._log.update((problem.Problem(each.code, str(each)) for each in self.problems), time.monotonic())
+            self._log.update(self.problems, time.monotonic())
             await asyncio.sleep(_LOOK_SECONDS)
 
     def _look(self, desired: Desired) -> tuple[Problem, ...]:

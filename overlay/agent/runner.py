@@ -364,7 +364,7 @@ class _Agent:
 
     def _problems(self, state: ControlState) -> tuple[str, ...]:
         seen = (*self._datapath_problems, *self._neighbours.problems)
-        return (*state.problems, *self._troubles.values(), *map(str, seen))
+        return (*map(str, state.problems), *self._troubles.values(), *map(str, seen))
 
     def _check_forwarding(self) -> None:
         """Packets pass only where the machine forwards them; nothing tells when that changes."""

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from overlay.control.problem import Problem
 from overlay.control.schema import parse_config
 from overlay.errors import ConfigError, ConfigMissingError
 from overlay.model import Lease, NetworkConfig
+from overlay.problem import Problem
 from overlay.text import excerpt
 
 Check = Callable[[NetworkConfig], None]
@@ -71,8 +71,8 @@ class Configuration:
         """What to tell people."""
         if self.error is None:
             return None
-        rest = "" if self.current is None else " (running on with the last good config)"
-        return Problem("config", f"{self.error}{rest}")
+        after = "" if self.current is None else "running on with the last good config"
+        return Problem.of(self.error, "config", about=self._key, after=after)
 
 
 def incompatibility(running: NetworkConfig, proposed: NetworkConfig, held: Lease) -> ConfigError | None:

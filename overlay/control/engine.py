@@ -19,10 +19,10 @@ from overlay.control.leases.allocator import Identity, Memory
 from overlay.control.leases.keeper import KEEPER_PROBLEM, Action, Held, Keeper, Phase, ReadAgain
 from overlay.control.leases.view import LeaseView
 from overlay.control.peers.membership import Membership
-from overlay.control.problem import Problem
 from overlay.control.schema import LeaseRecord, config_key, parse_lease, subnets_prefix
 from overlay.errors import CompactedError, StoreError, StoreRestoredError
 from overlay.model import EMPTY_PEERS, Lease, NetworkConfig, PeerTable
+from overlay.problem import Problem
 from overlay.store.contract import Committed, Events, KeyRange, KeyValue, Snapshot
 from overlay.store.follower import Follower, Read, Watch
 from overlay.store.following import Follows
@@ -67,7 +67,7 @@ class ControlState:
         held: our lease; None before the first one and between losing one to another node and having the next.
         memory: to be kept beyond the life of this process, and of this boot.
         peers: everyone else. As they were last known while the store is away.
-        problems: one line each, for people; empty when all is well.
+        problems: what is wrong; empty when all is well.
         skipped: keys among the leases that are malformed or unusable.
         store_connected: whether every change in the store is being heard of.
         last_contact: when the store last answered, by the plane's clock; None: never.
@@ -79,7 +79,7 @@ class ControlState:
     held: Held | None = None
     memory: Memory = field(default_factory=Memory)
     peers: PeerTable = EMPTY_PEERS
-    problems: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
     skipped: int = 0
     store_connected: bool = False
     last_contact: float | None = None
@@ -98,7 +98,6 @@ class Engine:
     Attributes:
         keys: what each range is in the store.
         state: the newest, as of the last :meth:`settle`.
-        problems: what ``state.problems`` tells, with kinds.
     """
 
     def __init__(
@@ -114,7 +113,6 @@ class Engine:
         self.keeper = Keeper(self.view, identity, rng, memory=memory, ttl=settings.ttl, margin=settings.margin)
         self.keys = {Span.CONFIG: KeyRange(config, prefix=False), Span.LEASES: KeyRange(self.view.directory)}
         self.state = ControlState(memory=self.keeper.memory)
-        self.problems: list[Problem] = []
         self._followers = {span: Follower(rng) for span in Span}
         self._configuration = Configuration(config, settings.check_config)
         self._membership = Membership(self.view)
@@ -228,14 +226,13 @@ class Engine:
 
     def _update(self, held: Held | None) -> None:
         old = self.state
-        self.problems = self._all_problems()
         new = replace(
             old,
             phase=self.keeper.phase,
             config=self._configuration.current,
             held=held,
             memory=self.keeper.memory,
-            problems=tuple(problem.text for problem in self.problems),
+            problems=tuple(self._problems()),
             skipped=self._membership.skipped,
             store_connected=all(follower.connected for follower in self._followers.values()),
         )
@@ -243,17 +240,17 @@ class Engine:
         if new != old or table is not old.peers:
             self.state = replace(new, peers=table, version=old.version + 1)
 
-    def _all_problems(self) -> list[Problem]:
+    def _problems(self) -> list[Problem]:
         found: list[Problem] = []
         error = self._store_error
         if error is not None:
             rest = "trying again, traffic goes on as it is" if self._had_lease else "waiting for it"
-            found.append(Problem("store", f"{error}; {rest}"))
+            found.append(Problem.of(error, "store", about="etcd", after=rest))
         if (problem := self._configuration.problem()) is not None:
             found.append(problem)
         # What failed while the store was away is told as that, and is being done again since.
         stale = error is not None or self.keeper.failed_at <= self._recovered_at
-        found.extend(p for p in self.keeper.problems() if not stale or p.kind != KEEPER_PROBLEM)
+        found.extend(p for p in self.keeper.problems() if not stale or p.code != KEEPER_PROBLEM)
         found.extend(self._membership.problems())
         return found
 

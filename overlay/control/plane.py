@@ -24,7 +24,7 @@ from overlay.control.engine import ControlSettings, ControlState, Engine, Span
 from overlay.control.leases.allocator import Identity, Memory
 from overlay.control.leases.keeper import Commit, Phase, ReadAgain, Revoke
 from overlay.control.leases.view import LeaseView
-from overlay.control.problem import ProblemLog
+from overlay.daemon.troubles import ProblemLog
 from overlay.errors import StoreError
 from overlay.store.contract import Committed, Store
 from overlay.store.following import Following
@@ -160,7 +160,7 @@ class ControlPlane:
         before = self._engine.state.version
         if self._engine.settle():
             self._wake.set()
-        self._problem_log.update(self._engine.problems, self._clock())
+        self._problem_log.update(self._engine.state.problems, self._clock())
         if self._engine.state.version != before:
             self._published.set()
             self._published = asyncio.Event()

@@ -71,6 +71,6 @@ async def test_as_many_agents_as_subnets_all_at_once(server: Etcd) -> None:
             async with asyncio.timeout(PATIENCE):
                 while late.state.phase is not Phase.EXHAUSTED:
                     await late.changed(late.state.version)
-                assert any("are leased" in problem for problem in late.state.problems)
+                assert any("are leased" in problem.text for problem in late.state.problems)
                 await planes[7].release()
                 assert await holding(late) == subnets[7]

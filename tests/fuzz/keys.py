@@ -21,8 +21,8 @@ from overlay.control.engine import ControlSettings, Engine, Span
 from overlay.control.leases.allocator import Identity
 from overlay.control.leases.view import LeaseView
 from overlay.control.peers.membership import MAX_PROBLEMS
-from overlay.control.problem import MAX_LINES, REPEAT_AFTER, ProblemLog
 from overlay.control.schema import format_lease_value
+from overlay.daemon.troubles import MAX_LINES, REPEAT_AFTER, ProblemLog
 from overlay.errors import LeaseFormatError
 from overlay.store.contract import Committed, Event, Events, KeyValue, Snapshot
 from overlay.store.session import Grant, Refresh
@@ -158,20 +158,20 @@ class Target(logging.Handler):
         engine = self.engine
         engine.settle()
         state = engine.state
-        self._log.update(engine.problems, self.now)
+        self._log.update(state.problems, self.now)
         if self.now - self._log_since >= REPEAT_AFTER:
             assert self.lines <= 8 * (MAX_LINES + 1), self.lines
             self.lines, self._log_since = 0, self.now
-        for text in state.problems:
+        for text in map(str, state.problems):
             assert text.isprintable(), ascii(text)
             assert len(text) <= MAX_TEXT, text
             text.encode()
-        json.dumps(state.problems)
-        kinds = {problem.kind for problem in engine.problems}
+        json.dumps([problem.text for problem in state.problems])
+        named_keys = {problem.about for problem in state.problems if problem.code == "lease"}
         skipped = sorted(engine.view.malformed)
         assert state.skipped >= len(skipped)
-        named = [key for key in skipped if f"lease {key}" in kinds]
-        assert len(named) >= min(len(skipped), MAX_PROBLEMS) - (state.skipped - len(skipped)), (skipped, kinds)
+        named = [key for key in skipped if key in named_keys]
+        assert len(named) >= min(len(skipped), MAX_PROBLEMS) - (state.skipped - len(skipped)), (skipped, named_keys)
         return state.skipped
 
 

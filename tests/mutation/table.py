@@ -48,7 +48,7 @@ CONFIGURATION = (
 
 CONFLICTS = (
     Mutant("control/leases/conflicts", "record.key != own_key and record.lease.node_id != identity.node_id:", "False:"),
-    Mutant("control/leases/conflicts", "list(texts.items())[:MAX_CONFLICTS]", "list(texts.items())[:0]"),
+    Mutant("control/leases/conflicts", "list(found.values())[:MAX_CONFLICTS]", "list(found.values())[:0]"),
 )
 
 ENGINE = (

@@ -323,7 +323,7 @@ class Checker:
         rivals = [
             other for other in self._nodes if other is not node and other.public_ip == node.public_ip and other.held
         ]
-        if rivals and not any("is also advertised by" in problem for problem in state.problems):
+        if rivals and not any("is also advertised by" in problem.text for problem in state.problems):
             raise ViolationError(f"{node.name} does not tell that {rivals[0].name} has its address: {state.problems}")
         truth = self._peers(node, held, items)
         known = {peer.subnet: peer.public_ip for peer in state.peers.peers.values()}
@@ -333,19 +333,20 @@ class Checker:
     def _check_told(self, node: Node, items: Sequence[KeyValue]) -> None:
         """The store is followed, the config is the store's or refused for a reason, and what is wrong is told."""
         state = node.state
-        if not state.store_connected or any("trying again" in problem for problem in state.problems):
+        if not state.store_connected or any("trying again" in problem.text for problem in state.problems):
             raise ViolationError(f"{node.name} does not follow the store: {state.problems}")
         (config,) = self._server.core.read(CONFIG, self._clock.now).items
         pool = PoolFacts.read(config.value)
         running = state.config and state.config.ipv4
         assert running
         follows = pool == PoolFacts(running.subnet_min, running.subnet_max, running.subnet_len)
-        refused = any("the new config is refused" in problem for problem in state.problems)
+        refused = any("the new config is refused" in problem.text for problem in state.problems)
         fits = state.held is None or pool.has(state.held.subnet)
         if (follows, refused) != (fits, not fits):
             raise ViolationError(f"{node.name} holds {state.held}; the config {pool} is {follows=} {refused=}")
         malformed = sum(subnet_of(item.key) is None or owner_of(item.value).address is None for item in items)
-        if state.skipped < malformed or (malformed and not any("malformed" in text for text in state.problems)):
+        told = any("malformed" in problem.text for problem in state.problems)
+        if state.skipped < malformed or (malformed and not told):
             raise ViolationError(f"{node.name} skips {state.skipped} of {malformed} malformed: {state.problems}")
 
     def _peers(self, node: Node, held: Held, items: Sequence[KeyValue]) -> dict[IPv4Network, IPv4Address]:
@@ -366,7 +367,7 @@ class Checker:
         for subnet in config.ipv4.subnets():
             if not any(other is not None and other.overlaps(subnet) for other in taken):
                 raise ViolationError(f"{node.name} says it is out of subnets, but {subnet} is free")
-        if not any("out of subnets" in problem for problem in node.state.problems):
+        if not any("out of subnets" in problem.text for problem in node.state.problems):
             raise ViolationError(f"{node.name} is out of subnets and does not say so: {node.state.problems}")
 
 

@@ -154,7 +154,7 @@ class Scenario:
         def second() -> None:
             for node in self.nodes:
                 self.checker.expect(node, CANARY in node.state.peers.peers, "a new peer")
-                broken = any("network config: Network" in problem for problem in node.state.problems)
+                broken = any("network config: Network" in problem.text for problem in node.state.problems)
                 self.checker.expect(node, broken, "that the config is broken")
             self.server.perform(lambda now: self.server.core.remove(key, now))
             self._configure(Backend={"Type": "udp", "Port": 9999})
@@ -165,7 +165,7 @@ class Scenario:
             for node in self.nodes:
                 state = node.state
                 self.checker.expect(node, CANARY not in state.peers.peers, "that a peer has gone")
-                refused = any("is refused" in problem for problem in state.problems)
+                refused = any("is refused" in problem.text for problem in state.problems)
                 port = state.config.backend.options.get("port") if state.config else None
                 self.checker.expect(node, port == 9999 or refused, "a new config")
             self._configure()

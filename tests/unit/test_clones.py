@@ -124,7 +124,7 @@ def test_real_agents_of_one_identity_are_told_within_five_seconds() -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        return writes, [plane.state.problems for plane in planes]
+        return writes, [tuple(problem.text for problem in plane.state.problems) for plane in planes]
 
     writes, problems = asyncio.run(main())
     assert 2 <= writes <= 4

@@ -305,12 +305,12 @@ def test_a_failure_is_over_once_nothing_is_left_to_be_done() -> None:
     node.carry_out(node.step() or pytest.fail("no grant"))
     assert isinstance(node.step(), Commit)
     node.keeper.failed(StoreUnavailableError("no answer in time"), node.now)
-    assert [problem.kind for problem in node.keeper.problems()] == ["keeper"]
+    assert [problem.code for problem in node.keeper.problems()] == ["keeper"]
     put(core, f"{PREFIX}10.0.1.0-24", '{"PublicIP":"172.31.0.9"}')
     node.now += 60
     node.see()
     assert node.settle() == []
-    assert [problem.kind for problem in node.keeper.problems()] == ["exhausted"]
+    assert [problem.code for problem in node.keeper.problems()] == ["exhausted"]
 
 
 def test_out_of_subnets_ends_when_one_becomes_free() -> None:
@@ -560,7 +560,7 @@ def test_a_claim_that_reads_back_malformed_is_no_reason_for_another(garbage: str
                     put(core, key, garbage, node.now)
     assert len(node.keys()) == 1
     assert 10 < len(commits) < 60
-    assert any(problem.kind == "mangled" for problem in node.keeper.problems())
+    assert any(problem.code == "mangled" for problem in node.keeper.problems())
     for _ in range(100):
         node.now += 1
         node.settle()

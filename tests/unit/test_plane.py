@@ -128,7 +128,7 @@ async def test_a_wiped_store_gets_our_lease_back_and_the_config_is_told_missing(
     async with running(plane):
         before = await until(plane, is_held)
         core.wipe()
-        gone = await until(plane, lambda state: "no network config" in " ".join(state.problems))
+        gone = await until(plane, lambda state: "no network config" in " ".join(map(str, state.problems)))
         assert gone.config == before.config
         after = await until(
             plane, lambda state: core.read(KeyRange(SUBNETS), time.monotonic()).items and is_held(state)
@@ -150,7 +150,7 @@ async def test_without_the_store_all_stays_as_it_is() -> None:
         away = await until(plane, lambda state: state.problems)
         assert away.held == before.held
         assert away.peers is before.peers
-        assert "no endpoint answered" in away.problems[0]
+        assert "no endpoint answered" in away.problems[0].text
         store.available = True
         back = await until(plane, lambda state: state.store_connected and not state.problems)
         assert back.held == before.held
@@ -163,12 +163,12 @@ async def test_a_store_that_is_not_there_yet_is_waited_for(caplog: pytest.LogCap
     plane = ControlPlane(store, ControlSettings(), Identity("me", IP))
     async with running(plane):
         state = await until(plane, lambda state: state.problems)
-        assert state.problems == ("store in memory: no endpoint answered; waiting for it",)
+        assert [problem.text for problem in state.problems] == ["store in memory: no endpoint answered; waiting for it"]
         store.available = True
         await until(plane, is_held)
         store.available = False
         state = await until(plane, lambda state: state.problems)
-        assert state.problems[0].endswith("; trying again, traffic goes on as it is")
+        assert state.problems[0].text.endswith("; trying again, traffic goes on as it is")
     warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert [message.count("no endpoint answered") for message in warnings] == [1, 1]
 
@@ -180,7 +180,7 @@ def test_a_store_that_is_back_is_no_reason_to_tell_what_failed_before() -> None:
 
     def told() -> list[str]:
         engine.settle()
-        return [problem.text.partition(";")[0] for problem in engine.problems]
+        return [problem.text.partition(";")[0] for problem in engine.state.problems]
 
     def read(span: Span) -> None:
         assert isinstance(engine.next_step(span, now), Read)
@@ -283,7 +283,7 @@ async def test_waiting_for_a_config_says_so_once(caplog: pytest.LogCaptureFixtur
     with caplog.at_level(logging.INFO):
         async with running(plane):
             state = await until(plane, lambda state: state.problems)
-            assert "there is no network config" in state.problems[0]
+            assert "there is no network config" in state.problems[0].text
             for n in range(5):
                 put(core, f"{SUBNETS}10.0.{n}.0-24", '{"PublicIP":"172.31.0.9"}')
                 await asyncio.sleep(0)
@@ -327,7 +327,7 @@ async def test_a_config_that_cannot_be_is_refused_and_the_last_runs_on(fields: d
         before = await until(plane, is_held)
         configure(core, **fields)
         refused = await until(plane, lambda state: state.problems)
-        assert text in refused.problems[0]
+        assert text in refused.problems[0].text
         assert refused.config == before.config
         assert refused.held == before.held
         configure(core)
@@ -344,7 +344,7 @@ async def test_a_config_that_this_agent_cannot_run_is_waited_out() -> None:
     plane = plane_of(core, check_config=check)
     async with running(plane):
         state = await until(plane, lambda state: state.problems)
-        assert "vxlan is not one of ours" in state.problems[0]
+        assert "vxlan is not one of ours" in state.problems[0].text
         assert state.held is None
         configure(core)
         await until(plane, is_held)
@@ -444,7 +444,7 @@ async def test_a_store_that_denies_is_told_and_tried_again() -> None:
     plane = ControlPlane(store, ControlSettings(), Identity("me", IP))
     async with running(plane):
         state = await until(plane, lambda state: state.problems)
-        assert "may not read; grant it the role" in state.problems[0]
+        assert "may not read; grant it the role" in state.problems[0].text
         store.denies = False
         await until(plane, is_held)
 

@@ -43,10 +43,10 @@ from overlay.control.leases.conflicts import conflicts
 from overlay.control.leases.question import ANSWER_TIME, Question, Reply
 from overlay.control.leases.rivals import Rivals
 from overlay.control.leases.view import LeaseView
-from overlay.control.problem import Problem
 from overlay.control.schema import LeaseRecord, format_lease_value
 from overlay.errors import LeaseFormatError, LeaseNotFoundError, OutOfSubnetsError, StoreError
 from overlay.model import Lease, NetworkConfig
+from overlay.problem import Problem
 from overlay.rates import Backoff
 from overlay.store.contract import ABSENT, NO_LEASE, Committed, Compare, Delete, Put
 from overlay.store.session import DEFAULT_MARGIN, DEFAULT_TTL, Grant, Refresh, Session
@@ -127,7 +127,10 @@ Action = Grant | Refresh | Commit | Revoke | ReadAgain
 NEVER = math.inf
 
 KEEPER_PROBLEM = "keeper"
-"""Kind of the problem that an action of the keeper fails; the store's own trouble makes it superfluous."""
+"""Code of the problem that an action of the keeper fails; the store's own trouble makes it superfluous."""
+
+OWN = "our lease"
+"""What the keeper's problems are about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,15 +253,21 @@ class Keeper:
         """What people should know is wrong with our lease."""
         found: list[Problem] = []
         if self.error is not None:
-            found.append(Problem(KEEPER_PROBLEM, f"the lease cannot be kept up: {self.error}; trying again"))
+            found.append(
+                Problem.of(
+                    self.error, KEEPER_PROBLEM, about=OWN, before="the lease cannot be kept up", after="trying again"
+                )
+            )
         if self._unwritable is not None:
-            found.append(Problem("unwritable", f"no lease is written: {self._unwritable}"))
+            found.append(Problem.of(self._unwritable, "unwritable", about=OWN, before="no lease is written"))
         if self._mangled is not None:
-            found.append(Problem("mangled", f"our lease does not read as it was written: {self._mangled}"))
+            found.append(
+                Problem.of(self._mangled, "mangled", about=OWN, before="our lease does not read as it was written")
+            )
         if (rival := self._rivals.problem(excerpt(self.identity.node_id), str(self.identity.public_ip))) is not None:
             found.append(rival)
         if self.phase is Phase.EXHAUSTED and self._exhausted is not None:
-            found.append(Problem("exhausted", f"out of subnets: {self._exhausted[0]}"))
+            found.append(Problem.of(self._exhausted[0], "exhausted", about=OWN, before="out of subnets"))
         if self._view.loaded and self.config is not None:
             own_key = self._held.key if self._held else self._question.key if self._question else None
             found.extend(conflicts(self._view, self.config, self.identity, self.memory, own_key))

@@ -13,8 +13,8 @@ from __future__ import annotations
 import math
 from random import Random
 
-from overlay.control.problem import Problem
 from overlay.control.schema import LeaseRecord
+from overlay.problem import Problem
 from overlay.rates import Backoff
 
 FIRST_WAIT = 12.0
@@ -86,6 +86,7 @@ class Rivals:
             return None
         return Problem(
             "rival",
-            f"another agent goes by node id {name} and public IP {address}, and writes this node's lease; stop it, or "
-            "give it its own --node-id and --public-ip, or its own --etcd-prefix",
+            f"another agent goes by node id {name} and public IP {address}, and writes this node's lease",
+            "stop it, or give it its own --node-id and --public-ip, or its own --etcd-prefix",
+            about=name,
         )

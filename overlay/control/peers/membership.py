@@ -12,10 +12,10 @@ from types import MappingProxyType
 
 from overlay.control.leases.allocator import Identity
 from overlay.control.leases.view import LeaseView
-from overlay.control.problem import Problem
 from overlay.control.schema import LeaseRecord
 from overlay.errors import LeaseFormatError
 from overlay.model import EMPTY_PEERS, NetworkConfig, Peer, PeerTable
+from overlay.problem import Problem
 
 MAX_PROBLEMS = 20
 """Leases that are named to people as unusable; of more than these only the number is told."""
@@ -75,7 +75,7 @@ class Membership:
         shown = [self._problems[key] for key in sorted(self._problems)[:MAX_PROBLEMS]]
         more = len(self._problems) - len(shown)
         if more:
-            shown.append(Problem("leases", f"{more} more leases are malformed or unusable"))
+            shown.append(Problem("leases", f"{more} more leases are malformed or unusable", about="leases"))
         return shown
 
     def _judge(self, key: str) -> Peer | None:
@@ -114,7 +114,7 @@ class Membership:
         )
 
     def _skip(self, key: str, error: LeaseFormatError) -> None:
-        self._problems[key] = Problem(f"lease {key}", str(error))
+        self._problems[key] = Problem.of(error, "lease", about=key)
 
     def _settle(self, subnet: IPv4Network) -> None:
         """Decides who has ``subnet``: as a rule one lease names it; of several (other IPv6 part) the oldest counts."""
