@@ -32,6 +32,7 @@ class Problem:
         about: the one thing that is wrong (a key in etcd, a port), which the sentence then names; empty for what is
             about the node as a whole. Code and this tell a problem from others while its numbers change.
         severity: what it does to the node.
+        measured: whether its sentence has figures that every look finds different: then another sentence is no news.
     """
 
     code: str
@@ -39,6 +40,7 @@ class Problem:
     remedy: str = ""
     about: str = ""
     severity: Severity = Severity.DEGRADED
+    measured: bool = False
 
     @classmethod
     def of(

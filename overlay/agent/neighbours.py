@@ -11,13 +11,12 @@ import contextlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import NoReturn
 
 from overlay.backends.base import Desired
-from overlay.daemon.troubles import ProblemLog
+from overlay.daemon.reconcile import Look
 from overlay.errors import FileError, NodeError
 from overlay.linux.netfilter import Tools
 from overlay.linux.netlink import Netlink
@@ -29,16 +28,12 @@ from overlay.problem import Problem
 
 _log = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 10.0
+LOOK_SECONDS = 10.0
 """How long it takes at most until a Docker that was restarted is judged anew."""
 
 
 class Neighbours:
-    """Looks around for as long as the agent runs.
-
-    Attributes:
-        problems: of the last look.
-    """
+    """Looks around, and asks for Docker's restart where that would help."""
 
     def __init__(self, device: str, state_dir: Path, *, watch_docker: bool) -> None:
         """
@@ -50,19 +45,13 @@ class Neighbours:
         self._device = device
         self._restart = Restart(state_dir) if watch_docker else None
         self._tools = Tools.locate()
-        self._log = ProblemLog(_log)
-        self.problems: tuple[Problem, ...] = ()
 
-    async def watch(self, current: Callable[[], Desired | None]) -> NoReturn:
+    async def look(self, desired: Desired | None) -> Look:
         """
         Args:
-            current: what this node is set up for; None while it is not.
+            desired: what this node is set up for; None while it is not.
         """
-        while True:
-            desired = current()
-            self.problems = () if desired is None else await asyncio.to_thread(self._look, desired)
-            self._log.update(self.problems, time.monotonic())
-            await asyncio.sleep(_LOOK_SECONDS)
+        return Look(() if desired is None else await asyncio.to_thread(self._look, desired))
 
     def _look(self, desired: Desired) -> tuple[Problem, ...]:
         pool = desired.config.ipv4

@@ -7,8 +7,9 @@ from typing import Any
 
 from overlay import __version__
 from overlay.agent.settings import AgentSettings
-from overlay.control.plane import ControlState, boottime
+from overlay.control.plane import ControlState
 from overlay.control.schema import LeaseRecord, udp_port
+from overlay.daemon.clock import boottime
 from overlay.datapath.base import DatapathStatus
 from overlay.datapath.causes import slow_path_share
 from overlay.node.interfaces import Underlay

@@ -31,7 +31,7 @@ def cleanup(places: Places) -> int:
     """
     may_change_network()
     if places.state_dir.is_dir():
-        os.close(lock(places.state_dir))
+        os.close(lock(places.state_dir, "agent"))
     steps: tuple[tuple[str, Callable[[], Iterator[str]]], ...] = (
         ("programs", lambda: iter(remove_programs(places.device))),
         ("device", lambda: _device(places.device)),

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -24,21 +22,17 @@ from overlay.control.engine import ControlSettings, ControlState, Engine, Span
 from overlay.control.leases.allocator import Identity, Memory
 from overlay.control.leases.keeper import Commit, Phase, ReadAgain, Revoke
 from overlay.control.leases.view import LeaseView
-from overlay.daemon.troubles import ProblemLog
+from overlay.daemon.clock import boottime
+from overlay.daemon.troubles import Troubles
 from overlay.errors import StoreError
 from overlay.store.contract import Committed, Store
 from overlay.store.following import Following
 from overlay.store.session import Grant, Refresh
 
-__all__ = ["ControlPlane", "ControlSettings", "ControlState", "boottime"]
+__all__ = ["ControlPlane", "ControlSettings", "ControlState"]
 
 LONGEST_SLEEP = 10.0
 """Seconds that the keeper sleeps at most: asyncio's clock stands still in a suspended machine, ours goes on."""
-
-
-def boottime() -> float:
-    """Seconds since boot, suspended time counted, never set by anyone (CLOCK_BOOTTIME)."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class ControlPlane:
@@ -53,14 +47,19 @@ class ControlPlane:
         *,
         clock: Callable[[], float] = boottime,
         rng: Random | None = None,
+        troubles: Troubles | None = None,
     ) -> None:
+        """
+        Args:
+            troubles: where to tell what is wrong; by default, the log alone hears of it.
+        """
         self._store = store
         self._clock = clock
         self._engine = Engine(settings, identity, memory, rng or Random())
         self._following = {span: Following(store, self._engine.follows(span), clock, self._input) for span in Span}
         self._published = asyncio.Event()
         self._wake = asyncio.Event()
-        self._problem_log = ProblemLog(logging.getLogger(__name__))
+        self._troubles = troubles or Troubles(clock)
 
     # --- for the agent ---
 
@@ -160,7 +159,7 @@ class ControlPlane:
         before = self._engine.state.version
         if self._engine.settle():
             self._wake.set()
-        self._problem_log.update(self._engine.state.problems, self._clock())
+        self._troubles.found("control.plane", self._engine.state.problems)
         if self._engine.state.version != before:
             self._published.set()
             self._published = asyncio.Event()

@@ -1,4 +1,4 @@
-"""One agent a state directory: a lock that ends with the process, however it ends."""
+"""One daemon of a name a state directory: a lock that ends with the process, however it ends."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 from overlay.errors import FileError, NodeError
 
 
-def lock(directory: Path) -> int:
-    """Takes the agent's lock; it lasts as long as the returned file descriptor is open.
+def lock(directory: Path, name: str) -> int:
+    """Takes the lock of the daemon ``name``; it lasts as long as the returned file descriptor is open.
 
     Raises:
-        NodeError: another agent holds it.
+        NodeError: another one holds it.
         FileError: the directory cannot be used.
     """
-    path = directory / "agent.lock"
+    path = directory / f"{name}.lock"
     try:
         directory.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -31,7 +31,7 @@ def lock(directory: Path) -> int:
         holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
         os.close(descriptor)
         raise NodeError(
-            f"another agent runs there (process {holder or 'unknown'})",
+            f"another {name} runs there (process {holder or 'unknown'})",
             about=str(directory),
             remedy="stop it, or give this one a --state-dir of its own",
         ) from error

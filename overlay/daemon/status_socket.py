@@ -1,4 +1,4 @@
-"""The running agent's report of itself: one JSON object for whoever connects to a socket in the state directory.
+"""A running daemon's report of itself: one JSON object for whoever connects to a socket in the state directory.
 
 The socket is root's alone: counters and peers are nobody else's business.
 """
@@ -19,15 +19,17 @@ from overlay.errors import OverlayError
 
 _log = logging.getLogger(__name__)
 
-SOCKET_NAME = "agent.sock"
-
 _ANSWER_SECONDS = 5.0
 _ANSWER_LIMIT = 64 << 20
 """Bytes that a report may have: some 200 a peer, and a hundred thousand peers are more than etcd can list."""
 
 
-async def serve(directory: Path, report: Callable[[], Awaitable[dict[str, Any]]]) -> None:
-    """Answers every connection with a report until cancelled; where it cannot listen, that is logged, and all."""
+async def serve(directory: Path, report: Callable[[], Awaitable[dict[str, Any]]], name: str) -> None:
+    """Answers every connection with a report until cancelled; where it cannot listen, that is logged, and all.
+
+    Args:
+        name: the daemon's, and so the socket's.
+    """
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         del reader
@@ -38,7 +40,7 @@ async def serve(directory: Path, report: Callable[[], Awaitable[dict[str, Any]]]
         writer.close()
 
     try:
-        with _short(directory) as path:
+        with _short(directory, name) as path:
             # The lock on the directory is ours, so a socket that is there was left behind.
             path.unlink(missing_ok=True)
             before = os.umask(0o177)
@@ -47,38 +49,42 @@ async def serve(directory: Path, report: Callable[[], Awaitable[dict[str, Any]]]
             finally:
                 os.umask(before)
     except OSError as error:
-        _log.warning("cannot listen on %s (%s): there is no overlay status", directory / SOCKET_NAME, error.strerror)
+        _log.warning("cannot listen on %s (%s): there is no overlay status", _path(directory, name), error.strerror)
         return
     try:
         async with server:
             await server.serve_forever()
     finally:
         with contextlib.suppress(OSError):
-            (directory / SOCKET_NAME).unlink()
+            _path(directory, name).unlink()
 
 
 @contextlib.contextmanager
-def _short(directory: Path) -> Iterator[Path]:
+def _short(directory: Path, name: str) -> Iterator[Path]:
     """The socket's path by way of an open directory: the kernel takes 107 bytes only (unix(7), sun_path)."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        yield Path(f"/proc/self/fd/{descriptor}/{SOCKET_NAME}")
+        yield _path(Path(f"/proc/self/fd/{descriptor}"), name)
     finally:
         os.close(descriptor)
 
 
-def ask(directory: Path) -> dict[str, Any]:
-    """The report of the agent whose state directory this is.
+def _path(directory: Path, name: str) -> Path:
+    return directory / f"{name}.sock"
+
+
+def ask(directory: Path, name: str = "agent") -> dict[str, Any]:
+    """The report of the daemon ``name`` whose state directory this is.
 
     Raises:
-        OverlayError: no agent runs there, it does not answer, or it may not be asked.
+        OverlayError: none runs there, it does not answer, or it may not be asked.
     """
-    path = directory / SOCKET_NAME
+    path = _path(directory, name)
     received = bytearray()
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(_ANSWER_SECONDS + 1)
-            with _short(directory) as short:
+            with _short(directory, name) as short:
                 connection.connect(str(short))
             while part := connection.recv(1 << 16):
                 received += part
@@ -89,12 +95,12 @@ def ask(directory: Path) -> dict[str, Any]:
         raise OverlayError("not permitted", about=str(path), remedy="run it as root") from error
     except (FileNotFoundError, ConnectionRefusedError) as error:
         raise OverlayError(
-            "no agent runs with this state directory",
+            f"no {name} runs with this state directory",
             about=str(directory),
             remedy="start it, or name its directory with --state-dir",
         ) from error
     except (OSError, ValueError) as error:
         raise OverlayError(
-            f"the agent does not answer ({error or 'no report'})", about=str(path), remedy="look at its log"
+            f"the {name} does not answer ({error or 'no report'})", about=str(path), remedy="look at its log"
         ) from error
     return report

@@ -170,4 +170,5 @@ def _problem(code: str, verb: str, counted: Mapping[str, int], total: int, cause
     most = sorted(counted, key=lambda name: -counted[name])
     share = min(1.0, sum(counted.values()) / total)
     phrases = ", ".join(f"{counted[name]:,} {causes[name].phrase}" for name in most)
-    return Problem(code, f"{share:.1%} of packets were {verb} within a minute: {phrases}", causes[most[0]].remedy)
+    sentence = f"{share:.1%} of packets were {verb} within a minute: {phrases}"
+    return Problem(code, sentence, causes[most[0]].remedy, measured=True)

@@ -436,7 +436,7 @@ def test_what_keeps_packets_from_passing_is_said_and_over_when_it_is(node: Lab, 
             assert "health port 8099 on localhost" in told
             taken.close()
             machine.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
-            running.says("health: all is as it should be again")
+            running.says("over: health port 8099 on localhost")
             assert poll(lambda: status()[0] == 0, PATIENCE), status()
             assert call_inside(machine.namespace, lambda: _probe("/healthz?verbose")) == 200
             assert running.terminate() == 0

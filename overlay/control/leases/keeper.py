@@ -46,7 +46,7 @@ from overlay.control.leases.view import LeaseView
 from overlay.control.schema import LeaseRecord, format_lease_value
 from overlay.errors import LeaseFormatError, LeaseNotFoundError, OutOfSubnetsError, StoreError
 from overlay.model import Lease, NetworkConfig
-from overlay.problem import Problem
+from overlay.problem import Problem, Severity
 from overlay.rates import Backoff
 from overlay.store.contract import ABSENT, NO_LEASE, Committed, Compare, Delete, Put
 from overlay.store.session import DEFAULT_MARGIN, DEFAULT_TTL, Grant, Refresh, Session
@@ -267,7 +267,8 @@ class Keeper:
         if (rival := self._rivals.problem(excerpt(self.identity.node_id), str(self.identity.public_ip))) is not None:
             found.append(rival)
         if self.phase is Phase.EXHAUSTED and self._exhausted is not None:
-            found.append(Problem.of(self._exhausted[0], "exhausted", about=OWN, before="out of subnets"))
+            error, down = self._exhausted[0], Severity.DOWN
+            found.append(Problem.of(error, "exhausted", about=OWN, before="out of subnets", severity=down))
         if self._view.loaded and self.config is not None:
             own_key = self._held.key if self._held else self._question.key if self._question else None
             found.extend(conflicts(self._view, self.config, self.identity, self.memory, own_key))
