@@ -25,6 +25,7 @@ from overlay.linux.pyroute import AsyncIPRoute, IPRoute, NetlinkError, rtnl
 from overlay.linux.routes import Route, RouteTable, RouteType
 
 _IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
+_ARPHRD_ETHER = 1
 _RTM_F_FIB_MATCH = 0x2000
 """Of rtm_flags: "tell the route itself, not where it leads" (linux/rtnetlink.h)."""
 
@@ -65,7 +66,9 @@ class Link:
 
     Attributes:
         kind: rtnetlink's ("tun", "veth", "bridge", …), empty for hardware and loopback.
+        ethernet: whether its packets begin with an Ethernet header.
         master: index of the bridge, bond or VRF that it is part of.
+        master_kind: that one's kind, as far as rtnetlink says it.
         loopback: whether what is sent to it comes back.
         ipv6_link_local: whether the kernel gives it an IPv6 address by itself when it is set up.
         accept_local: whether packets may come in from a source that is an address of ours (ip-sysctl, accept_local).
@@ -79,7 +82,9 @@ class Link:
     accept_local: bool = False
     ipv6_link_local: bool = False
     master: int | None = None
+    master_kind: str = ""
     loopback: bool = False
+    ethernet: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,21 +143,35 @@ class RouteSocket:
             if error.code not in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL):  # no IPv6 here: silent anyway
                 raise
 
-
-class Netlink(RouteSocket):
-    """Links, IPv4 addresses and routes of this namespace."""
-
     def links(self) -> list[Link]:
-        return [_link(message) for message in self._route.get_links()]
+        """All interfaces of this namespace."""
+        with explained("interfaces"):
+            return [_link(message) for message in self._route.get_links()]
 
     def link(self, name: str) -> Link | None:
         """The interface called ``name``; None if there is none."""
-        return next((link for link in self.links() if link.name == name), None)
+        with explained(f"interface {name}"):
+            try:
+                return _link(self._route.link("get", ifname=name)[0])
+            except NetlinkError as error:
+                if error.code == errno.ENODEV:
+                    return None
+                raise
 
     def addresses(self, index: int | None = None) -> list[Address]:
         """IPv4 addresses, of one interface or of all, in the kernel's order."""
-        found = [_address(message) for message in self._route.get_addr(family=socket.AF_INET)]
+        with explained("addresses"):
+            found = [_address(message) for message in self._route.get_addr(family=socket.AF_INET)]
         return [address for address in found if index is None or address.index == index]
+
+    def delete_link(self, link: Link) -> None:
+        """Removes an interface, of a veth pair both; none is right as well."""
+        with explained(f"interface {link.name}"), _gone_is_right(errno.ENODEV):
+            self._route.link("del", index=link.index)
+
+
+class Netlink(RouteSocket):
+    """Links, IPv4 addresses and routes of this namespace."""
 
     def routes(self, index: int | None = None) -> list[Route]:
         """IPv4 routes of the main table, of one interface or of all."""
@@ -229,10 +248,6 @@ class Netlink(RouteSocket):
         with explained(f"IPv6 of {link.name}"):
             self.silence_ipv6(link.index)
 
-    def delete_link(self, link: Link) -> None:
-        with explained(f"interface {link.name}"), _gone_is_right(errno.ENODEV):
-            self._route.link("del", index=link.index)
-
     def add_address(self, link: Link, address: IPv4Address, prefixlen: int) -> None:
         with explained(f"address {address}/{prefixlen} on {link.name}"):
             self._route.addr("replace", index=link.index, address=str(address), prefixlen=prefixlen)
@@ -286,6 +301,8 @@ def _link(message: Any) -> Link:
         kind=message.get(("linkinfo", "kind")) or "",
         ipv6_link_local=(message.get(("af_spec", "af_inet6")) or {}).get("inet6_addr_gen_mode") not in _SILENT,
         master=message.get("master"),
+        master_kind=message.get(("linkinfo", "slave_kind")) or "",
+        ethernet=message["ifi_type"] == _ARPHRD_ETHER,
         loopback=bool(message["flags"] & _IFF_LOOPBACK),
         accept_local=bool((message.get(("af_spec", "af_inet")) or {}).get("accept_local")),
     )

@@ -16,7 +16,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from overlay.errors import DeviceError, NodeError
-from overlay.linux.netlink import RouteSocket, explained
+from overlay.linux.netlink import Link, RouteSocket, explained
 from overlay.linux.pyroute import Ethtool, EthtoolError, NetlinkError
 
 FIRST_PRIORITY = 8285
@@ -25,8 +25,6 @@ FIRST_PRIORITY = 8285
 _ETH_P_IP = 0x0800
 _RTM_F_FIB_MATCH = 0x2000
 _RTN_UNICAST = 1
-_ARPHRD_ETHER = 1
-_IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
 _RTM_F_CLONED = 0x200
 _MAX_MTU = 65535
 _JOINING = frozenset({"rx-udp-gro-forwarding", "rx-gro-list"})
@@ -38,27 +36,6 @@ class Hook(Enum):
 
     INGRESS = 0xFFFFFFF2
     EGRESS = 0xFFFFFFF3
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """A link as filters see it.
-
-    Attributes:
-        ethernet: whether its packets begin with an Ethernet header.
-        kind: rtnetlink's ("veth", "bridge", …), empty for hardware.
-        master: index of the bridge, bond or VRF that it is a port of; 0 for none.
-        master_kind: that one's kind, as far as rtnetlink says it ("bridge", "bond", "vrf", …).
-    """
-
-    index: int
-    name: str
-    ethernet: bool
-    kind: str
-    up: bool
-    loopback: bool = False
-    master: int = 0
-    master_kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,37 +51,13 @@ class Filter:
 class VethPair:
     """Both ends, and whether anything about them had to be changed."""
 
-    sender: Device
-    receiver: Device
+    sender: Link
+    receiver: Link
     changed: bool
 
 
 class TrafficControl(RouteSocket):
     """Filters, qdiscs and the veth pair of this namespace."""
-
-    def device(self, name: str) -> Device | None:
-        """The link called ``name``; None if there is none."""
-        with explained(f"interface {name}"):
-            try:
-                return _device(self._route.link("get", ifname=name)[0])
-            except NetlinkError as error:
-                if error.code == errno.ENODEV:
-                    return None
-                raise
-
-    def devices(self) -> list[Device]:
-        """All links of this namespace."""
-        with explained("interfaces"):
-            return [_device(message) for message in self._route.get_links()]
-
-    def addresses(self) -> dict[int, list[IPv4Address]]:
-        """All IPv4 addresses, by the index of the interface that has them."""
-        found: dict[int, list[IPv4Address]] = {}
-        with explained("addresses"):
-            for message in self._route.get_addr(family=socket.AF_INET):
-                address = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
-                found.setdefault(message["index"], []).append(IPv4Address(address))
-        return found
 
     def path_mtus(self) -> dict[IPv4Address, int]:
         """What routers said about paths (RFC 1191): bytes, by destination; the kernel keeps it for ten minutes."""
@@ -117,7 +70,7 @@ class TrafficControl(RouteSocket):
                     found[IPv4Address(message.get_attr("RTA_DST"))] = mtu
         return found
 
-    def joins_datagrams(self, device: Device) -> bool:
+    def joins_datagrams(self, device: Link) -> bool:
         """Whether the interface puts datagrams of one flow together before filters see them."""
         ethtool: Any = Ethtool()
         try:
@@ -142,7 +95,7 @@ class TrafficControl(RouteSocket):
         hops = message.get_attr("RTA_MULTIPATH") or ()
         return {hop["oif"] for hop in hops} or {message.get_attr("RTA_OIF")}
 
-    def filters(self, device: Device, hook: Hook) -> list[Filter]:
+    def filters(self, device: Link, hook: Hook) -> list[Filter]:
         """The eBPF filters on a hook in the order in which they run; none where there is no clsact qdisc."""
         found = []
         with explained(f"filters of {device.name}"):
@@ -153,7 +106,7 @@ class TrafficControl(RouteSocket):
                     found.append(Filter(message["info"] >> 16, message["handle"], name))
         return found
 
-    def filters_before(self, device: Device, hook: Hook, priority: int) -> list[str]:
+    def filters_before(self, device: Link, hook: Hook, priority: int) -> list[str]:
         """Filters of any kind that run before those of ``priority``: kind, name and priority in words."""
         found: dict[int, str] = {}
         with explained(f"filters of {device.name}"):
@@ -165,7 +118,7 @@ class TrafficControl(RouteSocket):
                     found[number] = f"{kind} filter{f' {name}' if name else ''} (priority {number})"
         return list(found.values())
 
-    def set_filter(self, device: Device, hook: Hook, wanted: Filter, program_fd: int) -> None:
+    def set_filter(self, device: Link, hook: Hook, wanted: Filter, program_fd: int) -> None:
         """Attaches a program, or puts it in the place of the one with the same priority and handle, in one step.
 
         Raises:
@@ -187,7 +140,7 @@ class TrafficControl(RouteSocket):
                 direct_action=True,
             )
 
-    def delete_filter(self, device: Device, hook: Hook, filter_: Filter, *, with_qdisc: bool) -> None:
+    def delete_filter(self, device: Link, hook: Hook, filter_: Filter, *, with_qdisc: bool) -> None:
         """Detaches one filter.
 
         Args:
@@ -218,7 +171,7 @@ class TrafficControl(RouteSocket):
             DeviceError: one of the names belongs to another interface, or the kernel has no veth.
         """
         with explained(f"veth pair {sender}, {receiver}"):
-            ends = self.device(sender), self.device(receiver)
+            ends = self.link(sender), self.link(receiver)
             if any(end is not None and end.kind != "veth" for end in ends):
                 raise DeviceError("exists and is no veth", about=f"{sender} or {receiver}", remedy="rename it")
             changed = None in ends
@@ -227,7 +180,7 @@ class TrafficControl(RouteSocket):
                     self._route.link("del", index=end.index)
                 shape = {"num_tx_queues": queues, "num_rx_queues": queues, "mtu": _MAX_MTU}
                 self._route.link("add", ifname=sender, kind="veth", peer={"ifname": receiver, **shape}, **shape)
-                ends = self.device(sender), self.device(receiver)
+                ends = self.link(sender), self.link(receiver)
             first, second = ends
             if first is None or second is None:
                 raise DeviceError("was removed while it was set up", about=f"{sender}, {receiver}", remedy="try again")
@@ -240,32 +193,14 @@ class TrafficControl(RouteSocket):
         changed |= _set_features(receiver, {"tx-checksum-ip-generic": False, "tx-*segmentation": False, "rx-gro": True})
         return VethPair(first, second, changed)
 
-    def delete_device(self, device: Device) -> None:
-        """Removes a link; of a veth pair, both."""
-        with explained(f"interface {device.name}"):
-            self._route.link("del", index=device.index)
-
-    def _qdiscs(self, device: Device) -> list[str]:
+    def _qdiscs(self, device: Link) -> list[str]:
         return [message.get_attr("TCA_KIND") for message in self._route.get_qdiscs(index=device.index)]
 
-    def has_hook(self, device: Device, hook: Hook) -> bool:
+    def has_hook(self, device: Link, hook: Hook) -> bool:
         """Whether there is a qdisc that filters can be attached to."""
         present = self._qdiscs(device)
         # The older "ingress" qdisc excludes clsact, and serves as well where only its own hook is needed.
         return "clsact" in present or ("ingress" in present and hook is Hook.INGRESS)
-
-
-def _device(message: Any) -> Device:
-    return Device(
-        message["index"],
-        message.get("ifname"),
-        message["ifi_type"] == _ARPHRD_ETHER,
-        message.get(("linkinfo", "kind")) or "",
-        bool(message["flags"] & _IFF_UP),
-        bool(message["flags"] & _IFF_LOOPBACK),
-        message.get_attr("IFLA_MASTER") or 0,
-        message.get(("linkinfo", "slave_kind")) or "",
-    )
 
 
 def _set_features(name: str, wanted: Mapping[str, bool]) -> bool:

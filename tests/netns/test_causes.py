@@ -148,7 +148,7 @@ def put_before_ours(node: Node, device: str, hook: Hook, directory: Path) -> Non
     def put() -> None:
         with Object(compiled(source, directory)) as opened, TrafficControl() as tc:
             opened.load()
-            link, program = tc.device(device), opened.program("another")
+            link, program = tc.link(device), opened.program("another")
             assert link is not None
             tc.set_filter(link, hook, Filter(7, 1, "another"), program.fd)
             program.close()

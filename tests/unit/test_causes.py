@@ -11,7 +11,7 @@ from overlay.datapath.kernel.findings import causes_of, problems_of, slow_path_c
 from overlay.datapath.kernel.state import WAITING, State
 from overlay.datapath.kernel.underlays import Surroundings, underlays
 from overlay.linux.device_drops import Growth
-from overlay.linux.tc import Device
+from overlay.linux.netlink import Address, Link
 
 CARRIED = {"tx_packets": 50_000, "rx_packets": 50_000}
 
@@ -101,8 +101,8 @@ def test_what_solves_itself_is_no_problem() -> None:
     assert problems_of(State(problem=WAITING)) == problems_of(State(problem=None)) == ()
 
 
-def device(index: int, kind: str = "", *, up: bool = True, master: int = 0, master_kind: str = "") -> Device:
-    return Device(index, f"if{index}", True, kind, up, False, master, master_kind)
+def device(index: int, kind: str = "", *, up: bool = True, master: int = 0, master_kind: str = "") -> Link:
+    return Link(index, f"if{index}", 1500, up, kind, master=master or None, master_kind=master_kind, ethernet=True)
 
 
 def test_interfaces_that_packets_from_peers_may_come_by() -> None:
@@ -122,7 +122,7 @@ def test_interfaces_that_packets_from_peers_may_come_by() -> None:
     }
     found = underlays(
         [each for each, _, _ in cases.values()],
-        {each.index: [address] for each, address, _ in cases.values() if address is not None},
+        [Address(each.index, address, 24) for each, address, _ in cases.values() if address is not None],
         {11},
         IPv4Network("10.0.0.0/16"),
     )

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from overlay.linux.libbpf import Program
-from overlay.linux.tc import FIRST_PRIORITY, Device, Filter, Hook, TrafficControl
+from overlay.linux.netlink import Link
+from overlay.linux.tc import FIRST_PRIORITY, Filter, Hook, TrafficControl
 
 _MADE = "!"
 
@@ -24,7 +25,7 @@ _MAX_STEM = 11
 class Attachment:
     """A program that must be on a hook of a device."""
 
-    device: Device
+    device: Link
     hook: Hook
     program: Program
 
@@ -59,12 +60,12 @@ def ahead(tc: TrafficControl, owner: str, attachment: Attachment) -> list[str]:
     return tc.filters_before(attachment.device, attachment.hook, min(own)) if own else []
 
 
-def is_attached(tc: TrafficControl, owner: str, device: Device) -> bool:
+def is_attached(tc: TrafficControl, owner: str, device: Link) -> bool:
     """Whether a program of ``owner`` is on any hook of ``device``."""
     return any(_ours(tc.filters(device, hook), owner) for hook in Hook)
 
 
-def detach(tc: TrafficControl, owner: str, device: Device, hooks: Iterable[Hook] = Hook) -> int:
+def detach(tc: TrafficControl, owner: str, device: Link, hooks: Iterable[Hook] = Hook) -> int:
     """Removes all filters of ``owner`` from ``device``; returns how many there were."""
     removed = 0
     for hook in hooks:

@@ -20,7 +20,8 @@ from overlay.datapath.kernel.underlays import Surroundings, is_end, underlays
 from overlay.datapath.spec import TunnelSpec
 from overlay.errors import DatapathError, DeviceError, OverlayError
 from overlay.linux import ipsec
-from overlay.linux.tc import Device, Hook, TrafficControl, VethPair
+from overlay.linux.netlink import Link
+from overlay.linux.tc import Hook, TrafficControl, VethPair
 from overlay.model import Peer, PeerTable
 
 _SAMPLE = 8
@@ -36,7 +37,7 @@ class Machine:
         self.spec, self.loaded = spec, loaded
         self._table: PeerTable | None = None
         self._swept = False
-        self._attached: dict[int, Device] = {}
+        self._attached: dict[int, Link] = {}
         # A predecessor's is kept, lest every flow gets another port.
         former = read_endpoint(loaded.endpoint)
         self.secret = former.secret if former is not None and former.secret else randbits(64)
@@ -70,7 +71,7 @@ class Machine:
             self._table = table
         elif table is None and not loaded.adopted:
             raise DatapathError(WAITING)
-        devices = tc.devices()
+        devices = tc.links()
         ours = {tun.index, *((stage.sender.index, stage.receiver.index) if stage is not None else ())}
         outer = (underlay, *self._other_underlays(tc, devices, ours | {underlay.index}))
 
@@ -108,7 +109,7 @@ class Machine:
         return detail, self._look_around(tc, devices, attachments, ours)
 
     def _look_around(
-        self, tc: TrafficControl, devices: Iterable[Device], attachments: Iterable[Attachment], ours: set[int]
+        self, tc: TrafficControl, devices: Iterable[Link], attachments: Iterable[Attachment], ours: set[int]
     ) -> Surroundings:
         outside = [each for each in attachments if each.device.index not in ours or each.hook is Hook.EGRESS]
         underlays = {each.device.index: each.device for each in outside if each.hook is Hook.INGRESS}
@@ -126,8 +127,8 @@ class Machine:
             ),
         )
 
-    def _device(self, tc: TrafficControl, name: str) -> Device:
-        device = tc.device(name)
+    def _device(self, tc: TrafficControl, name: str) -> Link:
+        device = tc.link(name)
         if device is None:
             raise DeviceError("there is no such interface", about=name)
         return device
@@ -159,7 +160,7 @@ class Machine:
             mended.append(f"set up {' and '.join(names)}")
         return pair, ""
 
-    def _other_underlays(self, tc: TrafficControl, devices: Iterable[Device], known: set[int]) -> list[Device]:
+    def _other_underlays(self, tc: TrafficControl, devices: Iterable[Link], known: set[int]) -> list[Link]:
         """Interfaces by which packets from peers may come as well, judged by addresses and the routes to some peers.
 
         One that is missed costs speed only: what comes in there reaches the socket.
@@ -173,7 +174,7 @@ class Machine:
     def _peers(self) -> Iterable[Peer]:
         return self._table.peers.values() if self._table is not None else ()
 
-    def _attachments(self, tun: Device, underlays: Iterable[Device], stage: VethPair | None) -> Iterator[Attachment]:
+    def _attachments(self, tun: Link, underlays: Iterable[Link], stage: VethPair | None) -> Iterator[Attachment]:
         """In an order in which each finds the next stage in place."""
         loaded = self.loaded
         if stage is not None:
@@ -183,9 +184,7 @@ class Machine:
             yield Attachment(underlay, Hook.INGRESS, loaded.decap if underlay.ethernet else loaded.decap_l3)
         yield Attachment(tun, Hook.EGRESS, loaded.encap)
 
-    def _detach(
-        self, surplus: Iterable[Device], tc: TrafficControl, devices: Iterable[Device], mended: list[str]
-    ) -> None:
+    def _detach(self, surplus: Iterable[Link], tc: TrafficControl, devices: Iterable[Link], mended: list[str]) -> None:
         """Takes filters of ours from interfaces where none belongs, as far as those still exist."""
         existing = {device.index for device in devices}
         for device in surplus:
@@ -200,7 +199,7 @@ def is_in_use(device: str) -> bool:
         NodeError, PrivilegeError: that cannot be found out.
     """
     with TrafficControl() as tc:
-        tun = tc.device(device)
+        tun = tc.link(device)
         return tun is not None and attach.is_attached(tc, device, tun)
 
 
@@ -214,12 +213,12 @@ def cleanup(device: str) -> list[str]:
     known = recall(pins := pin_directory(device))
     _take_leave(known)
     with TrafficControl() as tc:
-        for link in tc.devices():
+        for link in tc.links():
             if number := attach.detach(tc, device, link):
                 removed.append(f"{number} eBPF filter{'s' * (number > 1)} on {link.name}")
-        sender = tc.device(attach.gro_pair(device)[0])
+        sender = tc.link(attach.gro_pair(device)[0])
         if sender is not None and sender.kind == "veth":
-            tc.delete_device(sender)
+            tc.delete_link(sender)
             removed.append(f"veth pair {' and '.join(attach.gro_pair(device))}")
     _take_leave(known)  # once more: a peer that asked meanwhile was still answered
     unpin_dead()

@@ -29,7 +29,7 @@ from overlay.errors import DatapathError, DeviceError, NodeError, OverlayError
 from overlay.linux import libc, tun
 from overlay.linux.netlink import Link, Netlink
 from overlay.linux.routes import Route
-from overlay.linux.tc import Device, Hook, TrafficControl
+from overlay.linux.tc import Hook, TrafficControl
 from overlay.model import Peer, PeerTable
 from overlay.packet.mtu import UDP_ENCAPSULATION
 
@@ -185,7 +185,7 @@ def _attach(loaded: Loaded, device: Link, underlay: Link) -> None:
             (underlay, Hook.INGRESS, loaded.decap_l3),
         ):
             try:
-                attach.ensure(tc, _DEVICE, Attachment(Device(link.index, link.name, False, "tun", True), hook, program))
+                attach.ensure(tc, _DEVICE, Attachment(link, hook, program))
             except NodeError as error:
                 raise DatapathError(str(error), about="eBPF") from error
 

@@ -7,11 +7,11 @@ something, not only on the one that we send by.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 
-from overlay.linux.tc import Device
+from overlay.linux.netlink import Address, Link
 
 _CARRIERS = frozenset({"", "veth", "vlan", "bond", "team", "macvlan", "ipvlan"})
 """Kinds of links that lead out of a machine. Behind bridges are containers, and tunnels carry what came in elsewhere:
@@ -34,31 +34,27 @@ class Surroundings:
 
 
 def underlays(
-    devices: Iterable[Device],
-    addresses: Mapping[int, Collection[IPv4Address]],
+    devices: Iterable[Link],
+    addresses: Iterable[Address],
     towards: Collection[int],
     network: IPv4Network,
-) -> list[Device]:
+) -> list[Link]:
     """The interfaces that packets from peers may come by, of those that are not ours.
 
     Args:
-        addresses: by interface index; what has an address outside the overlay may be sent to.
+        addresses: all that there are; what has one outside the overlay may be sent to.
         towards: indexes of those by which routes to peers leave.
         network: the overlay's, whose addresses are containers'.
     """
+    reachable = {each.index for each in addresses if each.address not in network}
     return [
         device
         for device in devices
         if device.index in towards
-        or (
-            device.up
-            and is_end(device)
-            and device.kind in _CARRIERS
-            and any(address not in network for address in addresses.get(device.index, ()))
-        )
+        or (device.up and is_end(device) and device.kind in _CARRIERS and device.index in reachable)
     ]
 
 
-def is_end(device: Device) -> bool:
+def is_end(device: Link) -> bool:
     """Whether the IP stack receives from it: it is no port of a bridge or a bond, and not loopback."""
     return not device.loopback and (not device.master or device.master_kind == "vrf")
