@@ -40,7 +40,7 @@ def router(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Router]:
     with routing(request.param, tmp_path) as router:
         if request.param == "iptables-legacy":
             probe = subprocess.run(
-                ["nsenter", f"--net=/run/netns/{router.names['router']}", "iptables-legacy", "-t", "nat", "-S"],
+                [*router.entering("router"), "iptables-legacy", "-t", "nat", "-S"],
                 capture_output=True,
                 text=True,
                 check=False,

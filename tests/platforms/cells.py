@@ -30,25 +30,43 @@ DOCKERS = {"26": "trixie", "28": "forky"}
 ETCDS = {"3.5": "trixie"}
 """The suite that has each etcd; 3.4 is Debian 12's."""
 
+FIREWALLS = {"1.1.3": "trixie", "newest": "forky"}
+"""The suite that has each nft, with the iptables of its time; 1.0.6 is Debian 12's."""
+
 SETUPS = {"debian-12": "bookworm", "debian-13": "trixie"}
 """The suite of each release that a fresh clone is set up on."""
 
-_SUITES = {"kernel": KERNELS, "virtio": KERNELS, "docker": DOCKERS, "etcd": ETCDS, "setup": SETUPS}
+PACKAGES = {"12": "bookworm", "13": "trixie"}
+"""The suite of each release that the Debian package is made and installed on."""
+
+_SUITES = {
+    "kernel": KERNELS,
+    "virtio": KERNELS,
+    "docker": DOCKERS,
+    "nft": FIREWALLS,
+    "etcd": ETCDS,
+    "setup": SETUPS,
+    "package": PACKAGES,
+}
 
 _SHOWS = {
     "kernel": "demo; both datapaths, every packet; links of all kinds; netem; restarts; cleanup",
     "virtio": "virtio-net cards with their offloads: every packet, native XDP, VLAN, bond",
     "docker": "containers of two nodes, networks apart, default-deny",
+    "nft": "rulesets of others, by both variants of iptables and by nftables",
     "etcd": "the store's contract, TLS, password, compaction, members lost",
     "setup": "fresh clone, fresh system, no caches: demo, checks, agent",
+    "package": "the Debian package: made, then installed, removed and purged where there is no index",
 }
 
 _BUILT = {
     "kernel": ("kernels/{}", "images", "suites/{}"),
     "virtio": ("kernels/{}", "images", "suites/{}"),
     "docker": ("roots/{}",),
+    "nft": ("roots/{}",),
     "etcd": ("etcd/{}", "suites/{}"),
     "setup": ("roots/{}-*",),
+    "package": ("roots/{}-*",),
 }
 """By the suite, as patterns of paths in the cache."""
 
@@ -93,6 +111,8 @@ _TESTS_OF_CARDS = {
 
 _ETCD = ("tests/contract", "tests/netns/test_etcd_faults.py")
 
+_FIREWALL = ("tests/netns/test_foreign_firewalls.py", "tests/netns/test_firewall.py")
+
 _FRESH = "make demo && make check && .venv/bin/pytest -q tests/unit && .venv/bin/pytest -q tests/netns/test_agent.py"
 
 
@@ -127,7 +147,13 @@ def matrix(patch: Path | None = None) -> tuple[Cell, ...]:
         "kernel": partial(_on_kernel, patch=patch),
         "virtio": partial(_on_virtio, patch=patch),
     }
-    others: Mapping[str, Starter] = {"docker": _with_docker, "etcd": _with_etcd, "setup": _set_up}
+    others: Mapping[str, Starter] = {
+        "docker": _with_docker,
+        "nft": _with_firewall,
+        "etcd": _with_etcd,
+        "setup": _set_up,
+        "package": _package,
+    }
     return tuple(
         Cell(f"{kind}-{name}", _SHOWS[kind], run(name), tuple(part.format(suite) for part in _BUILT[kind]))
         for kind, run in {**emulated, **(others if patch is None else {})}.items()
@@ -198,6 +224,11 @@ def _with_docker(version: str) -> Callable[[Path], int]:
     return lambda log: _pytest(log, {"OVERLAY_DOCKER_ROOTS": DOCKERS[version]}, "tests/system/test_docker_roots.py")
 
 
+def _with_firewall(version: str) -> Callable[[Path], int]:
+    environment = {"OVERLAY_FIREWALL_ROOT": FIREWALLS[version], "OVERLAY_ALL_FIREWALLS": "1"}
+    return lambda log: _pytest(log, environment, *_FIREWALL)
+
+
 def _with_etcd(version: str) -> Callable[[Path], int]:
     suite = ETCDS[version]
 
@@ -215,7 +246,12 @@ def _with_etcd(version: str) -> Callable[[Path], int]:
 
 def _set_up(release: str) -> Callable[[Path], int]:
     words = ("sh", str(Path(__file__).with_name("fresh.sh")), SETUPS[release], "sh", "-c", _FRESH)
-    return lambda log: _command(log, {"ROOTS": str(CACHE / "roots")}, *words)
+    return lambda log: _command(log, {}, *words)
+
+
+def _package(release: str) -> Callable[[Path], int]:
+    words = ("sh", str(Path(__file__).with_name("deb.sh")), PACKAGES[release])
+    return lambda log: _command(log, {}, *words)
 
 
 def _pytest(log: Path, environment: Mapping[str, str], *tests: str) -> int:

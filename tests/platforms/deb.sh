@@ -2,12 +2,21 @@
 # The Debian package on a system that has what it depends on and nothing else, no index and no network: installed, run,
 # removed, purged, and nothing left.
 #
-#   deb.sh SUITE PACKAGE   for example, after make release: deb.sh bookworm dist/overlay_0.1.0_amd64.deb
+#   deb.sh SUITE [PACKAGE]   for example, after make release: deb.sh bookworm dist/overlay_0.1.0_amd64.deb; without one,
+#                            it is made on the spot, on a fresh system of that suite
 set -eu
 
 suite=$1
-PACKAGES=python3,python3-venv,iproute2,libbpf1,iptables WITHOUT=network BRING=$2 \
-    exec "$(dirname "$0")/fresh.sh" "$suite" sh -euc '
+fresh=$(dirname "$0")/fresh.sh
+package=${2:-}
+if [ -z "$package" ]; then
+    folder=$(mktemp -d)
+    trap 'rm -rf "$folder"' EXIT
+    package=$folder/overlay.deb
+    PACKAGES=git,make,ca-certificates,python3,python3-venv \
+        "$fresh" "$suite" sh -c 'make release >&2 && cat dist/*.deb' >"$package"
+fi
+PACKAGES=python3,python3-venv,iproute2,libbpf1,iptables WITHOUT=network BRING=$package "$fresh" "$suite" sh -euc '
     cd /root
     package=$1
     everything() { # what dpkg keeps about packages comes and goes with them, and is not theirs
@@ -27,4 +36,4 @@ PACKAGES=python3,python3-venv,iproute2,libbpf1,iptables WITHOUT=network BRING=$2
     everything >/tmp/now
     echo "$before" | diff - /tmp/now
     echo "installed, removed, purged: nothing left"
-' sh "$(basename "$2")"
+' sh "$(basename "$package")"

@@ -1,6 +1,7 @@
 """Roots of other releases of Debian, from its packages alone: their Docker, systemd, iptables, nft and Python.
 
-    python -m tests.support.roots trixie forky      build what is missing; prints each root's path
+    python -m tests.support.roots trixie forky                  build what is missing; prints each root's path
+    python -m tests.support.roots --packages git,make trixie    with these instead of what our tests need
 
 A root is built once, in a cache outside of the tree, and only read from then on: whatever runs in it runs on a
 copy-on-write view in namespaces of its own.
@@ -12,39 +13,50 @@ import os
 import shutil
 import subprocess
 import sys
+from argparse import ArgumentParser
+from hashlib import sha256
 from pathlib import Path
 
 from tests.platforms.debian import mirror
 
-CACHE = Path(os.environ.get("OVERLAY_ROOTS", "/var/cache/overlay-platforms/roots"))
+CACHE = Path(os.environ.get("OVERLAY_PLATFORMS", "/var/cache/overlay-platforms"), "roots")
 
 PACKAGES = (
     *("systemd", "dbus", "python3", "python3-venv", "make", "ca-certificates"),
     *("docker.io", "docker-cli", "iptables", "nftables", "iproute2", "iputils-ping", "procps", "kmod", "libbpf1"),
-    *("busybox-static", "etcd-client", "man-db"),
+    *("busybox-static", "etcd-server", "etcd-client", "man-db"),
 )
 
 _SCRIPT = Path("/usr/share/debootstrap/scripts/sid")
 """Debian's releases differ in nothing that debootstrap cares about; it has no names for the newest."""
 
+_SETTINGS = Path(__file__).parents[1] / "platforms/settings.sh"
 
-def build(suite: str) -> Path:
-    """The root of ``suite`` ("trixie"), made where it is missing. Raises RuntimeError with debootstrap's last words."""
-    root = CACHE / suite
+
+def build(suite: str, packages: tuple[str, ...] = PACKAGES) -> Path:
+    """The root of ``suite`` ("trixie"), made where it is missing. Raises RuntimeError with debootstrap's last words.
+
+    Args:
+        packages: what is there besides a minimal system; a suite that has no such package does without.
+    """
+    of_its_own = "" if packages == PACKAGES else f"-{sha256(','.join(packages).encode()).hexdigest()[:8]}"
+    root = CACHE / f"{suite}{of_its_own}"
     if root.exists():
         return root
-    unfinished = CACHE / f"{suite}.unfinished"
+    unfinished = CACHE / f"{root.name}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     CACHE.mkdir(parents=True, exist_ok=True)
     # Not by debootstrap's --include: some of these depend on what it unpacks later.
     _run("debootstrap", "--variant=minbase", suite, str(unfinished), mirror(), str(_SCRIPT))
+    _run("sh", str(_SETTINGS), str(unfinished))
     (unfinished / "usr/sbin/policy-rc.d").write_text("#!/bin/sh\nexit 101\n")
     (unfinished / "usr/sbin/policy-rc.d").chmod(0o755)
     quiet = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "--no-install-recommends")
     known = _run("chroot", str(unfinished), "apt-cache", "--generate", "pkgnames").split()
-    _run("chroot", str(unfinished), *quiet, "install", "-y", *(package for package in PACKAGES if package in known))
-    _run("chroot", str(unfinished), "apt-get", "clean")
+    _run("chroot", str(unfinished), *quiet, "install", "-y", *(package for package in packages if package in known))
+    _run("chroot", str(unfinished), "sh", "-c", "apt-get clean && rm -rf /var/lib/apt/lists/*")
     (unfinished / "usr/sbin/policy-rc.d").unlink()
+    _run("sh", str(_SETTINGS), str(unfinished))  # again: a package may have brought files of its own
     unfinished.rename(root)
     return root
 
@@ -85,6 +97,17 @@ def _run(*command: str) -> str:
     return done.stdout
 
 
+def _main() -> None:
+    parser = ArgumentParser(prog="python -m tests.support.roots")
+    parser.add_argument("--packages", type=lambda names: tuple(names.split(",")), default=PACKAGES)
+    parser.add_argument("suites", nargs="+", metavar="SUITE")
+    arguments = parser.parse_args()
+    try:
+        for suite in arguments.suites:
+            print(build(suite, arguments.packages))
+    except RuntimeError as error:
+        sys.exit(str(error))
+
+
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        print(build(name))
+    _main()

@@ -2,11 +2,15 @@
 
 client 192.0.2.2 ──────── 192.0.2.1 router 10.77.5.1 ──────── 10.77.5.2 container
                        d0                            d1
+
+``OVERLAY_FIREWALL_ROOT=forky`` takes the tools of another Debian's root (``tests.support.roots``) instead of this
+machine's: iptables and nft print the same rules in other words with every few versions.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -17,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from overlay.linux.netfilter import Iptables, Tools
+from tests.support import roots
 
 NETWORK = IPv4Network("10.77.0.0/16")
 SUBNET = IPv4Network("10.77.5.0/24")
@@ -33,12 +38,16 @@ def run(*command: str, text: str | None = None) -> str:
 class Router:
     """A namespace that forwards between a client and a container, and the tools run inside it."""
 
-    def __init__(self, prefix: str, folder: Path, variant: str, outside: str = "d0") -> None:
+    def __init__(
+        self, prefix: str, folder: Path, variant: str, outside: str = "d0", there: tuple[str, ...] = ()
+    ) -> None:
         """
         Args:
             variant: what this machine calls iptables; the other one is another.
             outside: name of the router's link to the client.
+            there: options for nsenter(1) by which the router's commands find their files.
         """
+        self.there = there
         self.outside = outside
         self.names = {role: f"{prefix}-{role}" for role in ("client", "router", "container")}
         self.folder = folder
@@ -52,7 +61,7 @@ class Router:
 
     def _wrapper(self, name: str, binary: str) -> str:
         path = self.folder / name
-        path.write_text(f'#!/bin/sh\nexec nsenter --net=/run/netns/{self.names["router"]} {binary} "$@"\n')
+        path.write_text(f'#!/bin/sh\nexec {shlex.join(self.entering("router"))} {binary} "$@"\n')
         path.chmod(0o755)
         return str(path)
 
@@ -86,7 +95,11 @@ class Router:
             subprocess.run(("ip", "netns", "del", name), capture_output=True, check=False)
 
     def inside(self, role: str, *command: str, text: str | None = None) -> str:
-        return run("nsenter", f"--net=/run/netns/{self.names[role]}", *command, text=text)
+        return run(*self.entering(role), *command, text=text)
+
+    def entering(self, role: str) -> tuple[str, ...]:
+        """What goes before a command so that it runs in there."""
+        return ("nsenter", f"--net=/run/netns/{self.names[role]}", *(self.there if role == "router" else ()))
 
     def iptables(self, *arguments: str) -> None:
         self.inside("router", self.variant, "-w", *arguments)
@@ -111,7 +124,28 @@ class Router:
 
 @contextmanager
 def routing(variant: str, folder: Path, outside: str = "d0") -> Iterator[Router]:
-    if shutil.which(variant) is None:
-        pytest.skip(f"{variant} is not installed")
-    with Router(f"tfw{os.getpid()}", folder, variant, outside) as router:
-        yield router
+    with _root() as there:
+        if not there and shutil.which(variant) is None:
+            pytest.skip(f"{variant} is not installed")
+        with Router(f"tfw{os.getpid()}", folder, variant, outside, there) as router:
+            yield router
+
+
+@contextmanager
+def _root() -> Iterator[tuple[str, ...]]:
+    """How the root that was asked for is entered; () for this machine's own."""
+    suite = os.environ.get("OVERLAY_FIREWALL_ROOT", "")
+    if not suite:
+        yield ()
+        return
+    process = subprocess.Popen(
+        roots.inside(roots.build(suite), "sh", "-c", "echo; exec sleep 86400"), stdout=subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n", "the root is there"
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        yield (f"--target={children.read_text().split()[0]}", "--mount", "--pid")
+    finally:
+        process.kill()
+        process.wait(30)
