@@ -86,7 +86,7 @@ lowest: $(LOWEST)/.dev  ## unit tests with each version that pyproject.toml name
 	@$(LOWEST)/bin/pytest -q tests/unit
 
 test-docker: test-packages $(VENV)/.dev  ## Docker of other Debians (debootstrap builds them once): make test-docker ROOTS=forky
-	@OVERLAY_DOCKER_ROOTS="$(ROOTS)" $(BIN)/pytest -q tests/system/test_docker_roots.py
+	@OVERLAY_DOCKER_ROOTS="$(ROOTS)" $(BIN)/pytest -q tests/system/test_docker_roots.py tests/system/test_readme.py
 
 test-platforms: platform-packages $(VENV)/.dev  ## other kernels and Debians: make test-platforms ONLY='kernel-*' REBUILD=1
 	@$(BIN)/python -m tests.platforms --only "$(ONLY)" $(if $(REBUILD),--rebuild)

@@ -52,7 +52,7 @@ _SUITES = {
 _SHOWS = {
     "kernel": "demo; both datapaths, every packet; links of all kinds; netem; restarts; cleanup",
     "virtio": "virtio-net cards with their offloads: every packet, native XDP, VLAN, bond",
-    "docker": "containers of two nodes, networks apart, default-deny",
+    "docker": "README's page as it stands; containers of two nodes, networks apart, default-deny",
     "nft": "rulesets of others, by both variants of iptables and by nftables",
     "etcd": "the store's contract, TLS, password, compaction, members lost",
     "setup": "fresh clone, fresh system, no caches: demo, checks, agent",
@@ -110,6 +110,8 @@ _TESTS_OF_CARDS = {
 }  # fmt: skip
 
 _ETCD = ("tests/contract", "tests/netns/test_etcd_faults.py")
+
+_DOCKER = ("tests/system/test_docker_roots.py", "tests/system/test_readme.py")
 
 _FIREWALL = ("tests/netns/test_foreign_firewalls.py", "tests/netns/test_firewall.py")
 
@@ -221,7 +223,7 @@ def _pytest_words(tests: Mapping[str, tuple[str, ...]], patch: Path | None) -> s
 
 
 def _with_docker(version: str) -> Callable[[Path], int]:
-    return lambda log: _pytest(log, {"OVERLAY_DOCKER_ROOTS": DOCKERS[version]}, "tests/system/test_docker_roots.py")
+    return lambda log: _pytest(log, {"OVERLAY_DOCKER_ROOTS": DOCKERS[version]}, *_DOCKER)
 
 
 def _with_firewall(version: str) -> Callable[[Path], int]:

@@ -14,8 +14,10 @@ import shutil
 import subprocess
 import sys
 from argparse import ArgumentParser
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 
 from tests.platforms.debian import mirror
 
@@ -53,7 +55,11 @@ def build(suite: str, packages: tuple[str, ...] = PACKAGES) -> Path:
     (unfinished / "usr/sbin/policy-rc.d").chmod(0o755)
     quiet = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "--no-install-recommends")
     known = _run("chroot", str(unfinished), "apt-cache", "--generate", "pkgnames").split()
-    _run("chroot", str(unfinished), *quiet, "install", "-y", *(package for package in packages if package in known))
+    wanted = (package for package in packages if package in known)
+    # What some of them do when they are installed needs /proc.
+    own = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec")
+    entered = (*own, 'mount -t proc proc "$1/proc"; exec chroot "$@"', "sh", str(unfinished))
+    _run(*entered, *quiet, "install", "-y", *wanted)
     _run("chroot", str(unfinished), "sh", "-c", "apt-get clean && rm -rf /var/lib/apt/lists/*")
     (unfinished / "usr/sbin/policy-rc.d").unlink()
     _run("sh", str(_SETTINGS), str(unfinished))  # again: a package may have brought files of its own
@@ -76,6 +82,12 @@ mount -t tmpfs tmpfs run
 mount -t tmpfs tmpfs tmp
 mkdir -p var/lib/docker run/outside
 mount -t tmpfs tmpfs var/lib/docker
+while [ "$1" != -- ]; do
+    mkdir -p ".$2"
+    mount --bind "$1" ".$2"
+    shift 2
+done
+shift
 pivot_root . run/outside
 umount -l run/outside
 exec "$@"
@@ -83,11 +95,16 @@ exec "$@"
 """Not chroot: dockerd makes its root private, which must be a mount point for that."""
 
 
-def inside(root: Path, *command: str) -> list[str]:
+def inside(root: Path, *command: str, binds: Mapping[Path, str] = MappingProxyType({})) -> list[str]:
     """The command line that runs ``command`` as process 1 in a copy-on-write view of ``root``, in mount and process
-    namespaces of its own: they end with it, and with what started it."""
+    namespaces of its own: they end with it, and with what started it.
+
+    Args:
+        binds: directories of this machine, and where they are seen there.
+    """
     own = ("unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child")
-    return [*own, "sh", "-c", _ENTER, "sh", str(root), *command]
+    seen = (word for source, target in binds.items() for word in (str(source), target))
+    return [*own, "sh", "-c", _ENTER, "sh", str(root), *seen, "--", *command]
 
 
 def _run(*command: str) -> str:

@@ -1,4 +1,5 @@
-"""A node that boots the real systemd, in namespaces of its own, on a copy-on-write view of this machine.
+"""A node that boots the real systemd, in namespaces of its own, on a copy-on-write view of this machine or of
+another Debian's root.
 
 What it mounts, starts and writes is in its namespaces and ends with them, and those end with the test run, even where
 that is killed. Outside it has a folder and a group in each cgroup hierarchy, which :func:`booted` removes; a later run
@@ -130,7 +131,13 @@ def missing_for_systemd() -> str | None:
 
 @contextmanager
 def booted(
-    name: str, *, namespace: str, folder: Path, stage: Path | None = None, files: Mapping[str, str] | None = None
+    name: str,
+    *,
+    namespace: str,
+    folder: Path,
+    stage: Path | None = None,
+    files: Mapping[str, str] | None = None,
+    root: Path = Path("/"),
 ) -> Iterator[Booted]:
     """Boots a systemd in a network namespace.
 
@@ -140,6 +147,7 @@ def booted(
         folder: made for it, and removed with it.
         stage: an installation made with DESTDIR, to lie over this machine's root.
         files: content by absolute path, to lie over that.
+        root: whose systemd and files it has; by default this machine's.
     """
     groups: tuple[Path, ...] = ()
     process: subprocess.Popen[bytes] | None = None
@@ -152,7 +160,7 @@ def booted(
         command = [
             *("nsenter", f"--net=/run/netns/{namespace}"),
             *("unshare", "--fork", "--kill-child", "--pid", "--mount", "--uts", "--ipc", "--cgroup"),
-            *("sh", str(_BOOT), str(folder / "root"), str(own), str(stage or "")),
+            *("sh", str(_BOOT), str(folder / "root"), str(own), str(stage or ""), str(root)),
         ]
         with (folder / "boot.log").open("wb") as log:
             process = subprocess.Popen(
