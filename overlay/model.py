@@ -111,6 +111,20 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class Advertisement:
+    """What a node's backend has its lease say, so that peers can reach the node.
+
+    Attributes:
+        backend_type: as in the config, lower case.
+        data, v6_data: JSON values for the two families, as flannel's backend of that type writes them; None for none.
+    """
+
+    backend_type: str
+    data: object = None
+    v6_data: object = None
+
+
+@dataclass(frozen=True, slots=True)
 class Peer:
     """Where the packets for one subnet go, and whose packets may come from it.
 

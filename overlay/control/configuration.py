@@ -11,7 +11,6 @@ from overlay.control.schema import parse_config
 from overlay.errors import ConfigError, ConfigMissingError
 from overlay.model import Lease, NetworkConfig
 from overlay.problem import Problem
-from overlay.text import excerpt
 
 Check = Callable[[NetworkConfig], None]
 """Raises ConfigError for a valid config that this agent cannot run (a backend it does not have)."""
@@ -78,13 +77,11 @@ class Configuration:
 def incompatibility(running: NetworkConfig, proposed: NetworkConfig, held: Lease) -> ConfigError | None:
     """Why ``proposed`` cannot follow ``running`` while ``held`` is leased; None if it can.
 
-    A wider network, another SubnetMin or SubnetMax and other backend options can, as long as the held subnet stays
-    one that could be leased.
+    A wider network, another SubnetMin or SubnetMax, another backend and other options of it can, as long as the held
+    subnet stays one that could be leased.
     """
     if proposed.ipv4 is None or running.ipv4 is None or (proposed.ipv6 is None) != (running.ipv6 is None):
         return _refused("EnableIPv4 or EnableIPv6 changed")
-    if proposed.backend.type != running.backend.type:
-        return _refused(f"Backend.Type changed from {running.backend.type} to {excerpt(proposed.backend.type)}")
     if proposed.ipv4.subnet_len != running.ipv4.subnet_len:
         return _refused(f"SubnetLen changed from {running.ipv4.subnet_len} to {proposed.ipv4.subnet_len}")
     if not proposed.ipv4.contains(held.subnet):

@@ -21,7 +21,7 @@ from overlay.control.leases.view import LeaseView
 from overlay.control.peers.membership import Membership
 from overlay.control.schema import LeaseRecord, config_key, parse_lease, subnets_prefix
 from overlay.errors import CompactedError, StoreError, StoreRestoredError
-from overlay.model import EMPTY_PEERS, Lease, NetworkConfig, PeerTable
+from overlay.model import EMPTY_PEERS, Advertisement, Lease, NetworkConfig, PeerTable
 from overlay.problem import Problem
 from overlay.store.contract import Committed, Events, KeyRange, KeyValue, Snapshot
 from overlay.store.follower import Follower, Read, Watch
@@ -39,6 +39,11 @@ def accept_any(config: NetworkConfig) -> None:
     """The check of an agent that can run every valid config."""
 
 
+def only_the_type(config: NetworkConfig) -> Advertisement:
+    """What a backend advertises that needs nothing of its peers but their addresses."""
+    return Advertisement(config.backend.type)
+
+
 @dataclass(frozen=True, slots=True)
 class ControlSettings:
     """What does not change while the agent runs.
@@ -48,12 +53,15 @@ class ControlSettings:
         ttl: of our etcd lease, seconds.
         margin: seconds before its end by which it must have been refreshed.
         check_config: refuses, by raising ConfigError, a valid config that this agent cannot run.
+        advertise: what the config's backend has the lease say; None while it is not prepared for that config, which is
+            then not run on yet. Call ``check_again`` when it is.
     """
 
     prefix: str = "/coreos.com/network"
     ttl: int = DEFAULT_TTL
     margin: float = DEFAULT_MARGIN
     check_config: Check = accept_any
+    advertise: Callable[[NetworkConfig], Advertisement | None] = only_the_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +71,8 @@ class ControlState:
     Attributes:
         version: grows with every change.
         phase: the keeper's.
-        config: to run on; None before the first good one.
+        wanted: the newest good config, for which the backend has to be prepared; None before the first one.
+        config: to run on: the newest for which it was; None before the first one.
         held: our lease; None before the first one and between losing one to another node and having the next.
         memory: to be kept beyond the life of this process, and of this boot.
         peers: everyone else. As they were last known while the store is away.
@@ -75,6 +84,7 @@ class ControlState:
 
     version: int = 0
     phase: Phase = Phase.WAITING
+    wanted: NetworkConfig | None = None
     config: NetworkConfig | None = None
     held: Held | None = None
     memory: Memory = field(default_factory=Memory)
@@ -115,6 +125,7 @@ class Engine:
         self.state = ControlState(memory=self.keeper.memory)
         self._followers = {span: Follower(rng) for span in Span}
         self._configuration = Configuration(config, settings.check_config)
+        self._advertise = settings.advertise
         self._membership = Membership(self.view)
         self._had_lease = False
         self._store_error: StoreError | None = None
@@ -149,7 +160,7 @@ class Engine:
             self.keeper.reconnected()
 
     def check_again(self) -> None:
-        """What ``check_config`` judges by has changed."""
+        """What ``check_config`` judges by, or ``advertise`` tells, has changed."""
         self._configuration.see_again(self._held_lease())
 
     def heard(self, span: Span, batch: Events, now: float) -> bool:
@@ -212,13 +223,21 @@ class Engine:
         held = self.keeper.held
         self._had_lease = self._had_lease or held is not None
         self._configuration.reconsider(self._held_lease())
-        config = self._configuration.current
-        reconfigured = config is not None and config != self.keeper.config
-        if config is not None and reconfigured:
-            self.keeper.configure(config)
-        self._membership.reconsider(config, self.keeper.identity, None if held is None else held.subnet)
+        reconfigured = self._reconfigure()
+        self._membership.reconsider(self.keeper.config, self.keeper.identity, None if held is None else held.subnet)
         self._update(held)
         return reconfigured
+
+    def _reconfigure(self) -> bool:
+        """Goes over to the wanted config once its backend is prepared; whether there was something to do."""
+        wanted = self._configuration.current
+        advertisement = None if wanted is None else self._advertise(wanted)
+        if wanted is None or advertisement is None:
+            return False
+        if (wanted, advertisement) == (self.keeper.config, self.keeper.advertisement):
+            return False
+        self.keeper.configure(wanted, advertisement)
+        return True
 
     def _held_lease(self) -> Lease | None:
         held = self.keeper.held
@@ -229,7 +248,8 @@ class Engine:
         new = replace(
             old,
             phase=self.keeper.phase,
-            config=self._configuration.current,
+            wanted=self._configuration.current,
+            config=self.keeper.config,
             held=held,
             memory=self.keeper.memory,
             problems=tuple(self._problems()),

@@ -90,7 +90,7 @@ class ControlPlane:
             self._input()
 
     def check_again(self) -> None:
-        """What ``check_config`` judges by has changed, so it may judge differently."""
+        """What ``check_config`` judges by, or ``advertise`` tells, has changed."""
         self._engine.check_again()
         self._input()
 

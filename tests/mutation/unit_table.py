@@ -26,7 +26,6 @@ UNIT_MUTANTS: tuple[Mutant, ...] = (
         "control/configuration",
         "plane",
         ("        self._proposed = None\n        self.error = None\n", "        self.error = None\n"),
-        ("    if proposed.backend.type != running.backend.type:", "    if False:"),
         ("    if proposed.ipv4.subnet_len != running.ipv4.subnet_len:", "    if False:"),
     ),
     *_of(
@@ -34,6 +33,8 @@ UNIT_MUTANTS: tuple[Mutant, ...] = (
         "plane",
         ("            newest = batch.events[-1]", "            newest = batch.events[0]"),
         ("        return reconfigured\n", "        return False\n"),
+        ("        if wanted is None or advertisement is None:", "        if wanted is None:"),
+        ("        if (wanted, advertisement) == (self.keeper.config, self.keeper.advertisement):", "        if True:"),
         ("        self._configuration.reconsider(self._held_lease())\n", ""),
         ("            self.keeper.reconnected()\n", ""),
         ("        if now - self._restored_at > RESTORED_ONCE:", "        if True:"),

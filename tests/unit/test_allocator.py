@@ -14,12 +14,13 @@ from overlay.control.leases.allocator import RANDOM_WINDOW, Claim, Identity, Mem
 from overlay.control.leases.view import LeaseView
 from overlay.control.schema import format_lease_key, parse_config
 from overlay.errors import OutOfSubnetsError
-from overlay.model import NetworkConfig
+from overlay.model import Advertisement, NetworkConfig
 from overlay.store.contract import ABSENT, KeyValue, Snapshot
 from tests.support.limits import limit
 
 DIRECTORY = "/coreos.com/network/subnets/"
 ME = Identity("me", IPv4Address("172.31.0.1"))
+UDP = Advertisement("udp")
 CONFIG = parse_config(b'{"Network":"10.0.0.0/16"}')
 
 
@@ -31,7 +32,7 @@ def lease(subnet: str, ip: str, node: str | None = None, *, revision: int = 5, l
 def claim(*items: KeyValue, memory: Memory | None = None, config: NetworkConfig = CONFIG, seed: int = 1) -> Claim:
     view = LeaseView(DIRECTORY)
     view.load(Snapshot(100, items), 0.0)
-    return allocate(view, config, ME, memory or Memory(), Random(seed))
+    return allocate(view, config, ME, memory or Memory(), Random(seed), advertisement=UDP)
 
 
 def remembered(*subnets: str, lease_id: int = 0) -> Memory:
@@ -169,5 +170,5 @@ def test_fast_among_five_thousand_leases() -> None:
     view.load(Snapshot(100, tuple(lease(str(base), "172.31.0.9", "other") for base in bases)), 0.0)
     began = time.process_time()
     for seed in range(10):
-        assert allocate(view, config, ME, Memory(), Random(seed)).lease.subnet not in bases
+        assert allocate(view, config, ME, Memory(), Random(seed), advertisement=UDP).lease.subnet not in bases
     assert (time.process_time() - began) / 10 < limit(0.02, 0.5), "seconds a choice"

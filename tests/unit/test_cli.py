@@ -19,9 +19,10 @@ from overlay.agent.settings import AgentSettings
 from overlay.cli.main import run
 from overlay.cli.tables import show, table
 from overlay.control.leases.allocator import Identity, lease_of
-from overlay.control.schema import format_lease_value, parse_config, parse_lease_value
+from overlay.control.schema import format_lease_value, parse_lease_value
 from overlay.lab.cluster import Lab
 from overlay.lab.shell import overlay_command
+from overlay.model import Advertisement
 
 UDP = '{"Network":"10.0.0.0/16","Backend":{"Type":"udp"}}'
 
@@ -127,7 +128,7 @@ def test_what_the_flags_put_into_a_lease_every_reader_takes(
     for settings in started:
         address = settings.selection.public_ip or IPv4Address("172.31.0.1")
         identity = Identity(settings.node_id, address, settings.public_ipv6)
-        lease = lease_of(identity, parse_config(UDP), IPv4Network("10.0.5.0/24"), None)
+        lease = lease_of(identity, Advertisement("udp"), IPv4Network("10.0.5.0/24"), None)
         assert parse_lease_value(format_lease_value(lease), lease.subnet) == lease
         assert 5 <= settings.lease_ttl <= 9_000_000_000
 

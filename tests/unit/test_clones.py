@@ -17,9 +17,10 @@ from overlay.control.leases.keeper import Commit, Phase, Purpose, ReadAgain
 from overlay.control.leases.question import ANSWER_TIME, Question, Reply
 from overlay.control.plane import ControlPlane
 from overlay.control.schema import config_key, parse_lease
+from overlay.model import Advertisement
 from overlay.store.contract import KeyRange, KeyValue, Put
 from tests.support.memory_store import MemoryCore, MemoryStore
-from tests.unit.test_keeper import IP, PREFIX, Node, held_node, put
+from tests.unit.test_keeper import CONFIG, IP, PREFIX, Node, held_node, put
 
 TTL = 3600
 
@@ -78,7 +79,7 @@ def test_agents_of_one_identity_are_told_write_seldom_and_recover(together: bool
     nodes = [twin(core) for _ in range(count)]
     if reserved:
         for number, node in enumerate(nodes):
-            node.keeper.identify(Identity("me", IP, backend_data=(("n", number),)))
+            node.keeper.configure(CONFIG, Advertisement("udp", {"n": number}))
     cluster = Cluster(*nodes)
     if not together:
         cluster.nodes = nodes[:1]

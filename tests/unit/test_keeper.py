@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from itertools import count
 from random import Random
@@ -15,6 +17,7 @@ from overlay.control.leases.keeper import TRANSITIONS, Action, Commit, Keeper, P
 from overlay.control.leases.view import LeaseView
 from overlay.control.schema import parse_config
 from overlay.errors import LeaseNotFoundError, StoreUnavailableError
+from overlay.model import Advertisement, BackendConfig
 from overlay.store.contract import Delete, KeyRange, KeyValue, Put
 from overlay.store.session import Grant, Refresh
 from tests.support.memory_store import MemoryCore
@@ -506,7 +509,6 @@ def test_a_changed_ttl_gets_a_new_etcd_lease() -> None:
         Identity("me", IPv4Address("0.0.0.0")),
         Identity("me", IPv4Address("224.0.0.5")),
         Identity("", IP),
-        Identity("me", IP, backend_data=(("x", "y" * 70_000),)),
     ],
 )
 def test_what_no_reader_would_take_is_not_written(identity: Identity) -> None:
@@ -519,6 +521,33 @@ def test_what_no_reader_would_take_is_not_written(identity: Identity) -> None:
     node.settle()
     assert node.keeper.phase is Phase.HELD
     assert node.keeper.problems() == []
+
+
+def test_an_advertisement_too_long_to_be_read_is_not_written() -> None:
+    node = Node(MemoryCore())
+    node.keeper.configure(CONFIG, Advertisement("vxlan", {"x": "y" * 70_000}))
+    node.settle()
+    assert node.keys() == []
+    assert any(problem.text.startswith("no lease is written: lease 10.0.") for problem in node.keeper.problems())
+
+
+def test_another_backend_keeps_the_subnet_and_rewrites_the_lease_once() -> None:
+    """As a node does whose network goes over to vxlan, and whose VXLAN device was then made anew."""
+    node = held_node()
+    before = node.key()
+    vxlan = replace(CONFIG, backend=BackendConfig("vxlan"))
+    for number in range(2):
+        node.keeper.configure(vxlan, Advertisement("vxlan", {"VNI": number}))
+        node.settle()
+        after = node.key()
+        assert (after.key, after.lease_id) == (before.key, before.lease_id)
+        assert json.loads(after.value)["BackendData"] == {"VNI": number}
+    revision = node.core.revision
+    node.settle()
+    assert node.core.revision == revision
+    node.keeper.configure(CONFIG, Advertisement("udp"))
+    node.settle()
+    assert node.key().value == before.value, "nothing is left of what the other advertised"
 
 
 def test_a_held_lease_that_cannot_be_rewritten_is_still_refreshed() -> None:

@@ -18,7 +18,7 @@ from overlay.control.leases.allocator import Identity, Memory
 from overlay.control.leases.keeper import Phase
 from overlay.control.plane import ControlPlane
 from overlay.errors import ConfigError, StoreDeniedError, StoreRestoredError, StoreUnavailableError
-from overlay.model import NetworkConfig
+from overlay.model import Advertisement, NetworkConfig
 from overlay.store.contract import Delete, Event, Events, KeyRange, KeyValue, Put, Snapshot
 from overlay.store.follower import Read, Watch
 from overlay.store.session import Grant
@@ -314,7 +314,6 @@ async def test_a_compatible_config_is_applied_live() -> None:
     [
         ({"SubnetLen": 25}, "SubnetLen changed from 24 to 25"),
         ({"Network": "10.9.0.0/16"}, "is not one of 10.9.1.0 to 10.9.255.0"),
-        ({"Backend": {"Type": "vxlan"}}, "Backend.Type changed from udp to vxlan"),
         ({"EnableIPv6": True, "IPv6Network": "fd00::/56"}, "EnableIPv6 changed"),
         ({"Network": "nonsense"}, "Network = nonsense"),
         ({"SubnetMin": "10.0.9.0", "SubnetMax": "10.0.8.0"}, "must not be above"),
@@ -332,6 +331,53 @@ async def test_a_config_that_cannot_be_is_refused_and_the_last_runs_on(fields: d
         assert refused.held == before.held
         configure(core)
         await until(plane, lambda state: not state.problems)
+
+
+async def test_another_backend_is_gone_over_to_with_its_peers_and_the_subnet_stays() -> None:
+    core = new_core()
+    plane = plane_of(core)
+    async with running(plane):
+        held = (await until(plane, is_held)).held
+        assert held is not None
+        configure(core, Backend={"Type": "vxlan"})
+        state = await until(plane, lambda state: state.held and state.held.lease.backend_type == "vxlan")
+        assert state.held is not None
+        assert (state.held.subnet, state.held.etcd_lease_id) == (held.subnet, held.etcd_lease_id)
+        assert not state.problems
+
+
+def runs(config: NetworkConfig | None, kind: str) -> bool:
+    return config is not None and config.backend.type == kind
+
+
+async def test_nothing_is_leased_before_the_backend_is_prepared() -> None:
+    """A MAC address, or a public key, is in the lease from its first revision on."""
+    prepared: dict[str, Advertisement] = {}
+    core = new_core()
+    configure(core, Backend={"Type": "vxlan"})
+    plane = plane_of(core, advertise=lambda config: prepared.get(config.backend.type))
+    async with running(plane):
+        state = await until(plane, lambda state: runs(state.wanted, "vxlan"))
+        assert (state.config, state.held) == (None, None)
+        await asyncio.sleep(0.05)
+        assert plane.state.held is None
+        prepared["vxlan"] = Advertisement("vxlan", {"VtepMAC": "c6:00:00:00:00:01"})
+        plane.check_again()
+        state = await until(plane, is_held)
+        assert state.config == state.wanted
+        assert state.held is not None
+        assert state.held.lease.backend_data == {"VtepMAC": "c6:00:00:00:00:01"}
+
+        configure(core, Backend={"Type": "host-gw"})
+        state = await until(plane, lambda state: runs(state.wanted, "host-gw"))
+        assert runs(state.config, "vxlan"), "the former backend goes on until the new one is prepared"
+        assert state.held is not None
+        assert state.held.lease.backend_type == "vxlan"
+        prepared["host-gw"] = Advertisement("host-gw")
+        plane.check_again()
+        state = await until(plane, lambda state: state.held and state.held.lease.backend_type == "host-gw")
+        assert state.held is not None
+        assert state.held.lease.backend_data is None
 
 
 async def test_a_config_that_this_agent_cannot_run_is_waited_out() -> None:

@@ -21,7 +21,7 @@ from typing import TypeVar
 from overlay.control.leases.view import LeaseView
 from overlay.control.schema import LeaseRecord, format_lease_key
 from overlay.errors import OutOfSubnetsError
-from overlay.model import Lease, NetworkConfig, Pool
+from overlay.model import Advertisement, Lease, NetworkConfig, Pool
 from overlay.store.contract import ABSENT, NO_LEASE
 
 RANDOM_WINDOW = 100
@@ -44,14 +44,11 @@ class Identity:
     Attributes:
         node_id: tells this machine from every other, also one that shares its public address.
         public_ip: where peers send encapsulated packets.
-        backend_data, backend_v6_data: what the backend advertises, frozen as (name, value) pairs.
     """
 
     node_id: str
     public_ip: IPv4Address
     public_ipv6: IPv6Address | None = None
-    backend_data: tuple[tuple[str, object], ...] = ()
-    backend_v6_data: tuple[tuple[str, object], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,17 +134,19 @@ def claimant(record: LeaseRecord, identity: Identity, memory: Memory) -> Claiman
     return Claimant.REMEMBERED if remembered else Claimant.OTHER
 
 
-def lease_of(identity: Identity, config: NetworkConfig, subnet: IPv4Network, ipv6_subnet: IPv6Network | None) -> Lease:
+def lease_of(
+    identity: Identity, advertisement: Advertisement, subnet: IPv4Network, ipv6_subnet: IPv6Network | None
+) -> Lease:
     """The lease that this node publishes for ``subnet``."""
     return Lease(
         subnet=subnet,
         public_ip=identity.public_ip,
-        backend_type=config.backend.type,
+        backend_type=advertisement.backend_type,
         node_id=identity.node_id,
         ipv6_subnet=ipv6_subnet,
         public_ipv6=identity.public_ipv6,
-        backend_data=dict(identity.backend_data) or None,
-        backend_v6_data=dict(identity.backend_v6_data) or None,
+        backend_data=advertisement.data,
+        backend_v6_data=advertisement.v6_data,
     )
 
 
@@ -160,7 +159,15 @@ def fits(lease: Lease, config: NetworkConfig) -> bool:
     return lease.ipv6_subnet is not None and config.ipv6.contains(lease.ipv6_subnet)
 
 
-def allocate(view: LeaseView, config: NetworkConfig, identity: Identity, memory: Memory, rng: Random) -> Claim:
+def allocate(
+    view: LeaseView,
+    config: NetworkConfig,
+    identity: Identity,
+    memory: Memory,
+    rng: Random,
+    *,
+    advertisement: Advertisement,
+) -> Claim:
     """The subnet that this node should claim now.
 
     Raises:
@@ -172,7 +179,7 @@ def allocate(view: LeaseView, config: NetworkConfig, identity: Identity, memory:
         chosen = max(usable, key=lambda mine: _preference(mine, memory)).record
         return Claim(
             key=chosen.key,
-            lease=lease_of(identity, config, chosen.lease.subnet, chosen.lease.ipv6_subnet),
+            lease=lease_of(identity, advertisement, chosen.lease.subnet, chosen.lease.ipv6_subnet),
             expected=chosen.mod_revision,
             source=Source.OWN,
             reserved=chosen.reserved,
@@ -187,7 +194,7 @@ def allocate(view: LeaseView, config: NetworkConfig, identity: Identity, memory:
         ipv6_subnet, _ = _choose(view, config.ipv6, memory.ipv6_subnets, rng)
     return Claim(
         key=view.directory + format_lease_key(subnet, ipv6_subnet),
-        lease=lease_of(identity, config, subnet, ipv6_subnet),
+        lease=lease_of(identity, advertisement, subnet, ipv6_subnet),
         expected=ABSENT,
         source=Source.REMEMBERED if remembered else Source.RANDOM,
         stale=_stale(own, config, None),

@@ -43,9 +43,9 @@ from overlay.control.leases.conflicts import conflicts
 from overlay.control.leases.question import ANSWER_TIME, Question, Reply
 from overlay.control.leases.rivals import Rivals
 from overlay.control.leases.view import LeaseView
-from overlay.control.schema import LeaseRecord, format_lease_value
+from overlay.control.schema import DEFAULT_BACKEND, LeaseRecord, format_lease_value
 from overlay.errors import LeaseFormatError, LeaseNotFoundError, OutOfSubnetsError, StoreError
-from overlay.model import Lease, NetworkConfig
+from overlay.model import Advertisement, Lease, NetworkConfig
 from overlay.problem import Problem, Severity
 from overlay.rates import Backoff
 from overlay.store.contract import ABSENT, NO_LEASE, Committed, Compare, Delete, Put
@@ -208,6 +208,7 @@ class Keeper:
         self._view = view
         self._rng = rng
         self.config: NetworkConfig | None = None
+        self.advertisement = Advertisement(DEFAULT_BACKEND)
         self._session = Session(ttl, margin, rng, self.memory.etcd_lease_id)
         self._backoff = Backoff(FIRST_RETRY, MAX_RETRY, rng)
         self._addresses: tuple[IPv4Address, ...] = (identity.public_ip,)
@@ -276,12 +277,17 @@ class Keeper:
 
     # --- what it is told ---
 
-    def configure(self, config: NetworkConfig) -> None:
-        """The config to lease under. The caller has made sure that a held subnet fits it."""
+    def configure(self, config: NetworkConfig, advertisement: Advertisement | None = None) -> None:
+        """The config to lease under, which a held subnet fits: the caller has made sure of that.
+
+        Args:
+            advertisement: what its backend has the lease say; None for nothing but its type.
+        """
         self.config = config
+        self.advertisement = advertisement or Advertisement(config.backend.type)
 
     def identify(self, identity: Identity) -> None:
-        """This node is reachable under another address, or its backend advertises something else."""
+        """This node is reachable under another address."""
         self.identity = identity
         self._know_address(identity.public_ip)
         self._retry_at = 0.0
@@ -458,7 +464,7 @@ class Keeper:
                 return None
             self._enter(Phase.SEEKING)
         try:
-            return allocate(self._view, config, self.identity, self.memory, self._rng)
+            return allocate(self._view, config, self.identity, self.memory, self._rng, advertisement=self.advertisement)
         except OutOfSubnetsError as error:
             self._exhausted = (error, *seen)
             self._enter(Phase.EXHAUSTED)
@@ -701,7 +707,7 @@ class Keeper:
         return {other for other, record in records if record is None or not self._is_ours(record)}
 
     def _wanted(self, config: NetworkConfig, lease: Lease) -> Lease:
-        return lease_of(self.identity, config, lease.subnet, lease.ipv6_subnet)
+        return lease_of(self.identity, self.advertisement, lease.subnet, lease.ipv6_subnet)
 
     # --- changing ---
 
