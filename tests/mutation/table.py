@@ -69,7 +69,7 @@ ENGINE = (
     ),
     Mutant("control/engine", "            self.keeper.observe()\n        elif", "            pass\n        elif"),
     Mutant("control/engine", "            self._followers[Span.LEASES].read_again(now)", "            pass"),
-    Mutant("control/engine", "            self.keeper.configure(config)\n", "            pass\n"),
+    Mutant("control/engine", "        self.keeper.configure(wanted, advertisement)\n", "        pass\n"),
     Mutant("control/engine", "            memory=self.keeper.memory,\n", ""),
     Mutant("control/engine", "if new != old or table is not old.peers:", "if new != old:"),
     Mutant("control/engine", "        found.extend(self._membership.problems())\n", ""),

@@ -34,7 +34,6 @@ UNIT_MUTANTS: tuple[Mutant, ...] = (
         ("            newest = batch.events[-1]", "            newest = batch.events[0]"),
         ("        return reconfigured\n", "        return False\n"),
         ("        if wanted is None or advertisement is None:", "        if wanted is None:"),
-        ("        if (wanted, advertisement) == (self.keeper.config, self.keeper.advertisement):", "        if True:"),
         ("        self._configuration.reconsider(self._held_lease())\n", ""),
         ("            self.keeper.reconnected()\n", ""),
         ("        if now - self._restored_at > RESTORED_ONCE:", "        if True:"),
