@@ -20,10 +20,13 @@ from overlay.errors import OverlayError, first_of
 
 _COMMANDS = {
     "agent": ("overlay.cli.agent:agent", "Run the agent of this node."),
+    "api": ("overlay.cli.api:api", "Serve Kubernetes' API for Services and pods on loopback."),
     "capture": ("overlay.cli.capture:capture", "Decode the tunnel's packets as they pass."),
     "cleanup": ("overlay.cli.cleanup:cleanup", "Remove all that the agent made on this node."),
     "config": ("overlay.cli.config:config", "Show, set or check the network's config in etcd."),
     "docker-opts": ("overlay.cli.docker_opts:docker_opts", "Write Docker's options, as mk-docker-opts.sh does."),
+    "kubeconfig": ("overlay.cli.kubeconfig:kubeconfig", "Print the kubeconfig of this machine's API."),
+    "kubectl": ("overlay.cli.kubectl:kubectl", "Run kubectl against an API that lives as long as the command."),
     "lab": ("overlay.cli.lab:lab", "A cluster in network namespaces on this machine."),
     "leases": ("overlay.cli.leases:leases", "Print the subnet leases in etcd."),
     "status": ("overlay.cli.status:status", "Show what this node's agent says of itself."),
@@ -54,7 +57,8 @@ class _LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
-        return name, command, normalise(command, rest) if command is not None else rest
+        foreign = command is None or command.context_settings.get("ignore_unknown_options")
+        return name, command, rest if foreign or command is None else normalise(command, rest)
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

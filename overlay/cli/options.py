@@ -113,6 +113,10 @@ def etcd_flags(command: Command) -> Command:
     return _gathering(command, "etcd", Etcd.from_flags, _ETCD)
 
 
+services_prefix_flag = flag(
+    "services-prefix", default="/overlay", metavar="KEY", help="Where Services, pods and the like are in etcd."
+)
+
 _STATE_DIR = "/run/overlay"
 _DATA_DIR = "/var/lib/overlay"
 

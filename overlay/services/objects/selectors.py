@@ -126,6 +126,11 @@ def selector(kind: Kind, labels: str, fields: str) -> Selects:
     return takes
 
 
+def both(one: Selects | None, other: Selects) -> Selects:
+    """What two selectors take; None takes everything."""
+    return other if one is None else lambda obj: one(obj) and other(obj)
+
+
 def _field(obj: Object, path: str) -> str:
     value: Any = obj
     for part in path.split("."):

@@ -1,0 +1,18 @@
+"""Kubernetes' API for the objects of ``overlay.services``: what kubectl, client libraries and Prometheus talk to.
+
+    HTTPS on loopback ──▶ server ──▶ auth ──▶ verbs ──▶ services.storage ──▶ etcd
+                                               │  └──▶ watching ──▶ one watch on etcd for all clients
+                                               └── paths, bodies, discovery, openapi, tables (pure)
+
+* ``paths`` (pure): which kind, namespace, name a URL means, and what its query asks for.
+* ``bodies`` (pure): documents out of JSON, YAML and kubectl's protobuf; ``protobuf``: the last of them.
+* ``discovery`` (pure): which kinds there are, in the old and in the aggregated form.
+* ``openapi`` (pure): what the fields of a kind are, for ``kubectl explain`` and ``apply``, as v2 (``openapi_v2``, in
+  protobuf) and v3.
+* ``tables`` (pure): the columns that ``kubectl get`` prints.
+* ``verbs``: get, list, create, update, patch, delete; ``watching``: what changes, from a revision on.
+* ``server``: aiohttp, and every error as a Status; ``auth``: tokens; ``certificates``: a CA of this host's own;
+  ``kubeconfig``: how clients find all this.
+
+Stateless and without privileges: it reads and writes etcd with the rights of its etcd user; traffic does not need it.
+"""

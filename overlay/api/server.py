@@ -1,0 +1,305 @@
+"""The HTTP server: aiohttp around what the other modules decide. Every error is a Status, every answer is JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from overlay.api import discovery, openapi, openapi_v2, streams, verbs
+from overlay.api.auth import Tokens
+from overlay.api.bodies import MAX_BODY
+from overlay.api.paths import Query, Target, parse, parse_query
+from overlay.api.tables import table
+from overlay.api.verbs import Answer, Body
+from overlay.api.watching import Hub
+from overlay.errors import ConfigError, StoreError
+from overlay.services.objects import status
+from overlay.services.objects.document import Object
+from overlay.services.objects.kinds import Kind
+from overlay.services.objects.status import StatusError
+from overlay.services.storage import Listing, Storage
+
+log = logging.getLogger(__name__)
+
+MAX_REQUESTS = 64
+"""Requests that are worked on at once, watches apart; more wait."""
+
+MAX_WATCHES = 2000
+"""Watches at once; more are told to come back."""
+
+BODY_SECONDS = 30.0
+"""In which a client must have sent its body."""
+
+WRITE_SECONDS = 60.0
+"""In which a client of a watch must take what it is sent, or it is left."""
+
+WATCH_SECONDS = (1800, 3600)
+"""How long a watch lasts that does not say how long; at random, so that clients do not come back together."""
+
+_JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """How a client wants its objects: as they are, or as a Table; in which version."""
+
+    kind: Kind
+    as_table: bool
+    include: str
+    api_version: str
+
+    def document(self, what: Object | Listing) -> Object:
+        """One object or a list."""
+        if isinstance(what, Listing):
+            metadata: dict[str, Any] = {"resourceVersion": str(what.revision)}
+            if what.token:
+                metadata["continue"] = what.token
+            if what.remaining:
+                metadata["remainingItemCount"] = what.remaining
+            if self.as_table:
+                return self._table(what.items, metadata)
+            version = self.api_version or self.kind.api_version
+            items = [self._versioned(each) for each in what.items]
+            return {"kind": f"{self.kind.name}List", "apiVersion": version, "metadata": metadata, "items": items}
+        if self.as_table and what.get("kind") == self.kind.name:
+            return self._table([what], {"resourceVersion": what["metadata"].get("resourceVersion", "")})
+        return self._versioned(what)
+
+    def event(self, obj: Object | None, first: bool) -> Object:
+        """One event's object in a watch: columns are described once."""
+        if not self.as_table:
+            return self._versioned(obj) if obj is not None else {}
+        shown = self._table([] if obj is None else [obj], {})
+        return shown if first else {**shown, "columnDefinitions": None}
+
+    def _table(self, objects: list[Object], metadata: dict[str, Any]) -> Object:
+        shown = [self._versioned(each) for each in objects]
+        return table(self.kind, shown, datetime.now(UTC), include=self.include, metadata=metadata)
+
+    def _versioned(self, obj: Object) -> Object:
+        return {**obj, "apiVersion": self.api_version} if self.api_version else obj
+
+
+class Api:
+    """The API on one storage.
+
+    Args:
+        tokens: that are taken.
+    """
+
+    def __init__(self, storage: Storage, tokens: Tokens) -> None:
+        self._storage = storage
+        self._hub = Hub(storage)
+        self._tokens = tokens
+        self._slots = asyncio.Semaphore(MAX_REQUESTS)
+        self._watches = 0
+
+    def application(self) -> web.Application:
+        """What aiohttp serves."""
+        app = web.Application(client_max_size=MAX_BODY)
+        app.router.add_route("*", "/{path:.*}", self._handle)
+        app.on_shutdown.append(self._shut_down)
+        return app
+
+    async def _shut_down(self, _: web.Application) -> None:
+        self._hub.close()
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        try:
+            self._tokens.check(request.headers.get("Authorization", ""), request.method)
+            return await self._answer(request)
+        except StatusError as error:
+            return _refusal(error)
+        except StoreError as error:
+            return _refusal(_of_store(error, request.method))
+        except ConfigError as error:
+            return _refusal(StatusError(500, "InternalError", f"the configuration of services is no use: {error}"))
+        except (web.HTTPException, asyncio.CancelledError, ConnectionError):
+            raise
+        except Exception:
+            log.exception("%s %s", request.method, request.rel_url.path)
+            return _refusal(StatusError(500, "InternalError", "an internal error; the API's log has it"))
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        target = parse(request.rel_url.raw_path)
+        if target is None:
+            return await self._about_the_api(request)
+        query = parse_query(request.query)
+        wants_table = "as=Table" in request.headers.get("Accept", "").partition(",")[0].replace(" ", "")
+        rendering = Rendering(target.kind, wants_table, query.include, target.api_version)
+        if request.method == "GET" and (query.watch or target.watch):
+            verbs.refuse_unless_allowed(target, "watch")
+            return await self._watch(request, target, query, rendering)
+        async with self._slots:
+            answer = await self._verb(request, target, query)
+        headers = [("Warning", f'299 - "{_quoted(each)}"') for each in answer.warnings]
+        return _json(rendering.document(answer.document), answer.code, headers)
+
+    async def _verb(self, request: web.Request, target: Target, query: Query) -> Answer:
+        match request.method, bool(target.name):
+            case "GET", True:
+                return await verbs.get(self._storage, target)
+            case "GET", False:
+                return await verbs.list_(self._storage, target, query)
+            case "POST", _:
+                verb, work = "create", verbs.create
+            case "PUT", True:
+                verb, work = "update", verbs.update
+            case "PATCH", True:
+                verb, work = "patch", verbs.patch
+            case "DELETE", one:
+                verb, work = ("delete" if one else "deletecollection"), verbs.delete
+            case method, _:
+                raise status.method_not_allowed(f"{method[:16]} is not supported here")
+        verbs.refuse_unless_allowed(target, verb)
+        return await work(self._storage, target, query, await _body(request))
+
+    async def _watch(
+        self, request: web.Request, target: Target, query: Query, rendering: Rendering
+    ) -> web.StreamResponse:
+        if self._watches >= MAX_WATCHES:
+            raise StatusError(429, "TooManyRequests", f"there are {MAX_WATCHES} watches already", retry_after=5)
+        self._watches += 1
+        found = streams.lines(self._storage, self._hub, target, query, rendering.event)
+        try:
+            first = await anext(found)  # what is wrong with the request is told before the answer begins
+            response = web.StreamResponse(headers={"Content-Type": _JSON})
+            await response.prepare(request)
+            seconds = query.timeout or random.randint(*WATCH_SECONDS)
+            with suppress(TimeoutError, ConnectionError):
+                async with asyncio.timeout(seconds):
+                    await _send(response, first)
+                    await self._stream(response, found)
+            with suppress(ConnectionError):
+                await response.write_eof()
+            return response
+        finally:
+            self._watches -= 1
+            await found.aclose()
+
+    async def _stream(self, response: web.StreamResponse, found: AsyncIterator[bytes]) -> None:
+        try:
+            async for piece in found:
+                await _send(response, piece)
+        except StatusError as error:
+            await _send(response, streams.error_line(error))
+        except StoreError as error:
+            await _send(response, streams.error_line(_of_store(error, "GET")))
+
+    # --- about the API itself ---
+
+    async def _about_the_api(self, request: web.Request) -> web.Response:
+        if request.method != "GET":
+            raise status.method_not_allowed(f"{request.method[:16]} is not supported here")
+        path = request.path.rstrip("/") or "/"
+        accept = request.headers.get("Accept", "")
+        aggregated = "as=APIGroupDiscoveryList" in accept and "v=v2;" in accept + ";"
+        match path.strip("/").split("/"):
+            case ["healthz" | "livez"]:
+                return web.Response(text="ok")
+            case ["readyz"]:
+                await self._storage.revision()
+                return web.Response(text="ok")
+            case ["version"]:
+                return _json(discovery.version())
+            case ["api" | "apis" as root] if aggregated:
+                return _json(discovery.aggregated(core=root == "api"), content_type=discovery.AGGREGATED)
+            case ["api"]:
+                return _json(discovery.core_versions())
+            case ["apis"]:
+                return _json(discovery.groups())
+            case ["api", version]:
+                return _json(_existing(discovery.resources("", version)))
+            case ["apis", group]:
+                return _json(_existing(discovery.group(group)))
+            case ["apis", group, version]:
+                return _json(_existing(discovery.resources(group, version)))
+            case ["openapi", "v2"]:
+                if "protobuf" in accept:
+                    return web.Response(body=openapi_v2.document(), headers={"Content-Type": openapi_v2.CONTENT_TYPE})
+                return _json(openapi.v2())
+            case ["openapi", "v3"]:
+                return _json(openapi.v3_index())
+            case ["openapi", "v3", *rest]:
+                document = openapi.v3("/".join(rest))
+                if document is None:
+                    raise status.no_such_path()
+                return web.Response(body=document, content_type=_JSON)
+            case _:
+                raise status.no_such_path()
+
+
+@asynccontextmanager
+async def serving(api: Api, port: int, tls: ssl.SSLContext) -> AsyncIterator[int]:
+    """Serves on 127.0.0.1 while the context lasts; gives the port, which is a free one for 0.
+
+    Raises OSError where it cannot listen there.
+    """
+    runner = web.AppRunner(api.application(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
+    async with AsyncExitStack() as stack:
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        site = web.TCPSite(runner, "127.0.0.1", port, ssl_context=tls, backlog=1024)
+        await site.start()
+        (address, *_) = runner.addresses
+        yield int(address[1])
+
+
+async def _body(request: web.Request) -> Body:
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            content = await request.read()
+    except TimeoutError:
+        raise StatusError(408, "Timeout", f"the body did not come within {BODY_SECONDS:g} s") from None
+    except web.HTTPRequestEntityTooLarge:
+        raise status.too_large(MAX_BODY) from None
+    return Body(request.headers.get("Content-Type", ""), content)
+
+
+async def _send(response: web.StreamResponse, piece: bytes) -> None:
+    if piece:
+        async with asyncio.timeout(WRITE_SECONDS):
+            await response.write(piece)
+
+
+def _existing(document: dict[str, Any] | None) -> dict[str, Any]:
+    if document is None:
+        raise status.no_such_path()
+    return document
+
+
+def _json(
+    document: Any, code: int = 200, headers: list[tuple[str, str]] | None = None, content_type: str = _JSON
+) -> web.Response:
+    response = web.Response(body=msgspec.json.encode(document), status=code)
+    response.headers["Content-Type"] = content_type
+    for name, value in headers or ():
+        response.headers.add(name, value)
+    return response
+
+
+def _refusal(error: StatusError) -> web.Response:
+    headers = [("Retry-After", str(error.retry_after))] if error.retry_after else []
+    return _json(error.document(), error.code, headers)
+
+
+def _of_store(error: StoreError, method: str) -> StatusError:
+    """What etcd's absence means: reading may be tried again; of writing nobody knows whether it happened."""
+    if method in ("GET", "HEAD"):
+        return status.unavailable(str(error))
+    return StatusError(504, "Timeout", f"{error}; the change may or may not have been made: look before you try again")
+
+
+def _quoted(text: str) -> str:
+    printable = "".join(each if each.isprintable() and each.isascii() else "?" for each in text[:300])
+    return printable.replace("\\", "\\\\").replace('"', '\\"')

@@ -1,0 +1,187 @@
+"""What the API does with objects: one function a verb, from a request that was understood to a document and a code.
+
+Watches are in :mod:`~overlay.api.streams`. Everything that is refused is a StatusError.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from overlay.api.bodies import parse_object, parse_patch
+from overlay.api.paths import Query, Target
+from overlay.services.objects import patches, status
+from overlay.services.objects.decoding import Decoded, decode_as
+from overlay.services.objects.document import Object, metadata_of, name_of, namespace_of
+from overlay.services.objects.kinds import POD, SERVICE, Kind
+from overlay.services.objects.selectors import selector
+from overlay.services.storage import Listing, Storage
+
+MAX_LIMIT = 10_000
+"""Objects in one part of a list."""
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What a client sent."""
+
+    content_type: str = ""
+    content: bytes = b""
+
+
+@dataclass(slots=True)
+class Answer:
+    """What is sent back: an object, a list, or a Status.
+
+    Attributes:
+        warnings: sentences that kubectl prints.
+    """
+
+    document: Object | Listing
+    code: int = 200
+    warnings: list[str] = field(default_factory=list)
+
+
+_READ_ONLY = {
+    "pods": "pods are a view of this cluster's containers: start and stop them with Docker on their node",
+    "nodes": "nodes are a view of this cluster's agents: start and stop those on their machines",
+}
+
+
+def refuse_unless_allowed(target: Target, verb: str) -> None:
+    """Raises StatusError (405) for a verb that a kind does not have."""
+    kind = target.kind
+    if verb not in kind.verbs:
+        why = _READ_ONLY.get(kind.resource, f"{kind.resource} cannot be changed here")
+        raise status.method_not_allowed(f"{verb} is not supported on resources of kind {kind.resource!r}: {why}")
+
+
+async def get(storage: Storage, target: Target) -> Answer:
+    """One object."""
+    return Answer(await storage.get(target.kind, target.namespace, target.name))
+
+
+async def list_(storage: Storage, target: Target, query: Query) -> Answer:
+    """The objects of a kind, or a part of them."""
+    takes = selector(target.kind, query.labels, query.fields) if query.labels or query.fields else None
+    limit = min(query.limit, MAX_LIMIT)
+    return Answer(await storage.list(target.kind, target.namespace, limit=limit, token=query.token, takes=takes))
+
+
+async def create(storage: Storage, target: Target, query: Query, body: Body) -> Answer:
+    """Makes an object."""
+    if target.name:
+        raise status.method_not_allowed("POST is for collections; an object is replaced by PUT")
+    if target.kind.namespaced and not target.namespace:
+        raise status.no_such_path()
+    decoded = decode_as(target.kind, parse_object(body.content_type, body.content))
+    warnings = _judge(decoded, query)
+    made = await storage.create(target.kind, target.namespace, decoded.document, dry_run=query.dry_run)
+    return Answer(made, 201, warnings + _advice(target.kind, made))
+
+
+async def update(storage: Storage, target: Target, query: Query, body: Body) -> Answer:
+    """Replaces an object."""
+    decoded = decode_as(target.kind, parse_object(body.content_type, body.content))
+    _check_names(target, decoded.document)
+    warnings = _judge(decoded, query)
+    new = await storage.update(
+        target.kind, target.namespace, target.name, lambda _: decoded.document,
+        of_status=target.subresource == "status", dry_run=query.dry_run,
+    )  # fmt: skip
+    return Answer(new, 200, warnings + _advice(target.kind, new))
+
+
+async def patch(storage: Storage, target: Target, query: Query, body: Body) -> Answer:
+    """Changes parts of an object."""
+    content_type, document = parse_patch(body.content_type, body.content)
+    warnings: list[str] = []
+
+    def change(old: Object) -> Object:
+        decoded = decode_as(target.kind, patches.apply(content_type, target.kind.schema, old, document))
+        _check_names(target, decoded.document)
+        warnings[:] = _judge(decoded, query)
+        return decoded.document
+
+    new = await storage.update(
+        target.kind, target.namespace, target.name, change,
+        of_status=target.subresource == "status", dry_run=query.dry_run,
+    )  # fmt: skip
+    return Answer(new, 200, warnings + _advice(target.kind, new))
+
+
+async def delete(storage: Storage, target: Target, query: Query, body: Body) -> Answer:
+    """Deletes an object, or all of a collection that a selector takes."""
+    options = _delete_options(body)
+    dry_run = query.dry_run or "All" in (options.get("dryRun") or ())
+    kind = target.kind
+    if not target.name:
+        return await _delete_all(storage, target, query, dry_run=dry_run)
+    wanted = options.get("preconditions") or {}
+    old = await storage.delete(
+        kind, target.namespace, target.name, uid=str(wanted.get("uid") or ""),
+        version=str(wanted.get("resourceVersion") or ""), dry_run=dry_run,
+    )  # fmt: skip
+    if kind in (SERVICE, POD):  # as in Kubernetes; clients parse what they get
+        return Answer(old)
+    details = {"name": name_of(old), **({"group": kind.group} if kind.group else {}), "kind": kind.resource}
+    details["uid"] = metadata_of(old).get("uid", "")
+    return Answer(
+        {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
+    )  # fmt: skip
+
+
+async def _delete_all(storage: Storage, target: Target, query: Query, *, dry_run: bool) -> Answer:
+    takes = selector(target.kind, query.labels, query.fields)
+    listing = await storage.list(target.kind, target.namespace, takes=takes)
+    for obj in listing.items:
+        try:
+            await storage.delete(
+                target.kind, namespace_of(obj), name_of(obj), uid=metadata_of(obj).get("uid", ""), dry_run=dry_run
+            )
+        except status.StatusError as error:
+            if error.code not in (403, 404, 409):  # it is gone, another one by now, or stays for good
+                raise
+    return Answer(listing)
+
+
+def _delete_options(body: Body) -> dict[str, Any]:
+    if not body.content:
+        return {}
+    options = parse_object(body.content_type, body.content)
+    if not isinstance(options, dict):
+        raise status.bad_request("the body of a DELETE is a DeleteOptions")
+    return options
+
+
+def _check_names(target: Target, document: Object) -> None:
+    """The name in the document, if any, is that of the URL."""
+    for what, given, wanted in (
+        ("name", name_of(document), target.name),
+        ("namespace", namespace_of(document), target.namespace),
+    ):
+        if given and given != wanted and (what == "name" or target.kind.namespaced):
+            raise status.bad_request(
+                f"the {what} of the object ({given}) does not match the {what} on the URL ({wanted})"
+            )
+
+
+def _judge(decoded: Decoded, query: Query) -> list[str]:
+    """What becomes of unknown fields: warnings; or, if that is asked for, an error or nothing."""
+    told = [f'unknown field "{path}"' for path in decoded.unknown]
+    if told and query.validation == "Strict":
+        kind = decoded.document.get("kind", "")
+        message = f'{kind} in version "v1" cannot be handled as a {kind}: strict decoding error: {", ".join(told)}'
+        raise status.bad_request(message)
+    return told if query.validation == "Warn" else []
+
+
+def _advice(kind: Kind, obj: Object) -> list[str]:
+    """What somebody who wrote an object should know."""
+    if kind is not SERVICE:
+        return []
+    spec = obj.get("spec") or {}
+    warnings = []
+    if any(port.get("protocol") == "SCTP" for port in spec.get("ports") or ()):
+        warnings.append("spec.ports: SCTP is stored, and no traffic of it is carried")
+    return warnings

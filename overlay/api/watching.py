@@ -1,0 +1,249 @@
+"""What changes, for any number of clients: one watch on etcd, and a ring of what it brought.
+
+A :class:`Hub` mirrors all keys below the prefix from its first client on. Clients have no queues: each has a place in
+the ring, and whoever falls out of it at its far end is told to start again. A client that starts before the ring gets
+the difference between then, as etcd still has it, and now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from random import Random
+
+from overlay.errors import CompactedError, StoreError
+from overlay.services.objects import status
+from overlay.services.storage import Storage
+from overlay.store.contract import Events, KeyRange, KeyValue, Snapshot
+from overlay.store.follower import Follower, Read, Watch
+from overlay.store.following import Following
+from overlay.store.mirror import Mirror
+
+RING = 10_000
+"""Changes that are kept for clients that come back."""
+
+RING_BYTES = 32 * 1024 * 1024
+"""What they may weigh, old and new values together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One key went from ``old`` to ``new`` at ``revision``; None: there was, or is, nothing."""
+
+    revision: int
+    key: str
+    old: KeyValue | None
+    new: KeyValue | None
+
+    @property
+    def weight(self) -> int:
+        """Bytes, about."""
+        return sum(200 + len(each.value) for each in (self.old, self.new) if each is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Changes that belong together; there may be none.
+
+    Attributes:
+        revision: all up to here is known after them.
+        live: whether etcd tells of new ones at present.
+        ticked: whether a tick has passed since the batch before.
+    """
+
+    changes: Sequence[Change]
+    revision: int
+    live: bool
+    ticked: bool = False
+
+
+class _Noting(Mirror):
+    """A mirror that notes what left and what entered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left: dict[str, KeyValue] = {}
+        self.entered: dict[str, KeyValue] = {}
+
+    def _left(self, kv: KeyValue) -> None:
+        self.left.setdefault(kv.key, kv)
+        self.entered.pop(kv.key, None)
+
+    def _entered(self, kv: KeyValue) -> None:
+        self.entered[kv.key] = kv
+
+    def changes(self, keys: set[str], events: Events | None) -> list[Change]:
+        """What was noted of ``keys``, in the order of revisions; one change a key."""
+        ends = {event.kv.key: event.kv.mod_revision for event in events.events} if events is not None else {}
+        found = []
+        for key in keys:
+            old, new = self.left.get(key), self.entered.get(key)
+            if old is not None or new is not None:
+                revision = new.mod_revision if new is not None else ends.get(key, self.revision)
+                found.append(Change(revision, key, old, new))
+        self.left.clear()
+        self.entered.clear()
+        return sorted(found, key=lambda change: (change.revision, change.key))
+
+
+class Hub:
+    """One mirror of everything, and those who hear of its changes.
+
+    To be used within one event loop. It begins to follow etcd when the first client comes, and ends with :meth:`close`.
+    """
+
+    def __init__(self, storage: Storage, rng: Random | None = None) -> None:
+        self._storage = storage
+        self._mirror = _Noting()
+        self._follower = Follower(rng or Random())
+        self._ring: deque[Change] = deque()
+        self._first = 0  # the number of the ring's first change
+        self._weight = 0
+        self._from = 0  # the ring has all that happened after this revision
+        self._epoch = 0
+        self._moved = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def revision(self) -> int:
+        """All up to here is known; 0: nothing yet."""
+        return self._mirror.revision
+
+    async def changes(self, span: KeyRange, after: int, *, tick: float) -> AsyncGenerator[Batch, None]:
+        """Every change in ``span`` after revision ``after``; a batch now and then, at least each ``tick`` seconds.
+
+        What happened to one key within one batch of etcd's may come as one change.
+
+        Raises:
+            StatusError: (410) what happened since is not known any more, or is of another past.
+        """
+        await self._load()
+        epoch = self._epoch
+        if after > self._mirror.revision and after > await self._storage.revision():
+            raise status.expired(f"too large resource version: {after}, current: {self._mirror.revision}")
+        before = await self._past(span, after) if after < self._from else None
+        number = self._first + len(self._ring)  # nothing is awaited from here to the first batch
+        if before is not None:
+            caught_up = _difference(before, self._now(span), self._mirror.revision)
+        else:
+            caught_up = [each for each in self._ring if each.revision > after and _within(span, each.key)]
+        yield Batch(caught_up, self._mirror.revision, self._follower.connected)
+        loop = asyncio.get_running_loop()
+        next_tick = loop.time() + tick
+        while True:
+            moved = self._moved
+            if self._epoch != epoch:
+                raise status.expired("the store was restored: list again")
+            if number < self._first:
+                raise status.expired("too old resource version: this client is too slow")
+            found = [
+                each
+                for each in (self._ring[i] for i in range(number - self._first, len(self._ring)))
+                if each.revision > after and _within(span, each.key)
+            ]
+            number = self._first + len(self._ring)
+            if ticked := loop.time() >= next_tick:
+                next_tick = loop.time() + tick
+            yield Batch(found, self._mirror.revision, self._follower.connected, ticked)
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(next_tick):
+                    await moved.wait()
+
+    def close(self) -> None:
+        """Stops to follow."""
+        if self._task is not None:
+            self._task.cancel()
+
+    # --- what a Following asks and tells ---
+
+    @property
+    def span(self) -> KeyRange:
+        """Everything below the prefix."""
+        return KeyRange(self._storage.keys.root)
+
+    def next_step(self, now: float) -> Read | Watch | float:
+        """See :class:`~overlay.store.following.Follows`."""
+        return self._follower.next(now)
+
+    def loaded(self, snapshot: Snapshot, now: float) -> None:
+        """See :class:`~overlay.store.following.Follows`. The first snapshot is where the ring begins."""
+        first = not self._mirror.loaded
+        keys = self._mirror.load(snapshot, self._follower.asked_at)
+        changes = self._mirror.changes(keys, None)
+        if first or self._mirror.epoch != self._epoch:
+            self._epoch = self._mirror.epoch
+            self._first += len(self._ring)
+            self._ring.clear()
+            self._weight, self._from = 0, snapshot.revision
+        else:
+            self._add(changes)
+        self._follower.loaded(snapshot, now)
+
+    def heard(self, batch: Events, now: float) -> bool:
+        """See :class:`~overlay.store.following.Follows`."""
+        if not self._follower.heard(batch, now):
+            return False
+        before = self._mirror.revision
+        self._add(self._mirror.changes(self._mirror.apply(batch), batch))
+        if not batch.events and self._mirror.revision != before:
+            self._tell()  # a Following tells of batches with events alone
+        return True
+
+    def lost(self, error: StoreError, now: float) -> None:
+        """See :class:`~overlay.store.following.Follows`."""
+        self._follower.failed(error, now)
+
+    # --- parts ---
+
+    async def _load(self) -> None:
+        if self._task is None:
+            following = Following(self._storage.store, self, time.monotonic, self._tell)
+            self._task = asyncio.create_task(following.run())
+        while not self._mirror.loaded:
+            moved = self._moved
+            if self._follower.error is not None:
+                raise self._follower.error
+            await moved.wait()
+
+    def _tell(self) -> None:
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
+
+    def _add(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            self._ring.append(change)
+            self._weight += change.weight
+        while len(self._ring) > RING or self._weight > RING_BYTES:
+            gone = self._ring.popleft()
+            self._first += 1
+            self._weight -= gone.weight
+            self._from = max(self._from, gone.revision)
+
+    def _now(self, span: KeyRange) -> dict[str, KeyValue]:
+        return {key: kv for key, kv in self._mirror.items.items() if _within(span, key)}
+
+    async def _past(self, span: KeyRange, revision: int) -> dict[str, KeyValue]:
+        try:
+            page = await self._storage.store.page(span, revision=revision)
+        except CompactedError:
+            raise status.expired(f"too old resource version: {revision} ({self._from})") from None
+        return {item.key: item for item in page.items}
+
+
+def _within(span: KeyRange, key: str) -> bool:
+    return key.startswith(span.key) if span.prefix else key == span.key
+
+
+def _difference(before: dict[str, KeyValue], after: dict[str, KeyValue], revision: int) -> list[Change]:
+    """What happened between two states, as if each key had changed once; deletions at ``revision``."""
+    changes = [
+        Change(kv.mod_revision, key, before.get(key), kv)
+        for key, kv in after.items()
+        if key not in before or before[key].mod_revision != kv.mod_revision
+    ]
+    changes += [Change(revision, key, kv, None) for key, kv in before.items() if key not in after]
+    return sorted(changes, key=lambda change: (change.revision, change.key))
