@@ -86,8 +86,8 @@ def render(config: Configuration) -> bytes:
 
 def _network(value: Any) -> IPv4Network:
     try:
-        network = IPv4Network(value)
-    except (AddressValueError, NetmaskValueError, ValueError, TypeError):
+        network = IPv4Network(value if isinstance(value, str) else "")
+    except (AddressValueError, NetmaskValueError, ValueError):
         raise ValueError(f"{value!r} is no IPv4 network, such as 10.96.0.0/12") from None
     if not MIN_PREFIX <= network.prefixlen <= MAX_PREFIX:
         raise ValueError(f"{network} is no network between /{MIN_PREFIX} and /{MAX_PREFIX}")
