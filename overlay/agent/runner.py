@@ -24,13 +24,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import Any
+import os
 
-from overlay.agent import heap
+from overlay import __version__
+from overlay.agent import heap, report
 from overlay.agent import past as memory
 from overlay.agent.local import Node
 from overlay.agent.neighbours import LOOK_SECONDS, Neighbours
-from overlay.agent.report import describe
 from overlay.agent.settings import AgentSettings
 from overlay.agent.whereabouts import Whereabouts
 from overlay.backends.base import Desired
@@ -45,6 +45,7 @@ from overlay.daemon.occasions import Occasion, changes_of_this_machine
 from overlay.daemon.reconcile import Look
 from overlay.datapath.base import DatapathStatus
 from overlay.node import forwarding, preflight
+from overlay.observe.status import Status, encode
 from overlay.problem import Problem, Severity
 from overlay.store.etcd.client import EtcdStore
 
@@ -255,18 +256,26 @@ class _Agent:
         running, state = (await self._node.status()).running, self._control.state
         return Health(running or self._converged is None, running and self._is_set_up(state), self._one_line())
 
-    async def _report(self) -> dict[str, Any]:
-        assert self._whereabouts.underlay is not None
-        status, state = await self._examine(), self._control.state
-        return describe(
-            self._settings,
-            state,
-            self._whereabouts.underlay,
-            status,
-            uptime=self._daemon.uptime,
-            endpoint=self._store.endpoint,
-            ready=self._is_set_up(state),
-            taken_by=self._taken_by(state),
-            problems=tuple(problem.text for problem in self._daemon.troubles.now),
-            reason=self._node.reason,
+    async def _report(self) -> bytes:
+        chosen = self._whereabouts.underlay
+        assert chosen is not None
+        status, state, now = await self._examine(), self._control.state, boottime()
+        problems = self._daemon.troubles.now
+        return encode(
+            Status(
+                version=__version__,
+                pid=os.getpid(),
+                node_id=self._settings.node_id,
+                uptime_seconds=int(self._daemon.uptime),
+                ready=self._is_set_up(state) and status.running,
+                problems=tuple(problem.text for problem in problems),
+                phase=state.phase.name.lower(),
+                lease=report.lease(state.held, now),
+                lost_lease=report.lost_lease(self._taken_by(state)),
+                underlay=report.underlay(chosen),
+                store=report.store(state, self._store.endpoint, now),
+                datapath=report.datapath(status, self._node.reason, state),
+                peers=tuple(report.peers(state.peers, status.path_mtus)),
+                problem_details=tuple(report.details(problems)),
+            )
         )

@@ -13,7 +13,7 @@ A daemon is a :class:`~overlay.daemon.lifetime.Daemon` and a function that bring
         proxy = daemon.keep("proxy", lambda: render(table), every=30.0)  # now, when told, and every 30 s
         daemon.start("table", table.follow(proxy.occasion.tell))  # for ever; its error ends the daemon
         daemon.start("machine", changes_of_this_machine(proxy.occasion))  # netlink tells it too
-        daemon.answer(lambda: report(daemon.troubles.now, table))  # overlay status
+        daemon.answer(lambda: report(daemon.troubles.now, table))  # JSON, for whoever asks services.sock
         daemon.beat(table.is_alive, table.one_line)  # systemd's status and watchdog
         await table.first()
         daemon.notifier.ready()

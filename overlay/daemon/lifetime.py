@@ -100,8 +100,8 @@ class Daemon:
         self.start(topic, loop.run())
         return loop
 
-    def answer(self, report: Callable[[], Awaitable[dict[str, Any]]]) -> None:
-        """Gives ``report`` to whoever asks at the socket in the state directory."""
+    def answer(self, report: Callable[[], Awaitable[bytes]]) -> None:
+        """Gives ``report``, in JSON, to whoever asks at the socket in the state directory."""
         self.start("report", status_socket.serve(self.directory, report, self.name))
 
     def answer_probes(self, address: tuple[str, int], ask: Callable[[], Awaitable[Health]]) -> None:

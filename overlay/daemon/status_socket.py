@@ -24,10 +24,11 @@ _ANSWER_LIMIT = 64 << 20
 """Bytes that a report may have: some 200 a peer, and a hundred thousand peers are more than etcd can list."""
 
 
-async def serve(directory: Path, report: Callable[[], Awaitable[dict[str, Any]]], name: str) -> None:
+async def serve(directory: Path, report: Callable[[], Awaitable[bytes]], name: str) -> None:
     """Answers every connection with a report until cancelled; where it cannot listen, that is logged, and all.
 
     Args:
+        report: makes one, in JSON.
         name: the daemon's, and so the socket's.
     """
 
@@ -35,7 +36,7 @@ async def serve(directory: Path, report: Callable[[], Awaitable[dict[str, Any]]]
         del reader
         with contextlib.suppress(TimeoutError, ConnectionError):
             async with asyncio.timeout(_ANSWER_SECONDS):
-                writer.write(json.dumps(await report()).encode())
+                writer.write(await report())
                 await writer.drain()
         writer.close()
 
