@@ -11,6 +11,15 @@ def excerpt(value: object, limit: int = 60) -> str:
     return printable(text) if len(text) <= limit else f"{printable(text[:limit])}…"
 
 
+def harmless(data: bytes) -> str:
+    """UTF-8 that a helper wrote, as it may be shown: one line, all of it printable.
+
+    What would end the line, move a terminal's cursor or turn the direction of writing (``str.isprintable``), and what
+    is no UTF-8, is U+FFFD instead.
+    """
+    return "".join(each if each.isprintable() else "\ufffd" for each in data.decode(errors="replace"))
+
+
 def printable(text: str) -> str:
     """``text`` without what could end a line, move a cursor or not be encoded: others wrote it and people read it."""
     return text if text.isprintable() else "".join(char if char.isprintable() else "·" for char in text)

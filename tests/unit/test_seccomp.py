@@ -34,7 +34,7 @@ def restricted(script: str) -> subprocess.CompletedProcess[str]:
         "import ctypes, mmap, os, select, socket, subprocess, sys, time\n"
         "from overlay.daemon.confined import privileges\n"
         "udp, (one, other), poll = socket.socket(2, 2), socket.socketpair(), select.epoll()\n"
-        "privileges.drop(os.getppid())\n"
+        "privileges.drop(os.getppid(), privileges.FIRST_USER)\n"
     )
     return subprocess.run([sys.executable, "-c", before + script], capture_output=True, text=True, check=False)
 

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 import pytest_asyncio
 
+from overlay.daemon.confined import process, supervision
 from overlay.datapath.spec import TunnelSpec
 from overlay.datapath.userspace import supervisor
 from overlay.datapath.userspace.link import NOTICE_BURST, Subnets
@@ -115,8 +116,8 @@ async def test_a_death(site: Site) -> None:
 
 
 async def test_a_hang(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "HEARTBEAT", 0.2)
-    monkeypatch.setattr(supervisor, "HANG", 1.0)
+    monkeypatch.setattr(supervision, "HEARTBEAT", 0.2)
+    monkeypatch.setattr(supervision, "HANG", 1.0)
     await site.supervisor.start(site.spec, PEERS)
     former = site.supervisor.pid
     assert former is not None
@@ -128,7 +129,7 @@ async def test_a_hang(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_beyond_mending(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "MAX_DEATHS", 2)
+    monkeypatch.setattr(supervision, "MAX_DEATHS", 2)
     await site.supervisor.start(site.spec, PEERS)
     site.supervisor.mode = "no mode"
     pid = site.supervisor.pid
@@ -151,7 +152,7 @@ async def test_a_worker_that_does_not_come_up(site: Site, caplog: pytest.LogCapt
 HOSTILE = """
 import os, socket, sys
 from overlay.datapath.userspace.messages import *
-control = socket.socket(fileno=int(sys.argv[7]))
+control = socket.socket(fileno=int(sys.argv[4]))
 os.set_blocking(2, False)
 while data := control.recv(32768):
     match decode_to_worker(data):
@@ -184,7 +185,7 @@ async def test_a_hostile_worker_is_replaced_like_any_other(
     python.write_text(f'#!/bin/sh\nexec {sys.executable} -I {tmp_path}/hostile.py "$@"\n')
     python.chmod(0o755)
     with monkeypatch.context() as patch:
-        patch.setattr(supervisor, "sys", SimpleNamespace(executable=str(python)))
+        patch.setattr(process, "sys", SimpleNamespace(executable=str(python)))
         await site.supervisor.start(site.spec, PEERS)
     assert await site.supervisor.ask(20) is None, "it dies over the question"
     assert "tx_packets" not in site.supervisor.totals()

@@ -1,4 +1,4 @@
-"""The system calls that a worker may make, and no others (seccomp(2), filter mode).
+"""The system calls that a helper may make, and no others (seccomp(2), filter mode).
 
 An allow-list: what is not on it fails with EPERM, as does memory that is to be executed. A call by another
 architecture's numbers ends the process. The classic BPF program is written here, so no library is needed.
@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TypeAlias
 
 from overlay.linux import libc
 
@@ -23,7 +24,10 @@ _PROT_EXEC = 4
 _X32 = 0x40000000
 """``__X32_SYSCALL_BIT``: numbers of a second x86-64 ABI begin there."""
 
-CALLS: Mapping[str, tuple[int | None, int | None]] = MappingProxyType(
+Numbers: TypeAlias = tuple[int | None, int | None]
+"""Of one call, on x86-64 and on arm64."""
+
+CALLS: Mapping[str, Numbers] = MappingProxyType(
     {
         # Packets and messages.
         "read": (0, 63),
@@ -97,9 +101,9 @@ MACHINES: Mapping[str, Machine] = MappingProxyType(
 )
 
 
-def program(machine: Machine) -> bytes:
+def program(machine: Machine, calls: Mapping[str, Numbers] = CALLS) -> bytes:
     """The filter: ``struct sock_filter`` after ``struct sock_filter`` (linux/filter.h)."""
-    numbers = {name: number for name, each in CALLS.items() if (number := each[machine.column]) is not None}
+    numbers = {name: number for name, each in calls.items() if (number := each[machine.column]) is not None}
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in _instructions(machine.audit, numbers))
 
 
@@ -123,8 +127,8 @@ def _instructions(audit: int, numbers: Mapping[str, int]) -> Iterator[tuple[int,
     yield refuse
 
 
-def restrict() -> bool:
-    """Leaves this process with the calls above, for good; needs no_new_privs. False where it is not known how.
+def restrict(calls: Mapping[str, Numbers] = CALLS) -> bool:
+    """Leaves this process with ``calls``, for good; needs no_new_privs. False where it is not known how.
 
     Raises:
         OSError: the kernel refused.
@@ -133,7 +137,7 @@ def restrict() -> bool:
     if machine is None or struct.calcsize("P") != 8:
         return False
     try:
-        libc.filter_system_calls(program(machine))
+        libc.filter_system_calls(program(machine, calls))
     except OSError as error:
         if error.errno == errno.EINVAL:  # a kernel that was built without it
             return False

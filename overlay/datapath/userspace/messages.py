@@ -22,6 +22,7 @@ from dataclasses import astuple, dataclass
 from typing import NamedTuple, TypeAlias
 
 from overlay.datapath.userspace.counters import COUNTER_NAMES
+from overlay.text import harmless
 
 MAX_MESSAGE = 32768
 """Bytes. Well below a socket's default buffer (212,992), so that several are under way at once."""
@@ -187,15 +188,6 @@ def decode_from_worker(data: bytes) -> FromWorker:
     except (struct.error, IndexError) as failure:
         raise MalformedMessageError(str(failure)) from failure
     raise MalformedMessageError(f"unknown type {data[0]}")
-
-
-def harmless(data: bytes) -> str:
-    """UTF-8 that a worker wrote, as it may be shown: one line, all of it printable.
-
-    What would end the line, move a terminal's cursor or turn the direction of writing (``str.isprintable``), and what
-    is no UTF-8, is U+FFFD instead.
-    """
-    return "".join(each if each.isprintable() else "\ufffd" for each in data.decode(errors="replace"))
 
 
 def _decode_status(data: bytes) -> Status:

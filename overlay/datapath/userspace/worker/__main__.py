@@ -1,7 +1,7 @@
-"""The worker process: ``python -m overlay.datapath.userspace.worker TUN RECEIVING SENDING CONTROL PARENT MODE``.
+"""The worker process: ``python -m overlay.datapath.userspace.worker CONTROL PARENT TUN RECEIVING SENDING MODE``.
 
-The first four are descriptor numbers: TUN queue, the UDP sockets to receive from and to send through, which may be one
-and the same, and the control socket. PARENT is the agent's process id. MODE is ``plain``, or the number of the
+All but two are descriptor numbers: the control socket, the TUN queue, and the UDP sockets to receive from and to send
+through, which may be one and the same. PARENT is the agent's process id. MODE is ``plain``, or the number of the
 offloads that the TUN has (:class:`overlay.linux.tun.Offload`), whose packets then have a virtio header. The worker
 gives up its privileges before it looks at the first packet, and ends when the control socket does.
 """
@@ -12,11 +12,10 @@ import contextlib
 import gc
 import os
 import select
-import signal
 import socket
 import sys
 
-from overlay.daemon.confined import privileges
+from overlay.daemon.confined import inside, privileges
 from overlay.datapath.userspace import messages
 from overlay.datapath.userspace.counters import Counters, snapshot
 from overlay.datapath.userspace.messages import Ask, Configure, Peers, Start
@@ -28,6 +27,9 @@ from overlay.datapath.userspace.worker.tunport import TunPort
 from overlay.datapath.userspace.worker.underlay import DSCP, Underlay
 from overlay.datapath.userspace.worker.waiting import Waiting
 from overlay.linux.tun import Offload
+
+USER = privileges.FIRST_USER
+"""As whom a worker runs."""
 
 BUDGET = 64
 """Packets of one direction before the other one and the control socket get their turn."""
@@ -179,21 +181,13 @@ def make_worker(tun: int, underlay: tuple[socket.socket, socket.socket], control
 
 def main(arguments: list[str]) -> int:
     """Entry point; the exit status is 0 when the agent ended the worker."""
-    tun, receiving, sending, control, parent = (int(argument) for argument in arguments[:5])
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # a service manager or a terminal tells them to all; the agent decides
+    given = inside.given(arguments, descriptors=3)
+    tun, receiving, sending = given.descriptors
     receiver = socket.socket(fileno=receiving)
     sender = receiver if sending == receiving else socket.socket(fileno=sending)
-    worker = make_worker(tun, (receiver, sender), socket.socket(fileno=control), arguments[5])
+    worker = make_worker(tun, (receiver, sender), given.control, *given.arguments)
     privileges.raise_priority()
-    try:
-        privileges.drop(parent)
-    except OSError as failure:
-        print(
-            f"userspace worker: cannot give up its privileges: {failure.strerror}; "
-            "the agent needs CAP_SETUID, CAP_SETGID and CAP_SETPCAP for that",
-            file=sys.stderr,
-        )
+    if not inside.confine("userspace worker", given.parent, USER):
         return 1
     gc.freeze()  # what is there now stays; only what packets leave behind need ever be looked through
     try:
