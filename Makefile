@@ -22,7 +22,7 @@ help:  ## show this
 
 # -- set-up ----------------------------------------------------------------------------------------------------------
 
-.PHONY: test-docker help packages test-packages platform-packages test-platforms test-platforms-fault bench-vm lock demo test check lint types unit lowest soak fuzz fuzz-keys bench bpf wheels release install uninstall clean herd mutants
+.PHONY: test-docker help packages test-packages platform-packages test-platforms test-platforms-fault bench-vm lock demo test check lint types contracts unit lowest soak fuzz fuzz-keys bench bpf wheels release install uninstall clean herd mutants
 
 packages:
 	@requirements/packages.sh $(RUNTIME) $(LAB)
@@ -70,7 +70,7 @@ demo: packages $(VENV)/.run  ## a cluster in namespaces: leases, pings, a transf
 test: test-packages $(VENV)/.dev check lowest  ## everything: lint, types, unit, contract, simulation, namespaces, Docker, systemd
 	@$(BIN)/pytest -q
 
-check: lint types  ## lint and types only
+check: lint types contracts  ## lint, types, and which way imports go
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check .
@@ -78,6 +78,9 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	@$(BIN)/mypy
+
+contracts: $(VENV)/.dev
+	@$(BIN)/lint-imports --no-logo
 
 unit: $(VENV)/.dev  ## tests that need neither root nor network
 	@$(BIN)/pytest -q tests/unit tests/contract tests/simulation
@@ -138,4 +141,4 @@ uninstall:  ## all of that away again
 # --------------------------------------------------------------------------------------------------------------------
 
 clean:  ## remove what these targets made in this directory
-	rm -rf $(VENV) $(LOWEST) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) $(LOWEST) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info

@@ -24,10 +24,16 @@ class Declared:
 
     build: tuple[Requirement, ...]
     run: tuple[Requirement, ...]
-    dev: tuple[Requirement, ...]
+    tests: tuple[Requirement, ...]
+    checks: tuple[Requirement, ...]
 
     def of(self, lock: str) -> tuple[Requirement, ...]:
-        return {"build": self.build, "run": self.run}.get(lock, self.run + self.dev)
+        return {
+            "build": self.build,
+            "run": self.run,
+            "dev": self.run + self.tests + self.checks,
+            "lowest": self.run + self.tests,
+        }[lock]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +42,8 @@ def declared() -> Declared:
     names = (
         project["build-system"]["requires"],
         project["project"]["dependencies"],
-        project["project"]["optional-dependencies"]["dev"],
+        project["project"]["optional-dependencies"]["tests"],
+        project["project"]["optional-dependencies"]["checks"],
     )
     return Declared(*(tuple(Requirement(name) for name in group) for group in names))
 
