@@ -1,7 +1,7 @@
 """Why packets are lost or take the slow path, for people; and when that is a problem.
 
-The one catalogue of counters that must not grow: what each of them means, and what to do about it. Counters of refused
-datagrams (``drop_outer_source`` and its like) are not in it: whoever can reach the port makes them grow.
+Of the catalogue's counters those are judged that must not grow. Those of refused datagrams (``drop_outer_source`` and
+its like) are not among them: whoever can reach the port makes them grow.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from overlay.datapath.counters import Meaning, of_meaning
 from overlay.problem import Problem
 
 WINDOW = 60.0
@@ -34,58 +35,14 @@ class Cause:
     remedy: str
 
 
-_BUSY = "give the node more processor time, or a faster datapath (overlay status says why it is not the kernel's)"
+def _causes(meaning: Meaning) -> Mapping[str, Cause]:
+    return MappingProxyType({each.name: Cause(each.phrase, each.remedy) for each in of_meaning(meaning)})
 
-LOSSES: Mapping[str, Cause] = MappingProxyType(
-    {
-        "drop_tun_queue": Cause("for which the TUN device's queue had no room: its reader is too slow", _BUSY),
-        "drop_rx_socket": Cause(
-            "that came while the UDP socket's buffer was full: the worker behind it is too slow", _BUSY
-        ),
-        "drop_gro_pair": Cause("for which the GRO pair's ring had no room: more came than one processor merges", _BUSY),
-        "drop_bridge_tx": Cause(
-            "refused on their way to containers, by the interface that has our subnet",
-            "look at its MTU and its ports: ip -s -d link show",
-        ),
-        "drop_tx_send": Cause(
-            "that the underlay did not take: no route to the peer, no buffer, or a rule of the firewall",
-            "check the routes to the peers (ip route get) and the OUTPUT chain",
-        ),
-        "drop_tx_nested": Cause(
-            "for a peer that is reached through the overlay itself",
-            "start that node's agent with --iface or --public-ip of the network below the overlay",
-        ),
-        "drop_rx_memory": Cause("for which the kernel had no memory", "free some: free -m"),
-        "drop_tun_write": Cause("that the TUN device refused", "is it up? ip link show"),
-    }
-)
+
+LOSSES = _causes(Meaning.LOSS)
 """Packets that were to be carried, and are lost."""
 
-SLOW: Mapping[str, Cause] = MappingProxyType(
-    {
-        "slow_rx_unseen": Cause(
-            "that came in without meeting our program",
-            "look for other programs on the underlay: bpftool net show, tc filter show dev DEVICE ingress",
-        ),
-        "slow_tx_unseen": Cause(
-            "that went out without meeting our program",
-            "look for other programs on the TUN device: tc filter show dev DEVICE egress",
-        ),
-        "slow_rx_train": Cause(
-            "that came as trains: the interface had joined them, or a virtual link had never cut them",
-            "turn that off: ethtool -K DEVICE rx-udp-gro-forwarding off rx-gro-list off, or tx-udp-segmentation off at "
-            "the sender",
-        ),
-        "slow_tx_no_route": Cause(
-            "for which the kernel path had no route",
-            "check the routes to the peers, and that IP forwarding is on: sysctl net.ipv4.ip_forward",
-        ),
-        "slow_tx_other": Cause(
-            "that the kernel path could not wrap", "look for what else changes packets: tc, tunnels"
-        ),
-        "slow_rx_other": Cause("that the kernel path could not unwrap", "look at the sender: overlay capture"),
-    }
-)
+SLOW = _causes(Meaning.SLOW)
 """Packets on the slow path that should be on the fast one."""
 
 USUAL: Mapping[str, str] = MappingProxyType(

@@ -24,6 +24,7 @@ from typing import Any
 
 import pytest
 
+from overlay.datapath.counters import CATALOGUE
 from overlay.lab.cluster import Lab
 from overlay.lab.machine import Machine
 from overlay.lab.namespace import call_inside
@@ -332,6 +333,7 @@ def test_an_underlay_without_an_address_is_told_while_it_lasts(node: Lab, tmp_pa
     machine = node.nodes[0]
     with agent(machine, tmp_path) as running:
         running.says("ready:")
+        assert set(report(machine, tmp_path)["datapath"]["counters"]) <= CATALOGUE.keys()
         machine.run("ip", "addr", "del", "172.31.0.1/24", "dev", "eth0")
         assert poll(lambda: not report(machine, tmp_path)["ready"], PATIENCE)
         assert "--iface eth0" in " ".join(report(machine, tmp_path)["problems"])

@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from overlay.datapath.kernel import attach, build
-from overlay.datapath.kernel.maps import COUNTERS, Endpoint
+from overlay.datapath.kernel.maps import Endpoint
 from overlay.datapath.kernel.programs import OBJECT
 
 SOURCE = build.SOURCE.read_text()
@@ -40,14 +40,6 @@ def test_no_path_of_the_builder_is_in_the_object() -> None:
     content = OBJECT.read_bytes()
     assert b"/home" not in content
     assert str(OBJECT.parent).encode() not in content
-
-
-def test_counters_have_the_programs_order() -> None:
-    body = re.search(r"enum counter \{(.*?)\n\};", SOURCE, re.DOTALL)
-    assert body is not None
-    names = re.findall(r"^\t([A-Z_0-9]+),", body[1], re.MULTILINE)
-    assert names[-1] == "COUNTERS"
-    assert tuple(name.lower() for name in names[:-1]) == COUNTERS
 
 
 def test_config_has_the_programs_layout() -> None:

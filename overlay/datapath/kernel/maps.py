@@ -54,7 +54,7 @@ COUNTERS = (
     "tx_finished",
     "rx_cut",
 )
-"""Names in the order of ``enum counter``; drops have the userspace datapath's names for the same causes."""
+"""Names in the order of ``enum counter``; what each says is in :mod:`overlay.datapath.counters`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What a worker counts. Every packet that is not forwarded is in exactly one ``drop_`` counter, by cause."""
+"""What a worker counts; what each counter says is in :mod:`overlay.datapath.counters`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import astuple, dataclass, fields
 
 @dataclass(slots=True)
 class Counters:
-    """Counts since the worker's start. ``tx`` is TUN to peers, ``rx`` peers to TUN; bytes are of inner packets."""
+    """Counts since the worker's start, in the order in which they are sent to the agent."""
 
     tx_packets: int = 0
     tx_bytes: int = 0
@@ -16,38 +16,24 @@ class Counters:
     rx_bytes: int = 0
 
     drop_tx_not_ipv4: int = 0
-    """From the TUN: IPv6, or no valid IPv4 header."""
     drop_tx_no_peer: int = 0
-    """No peer's subnet holds the destination."""
     drop_tx_ttl: int = 0
     drop_tx_too_big: int = 0
-    """Larger than the path to the peer carries, and not to be fragmented."""
     drop_tx_send: int = 0
-    """The underlay refused it: no route, no buffer, a firewall."""
     drop_tx_nested: int = 0
-    """The tunnel's own datagram: a peer's address is reached through the tunnel itself."""
 
     drop_outer_source: int = 0
-    """From an address that is no peer's."""
     drop_malformed: int = 0
-    """Version, header length, total length or length of the datagram do not agree."""
     drop_checksum: int = 0
-    """The inner header's checksum is wrong."""
     drop_inner_source: int = 0
-    """The inner source belongs to another peer, to nobody, or to ourselves."""
     drop_inner_destination: int = 0
-    """Not an address of our subnet."""
     drop_rx_ttl: int = 0
     drop_tun_write: int = 0
-    """The TUN refused it: down, or no memory."""
 
     icmp_sent: int = 0
     icmp_limited: int = 0
-    """Answers that were due, and not sent because of the rate limit."""
     tx_fragmented: int = 0
-    """Packets that were fragmented because the path to the peer carries less; their fragments are in tx_packets."""
     offloads_refused: int = 0
-    """Offloads that the kernel offered and then did not do; each is off from then on."""
     control_malformed: int = 0
 
 

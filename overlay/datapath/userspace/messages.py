@@ -19,6 +19,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from enum import IntEnum
 from typing import NamedTuple, TypeAlias
 
 from overlay.datapath.userspace.counters import COUNTER_NAMES
@@ -109,7 +110,19 @@ class Notice:
 ToWorker: TypeAlias = Configure | Peers | Ask | Start
 FromWorker: TypeAlias = Ready | Status | Notice
 
-_CONFIGURE, _PEERS, _ASK, _START, _READY, _NOTICE, _STATUS = 1, 2, 3, 4, 17, 18, 19
+
+class _Type(IntEnum):
+    """The first byte of a message."""
+
+    CONFIGURE = 1
+    PEERS = 2
+    ASK = 3
+    START = 4
+    READY = 17
+    NOTICE = 18
+    STATUS = 19
+
+
 _CONFIGURE_BODY = struct.Struct("!IBHH?")
 _CHANGE = struct.Struct("!?IBI")
 _NUMBER = struct.Struct("!I")
@@ -128,23 +141,23 @@ def encode(message: ToWorker | FromWorker) -> bytes:
     """The bytes of ``message``, at most MAX_MESSAGE of them."""
     match message:
         case Configure():
-            return bytes((_CONFIGURE,)) + _CONFIGURE_BODY.pack(*astuple(message))
+            return bytes((_Type.CONFIGURE,)) + _CONFIGURE_BODY.pack(*astuple(message))
         case Peers():
-            return bytes((_PEERS,)) + b"".join(_CHANGE.pack(*change) for change in message.changes)
+            return bytes((_Type.PEERS,)) + b"".join(_CHANGE.pack(*change) for change in message.changes)
         case Ask():
-            return bytes((_ASK,)) + _NUMBER.pack(message.number)
+            return bytes((_Type.ASK,)) + _NUMBER.pack(message.number)
         case Start():
-            return bytes((_START,))
+            return bytes((_Type.START,))
         case Ready():
-            return bytes((_READY,)) + _encode_text(message.detail)
+            return bytes((_Type.READY,)) + _encode_text(message.detail)
         case Status():
             head = _STATUS_HEAD.pack(message.number, len(message.counters))
             values = struct.pack(f"!{len(message.counters)}Q", *message.counters)
             paths = [_PATH.pack(*path) for path in message.path_mtus[:MAX_PATHS]]
             body = head + values + _COUNT.pack(len(paths)) + b"".join(paths)
-            return bytes((_STATUS,)) + body + _encode_text(message.detail)
+            return bytes((_Type.STATUS,)) + body + _encode_text(message.detail)
         case Notice():
-            return bytes((_NOTICE,)) + _encode_text(message.text)
+            return bytes((_Type.NOTICE,)) + _encode_text(message.text)
 
 
 def decode_to_worker(data: bytes) -> ToWorker:
@@ -155,16 +168,16 @@ def decode_to_worker(data: bytes) -> ToWorker:
     """
     try:
         match data[0]:
-            case 1:
+            case _Type.CONFIGURE:
                 return _checked_configure(Configure(*_CONFIGURE_BODY.unpack(data[1:])))
-            case 2:
+            case _Type.PEERS:
                 changes = [PeerChange(*fields) for fields in _CHANGE.iter_unpack(data[1:])]
                 for change in changes:
                     _check_subnet(change.base, change.length)
                 return Peers(changes)
-            case 3:
+            case _Type.ASK:
                 return Ask(*_NUMBER.unpack(data[1:]))
-            case 4 if len(data) == 1:
+            case _Type.START if len(data) == 1:
                 return Start()
     except (struct.error, IndexError) as failure:
         raise MalformedMessageError(str(failure)) from failure
@@ -179,11 +192,11 @@ def decode_from_worker(data: bytes) -> FromWorker:
     """
     try:
         match data[0]:
-            case 17:
+            case _Type.READY:
                 return Ready(_decode_text(data[1:]))
-            case 18:
+            case _Type.NOTICE:
                 return Notice(_decode_text(data[1:]))
-            case 19:
+            case _Type.STATUS:
                 return _decode_status(data)
     except (struct.error, IndexError) as failure:
         raise MalformedMessageError(str(failure)) from failure

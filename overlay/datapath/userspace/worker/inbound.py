@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import assert_never
+
 import numpy as np
 
 from overlay.datapath.userspace.counters import Counters
@@ -76,7 +78,24 @@ class Inbound:
         self._refuse(admit(b"", 0, sender, self._routes))
 
     def _refuse(self, verdict: Verdict) -> None:
-        setattr(self._counters, verdict.value, getattr(self._counters, verdict.value) + 1)
+        counters = self._counters
+        match verdict:
+            case Verdict.OUTER_SOURCE:
+                counters.drop_outer_source += 1
+            case Verdict.MALFORMED:
+                counters.drop_malformed += 1
+            case Verdict.CHECKSUM:
+                counters.drop_checksum += 1
+            case Verdict.INNER_SOURCE:
+                counters.drop_inner_source += 1
+            case Verdict.INNER_DESTINATION:
+                counters.drop_inner_destination += 1
+            case Verdict.EXPIRED:
+                counters.drop_rx_ttl += 1
+            case Verdict.ADMIT:
+                raise AssertionError("what is admitted is not refused")
+            case _:
+                assert_never(verdict)
 
     def _forward(self, train: Train) -> None:
         count = train.packets
