@@ -103,11 +103,19 @@ _TESTS = {
     "test_cleanup": ("",),
 }
 
-# Between cards, what crosses them.
+# Between cards, what crosses them: finished and unfinished packets, offloads, XDP in the driver, tags.
 _TESTS_OF_CARDS = {
-    "test_every_packet": ("test_what_vxlan_carries_we_carry[kernel to kernel-pod to pod]",
-                          "test_what_vxlan_carries_we_carry[userspace to kernel-pod to pod]"),
-}  # fmt: skip
+    "test_every_packet": (
+        "test_what_vxlan_carries_we_carry[kernel to kernel-pod to pod]",
+        "test_what_vxlan_carries_we_carry[userspace to kernel-pod to pod]",
+    ),
+    "test_kernel_underlays": (
+        "test_an_xdp_firewall_stays_in_front_of_us[native]",
+        "test_kind_of_underlay[vlan]",
+        "test_kind_of_underlay[bond]",
+    ),
+    "test_kernel_datapath": ("test_tcp_both_ways_and_the_gro_stage",),
+}
 
 _ETCD = ("tests/contract", "tests/netns/test_etcd_faults.py")
 

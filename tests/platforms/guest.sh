@@ -14,6 +14,7 @@ echo "$(<"/sys/fs/cgroup/cgroup.controllers")" | sed 's/[a-z]*/+&/g' >/sys/fs/cg
 echo 0 >/proc/sys/kernel/printk
 ip link set lo up
 hostname guest
+modprobe -q virtio_net # of what udev would load, all that there may be
 echo "guest: Linux $(uname -r), up $(cut -d' ' -f1 /proc/uptime) s"
 bash /machine/job.sh </dev/null
 status=$?
