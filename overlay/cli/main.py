@@ -101,6 +101,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Runs one command; returns its exit status."""
+    status = _carry_out(arguments)
+    try:
+        sys.stdout.flush()  # here, not at exit, where nobody could tell what it means that the reader has gone
+    except BrokenPipeError:
+        _forget_the_reader()
+    return status
+
+
+def _forget_the_reader() -> None:
+    """The reader of our output (head, less) has gone: nothing more to say, and nothing to flush at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _carry_out(arguments: list[str]) -> int:
     # The agent sends the log somewhere; any other command says what matters itself.
     logging.getLogger("overlay").addHandler(logging.NullHandler())
     if arguments[:1] in (["-help"], ["-version"]):
@@ -122,9 +136,11 @@ def run(arguments: list[str]) -> int:
         return _fail(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return 130
-    except BrokenPipeError:
-        # The reader of our output (head, less) has gone: nothing more to say, and nothing to flush at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit as end:
+        if end.code != 1:  # a signal's: overlay.cli.lab
+            raise
+        # click's own way to end, where the reader has gone while the command ran.
+        _forget_the_reader()
         return 0
     except OverlayError as error:
         return _fail(str(error), error.exit_status)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from contextlib import redirect_stderr
 from io import StringIO
 from ipaddress import IPv4Address, IPv4Network
@@ -280,3 +281,19 @@ def test_a_command_in_a_lab_finds_overlay_as_it_is_under_test(monkeypatch: pytes
     ((_, argv, environment),) = started
     assert argv[-2:] == ["overlay", "--version"]
     assert environment["PATH"].split(":") == [str(Path(overlay_command()).parent), "/usr/bin"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [(["--version"], 0), (["--help"], 0), (["config", "check", UDP], 0), (["config", "check", "{"], 1)],
+)
+def test_a_reader_who_has_gone_is_no_error(arguments: list[str], status: int) -> None:
+    """However little there is to read, and whatever the exit status says besides."""
+    theirs, ours = os.pipe()
+    os.close(theirs)
+    try:
+        done = subprocess.run([overlay_command(), *arguments], stdout=ours, stderr=subprocess.PIPE, check=False)
+    finally:
+        os.close(ours)
+    assert done.returncode == status
+    assert b"Broken" not in done.stderr
