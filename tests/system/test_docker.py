@@ -183,3 +183,17 @@ def test_a_docker_that_keeps_its_containers_gets_the_subnet_once_none_is_left(ma
     wait_until(lambda: container.running, 30, "the container, which Docker starts again")
     assert container.address in subnet(node).network
     assert node.run("test", "-e", "/run/overlay/docker-stale", check=False).returncode != 0
+
+
+def test_a_subnet_that_changes_often_does_not_end_docker(make_site: MakeSite) -> None:
+    """Debian's unit starts Docker three times a minute, and then no more."""
+    site = make_site(nodes=1)
+    (node,) = site.nodes
+    start_docker(node)
+    assert node.show("docker", "StartLimitBurst") == "3"
+    for number in range(201, 205):
+        site.etcdctl("del", "--prefix", f"/coreos.com/network/subnets/{subnet(node).network.network_address}-")
+        overlay(node, "reserve", f"10.0.{number}.0/24", "--public-ip", "172.31.0.1")
+        node.systemctl("restart", "overlay")
+        wait_until(lambda: str(bridge(node)) == f"10.0.{number}.1/24", 60, f"docker0 in 10.0.{number}.0/24")  # noqa: B023
+        wait_until(lambda: node.active("docker"), 30, "an active Docker")
