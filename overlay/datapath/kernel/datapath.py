@@ -65,6 +65,7 @@ class KernelDatapath:
         self._machine: Machine | None = None
         self._table: PeerTable | None = None
         self._state = State()
+        self._stood = False  # all was once as it must be, so that what is amiss was broken by others
         self._repairs = 0
         self._too_big = 0
         self._before: Mapping[str, int] = {}
@@ -100,6 +101,7 @@ class KernelDatapath:
             if former is None or not same_device:
                 self._before = self._counters()  # a predecessor's, whose slow path is gone with it
                 self._pair_drops()
+            self._stood = False
             self._take_in(await _in_thread(machine.reconcile, self._table))
         if self._follower is None:
             self._follower = asyncio.create_task(self._work())
@@ -115,9 +117,8 @@ class KernelDatapath:
         """Compares this machine with what it must be, mends what differs, and tells what it found."""
         async with self._turn:
             if self._machine is not None:
-                whole = self._state.problem is None
                 state = await _in_thread(self._machine.reconcile, self._table)
-                self._repairs += len(state.mended) if whole else 0
+                self._repairs += len(state.mended) if self._stood else 0
                 self._take_in(state)
             return self._state
 
@@ -252,6 +253,7 @@ class KernelDatapath:
     def _take_in(self, state: State) -> None:
         """Remembers what a look found, and says what is new about it."""
         before, self._state = self._state, state
+        self._stood = self._stood or state.problem is None
         for text in state.mended:
             log.info("kernel datapath: %s", text)
         if state.problem == before.problem:
