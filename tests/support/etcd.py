@@ -112,6 +112,9 @@ class Authority:
             *_DAYS,
             "-subj",
             f"/CN={name}",
+            # Without it Python 3.13 and newer trust no authority (ssl.VERIFY_X509_STRICT).
+            "-addext",
+            "keyUsage=critical,keyCertSign,cRLSign",
         )
         return authority
 
@@ -124,7 +127,7 @@ class Authority:
         certificate, key, request = (self.directory / f"{name}.{suffix}" for suffix in ("pem", "key", "csr"))
         extensions = self.directory / f"{name}.ext"
         names = f"subjectAltName={alternatives}\n" if alternatives else ""
-        extensions.write_text(f"{names}extendedKeyUsage=serverAuth,clientAuth\n")
+        extensions.write_text(f"{names}extendedKeyUsage=serverAuth,clientAuth\nauthorityKeyIdentifier=keyid\n")
         _openssl("req", *_KEY, "-keyout", key, "-out", request, "-subj", f"/CN={name}")
         _openssl(
             "x509", "-req", "-in", request, "-CA", self.ca, "-CAkey", self.directory / f"{self.name}.key",

@@ -10,6 +10,7 @@ machine's: iptables and nft print the same rules in other words with every few v
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -110,7 +111,7 @@ class Router:
     def rules(self) -> str:
         """Everything in the firewall but counters and the date."""
         saved = "".join(self.inside("router", f"{self.variant}-save", "-t", table) for table in ("filter", "nat"))
-        lines = [line for line in saved.splitlines() if not line.startswith("#")]
+        lines = [re.sub(r"\[\d+:\d+\]", "", line) for line in saved.splitlines() if not line.startswith("#")]
         return "\n".join([*lines, self.inside("router", "nft", "list", "tables")])
 
     def reaches(self, role: str = "client", target: str = "10.77.5.2") -> bool:

@@ -7,6 +7,7 @@ n1 172.31.0.1      n2 172.31.0.2          etcd 172.31.0.100
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Interface
 from pathlib import Path
@@ -93,16 +94,32 @@ def site(stage: Path | None, nodes: int = 2, files: Mapping[str, str] | None = N
 
 @contextmanager
 def own_folder() -> Iterator[Path]:
-    """A directory that booted nodes see too; those of killed test runs are removed on the way."""
+    """A directory that booted nodes see too; those of killed test runs are removed on the way.
+
+    It is locked while it is in use: its owner may be in another process namespace, where nobody here sees it.
+    """
     for left in _FOLDERS.glob(f"{_FOLDER_PREFIX}*"):
-        owner = left.name.removeprefix(_FOLDER_PREFIX).partition("-")[0]
-        if not Path("/proc", owner).exists():
+        with suppress(OSError):  # BlockingIOError: in use
+            os.close(_locked(left))
             shutil.rmtree(left, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDER_PREFIX}{os.getpid()}-", dir=_FOLDERS))
+    folder = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX, dir=_FOLDERS))
+    lock = _locked(folder)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _locked(folder: Path) -> int:
+    """The locked directory's descriptor. Raises BlockingIOError where another process has the lock."""
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(opened)
+        raise
+    return opened
 
 
 def settings(lab: Lab, **more: str) -> str:
