@@ -55,7 +55,9 @@ def parse(path: str) -> Target | None:
     namespace = ""
     if len(rest) >= 3 and rest[0] == "namespaces" and rest[2] not in SUBRESOURCES:
         namespace, rest = rest[1], rest[2:]
-    if not 1 <= len(rest) <= 3 or not all(rest):
+        if not namespace:
+            raise status.no_such_path()
+    if not 1 <= len(rest) <= 3 or not all(rest) or any("/" in part for part in parts):
         raise status.no_such_path()
     resource, name, subresource = (*rest, "", "")[:3]
     kind = BY_RESOURCE.get(resource)

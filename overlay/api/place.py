@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import ssl
@@ -12,6 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+import msgspec
 
 from overlay.api import certificates, kubeconfig
 from overlay.api.auth import Tokens
@@ -52,21 +53,12 @@ def kept(folder: Path) -> Identity:
     file = folder / "identity.json"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-            found = json.loads(file.read_text())
-            identity = Identity(
-                Certificates(*(found[name].encode() for name in ("authority", "certificate", "key"))),
-                Tokens(found["write"], found["read"]),
-            )
+        with suppress(FileNotFoundError, ValueError):
+            identity = msgspec.json.decode(file.read_bytes(), type=Identity)
             if certificates.expires(identity.certificates.certificate) - RENEW_BEFORE > datetime.now(UTC):
                 return identity
         identity = Identity.new()
-        made, tokens = identity.certificates, identity.tokens
-        content = {
-            "authority": made.authority.decode(), "certificate": made.certificate.decode(), "key": made.key.decode(),
-            "write": tokens.write, "read": tokens.read,
-        }  # fmt: skip
-        _write(file, json.dumps(content).encode(), 0o600)
+        _write(file, msgspec.json.encode(identity), 0o600)
     except OSError as error:
         raise FileError(error.strerror or str(error), about=str(error.filename or file)) from None
     return identity
