@@ -1,0 +1,224 @@
+"""The API over HTTP, on a store in memory: codes, Status documents, headers."""
+
+# ruff: noqa: E501  (one row a line)
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from overlay.api import server
+from overlay.api.bodies import MAX_BODY
+from overlay.services.objects.patches import JSON, MERGE, STRATEGIC
+from tests.unit.api.support import SERVICES, TABLE, Served, served
+from tests.unit.services.support import service
+
+REDIS = f"{SERVICES}/redis"
+
+
+@pytest_asyncio.fixture
+async def api() -> AsyncIterator[Served]:
+    async with served() as found:
+        yield found
+
+
+async def test_a_service_from_its_making_to_its_end(api: Served) -> None:
+    async with api.request("POST", SERVICES, service()) as response:
+        assert response.status == 201
+        created = await response.json()
+    assert created["kind"] == "Service"
+    assert await api.send("GET", REDIS) == created
+    listed = await api.send("GET", "/api/v1/services")
+    assert (listed["kind"], listed["items"]) == ("ServiceList", [created])
+    patched = await api.send("PATCH", REDIS, {"metadata": {"labels": {"a": "b"}}}, headers={"Content-Type": MERGE})
+    assert patched["metadata"]["labels"] == {"a": "b"}
+    replaced = await api.send("PUT", REDIS, service())
+    assert "labels" not in replaced["metadata"]
+    assert replaced["spec"]["clusterIP"] == created["spec"]["clusterIP"]
+    deleted = await api.send("DELETE", REDIS, {"propagationPolicy": "Background"})
+    assert deleted["kind"] == "Service"  # not a Status: clients parse it
+    assert (await api.send("GET", REDIS))["reason"] == "NotFound"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "document", "headers", "code", "reason", "told"),
+    [
+        ("GET", REDIS + "x", None, {}, 404, "NotFound", 'services "redisx" not found'),
+        ("GET", "/api/v1/secrets", None, {}, 404, "NotFound", "could not find the requested resource"),
+        ("GET", "/nowhere", None, {}, 404, "NotFound", "could not find the requested resource"),
+        ("POST", SERVICES, service(), {}, 409, "AlreadyExists", 'services "redis" already exists'),
+        ("POST", SERVICES, service("x", type="NodePrt"), {}, 422, "Invalid", 'Service "x" is invalid: spec.type: Unsupported'),
+        ("POST", SERVICES, {"spec": []}, {}, 400, "BadRequest", "cannot unmarshal array"),
+        ("POST", SERVICES + "?fieldValidation=Strict", service("x", slector={}), {}, 400, "BadRequest",
+         'strict decoding error: unknown field "spec.slector"'),
+        ("POST", SERVICES, {}, {"Content-Type": "text/plain"}, 415, "UnsupportedMediaType", "unknown format"),
+        ("POST", "/api/v1/namespaces/nowhere/services", service(), {}, 404, "NotFound", 'namespaces "nowhere" not found'),
+        ("POST", "/api/v1/namespaces/default/pods", {}, {}, 405, "MethodNotAllowed", "start and stop them with Docker"),
+        ("DELETE", "/api/v1/namespaces/default/pods/x", None, {}, 405, "MethodNotAllowed", "with Docker on their node"),
+        ("PATCH", "/api/v1/nodes/n1", {}, {"Content-Type": MERGE}, 405, "MethodNotAllowed", "view of this cluster's agents"),
+        ("PUT", SERVICES, {}, {}, 405, "MethodNotAllowed", "PUT is not supported here"),
+        ("POST", REDIS, {}, {}, 405, "MethodNotAllowed", "replaced by PUT"),
+        ("PATCH", REDIS, {}, {"Content-Type": "application/apply-patch+yaml"}, 415, "UnsupportedMediaType", "unknown format"),
+        ("PATCH", REDIS, {"metadata": {"name": "x"}}, {"Content-Type": MERGE}, 400, "BadRequest", "does not match the name on the URL"),
+        ("PATCH", REDIS, [{"op": "test", "path": "/kind", "value": "x"}], {"Content-Type": JSON}, 422, "Invalid", "due to an error"),
+        ("PATCH", REDIS, {"metadata": {"resourceVersion": "1"}}, {"Content-Type": MERGE}, 409, "Conflict", "has been modified"),
+        ("PUT", REDIS, service("other"), {}, 400, "BadRequest", "does not match the name on the URL"),
+        ("GET", SERVICES + "?limit=x", None, {}, 400, "BadRequest", "limit"),
+        ("GET", SERVICES + "?fieldSelector=a.b=c", None, {}, 400, "BadRequest", "field label not supported"),
+        ("GET", SERVICES + "?labelSelector=a>b", None, {}, 400, "BadRequest", "unable to parse requirement"),
+        ("GET", SERVICES + "?watch=1&resourceVersion=9999", None, {}, 410, "Expired", "too large resource version"),
+        ("DELETE", "/api/v1/namespaces/default", None, {}, 403, "Forbidden", "may not be deleted"),
+        ("GET", REDIS, None, {"Authorization": ""}, 401, "Unauthorized", "Unauthorized"),
+        ("GET", "/version", None, {"Authorization": "Bearer x"}, 401, "Unauthorized", "Unauthorized"),
+        ("POST", SERVICES, service("x"), {"Authorization": "Bearer r"}, 403, "Forbidden", "may only read"),
+    ],
+)  # fmt: skip
+async def test_what_is_refused_is_a_status(
+    api: Served, method: str, path: str, document: Any, headers: dict[str, str], code: int, reason: str, told: str
+) -> None:
+    await api.send("POST", SERVICES, service())
+    async with api.request(method, path, document, headers=headers) as response:
+        status = await response.json()
+        assert response.status == status["code"] == code
+    assert (status["kind"], status["status"], status["reason"]) == ("Status", "Failure", reason)
+    assert told in status["message"]
+
+
+async def test_every_wrong_field_is_a_cause(api: Served) -> None:
+    status = await api.send("POST", SERVICES, service(type="NodePrt", sessionAffinity="Cookie"))
+    assert [(cause["reason"], cause["field"]) for cause in status["details"]["causes"]] == [
+        ("FieldValueNotSupported", "spec.type"),
+        ("FieldValueNotSupported", "spec.sessionAffinity"),
+    ]
+    assert status["message"].startswith('Service "redis" is invalid: [spec.type: Unsupported value: "NodePrt"')
+
+
+async def test_the_token_that_reads_reads(api: Served) -> None:
+    await api.send("POST", SERVICES, service())
+    assert (await api.send("GET", REDIS, headers={"Authorization": "Bearer r"}))["kind"] == "Service"
+
+
+@pytest.mark.parametrize(("validation", "warned"), [("", True), ("Warn", True), ("Ignore", False)])
+async def test_unknown_fields_are_warned_of_and_not_stored(api: Served, validation: str, warned: bool) -> None:
+    path = SERVICES + (f"?fieldValidation={validation}" if validation else "")
+    async with api.request("POST", path, service(slector={"a": "b"})) as response:
+        assert response.status == 201
+        warnings = response.headers.getall("Warning", [])
+    assert warnings == (['299 - "unknown field \\"spec.slector\\""'] if warned else [])
+    assert "slector" not in (await api.send("GET", REDIS))["spec"]
+
+
+async def test_a_table(api: Served) -> None:
+    await api.send("POST", SERVICES, service())
+    for path in (SERVICES, REDIS):
+        table = await api.send("GET", path, headers={"Accept": TABLE})
+        assert table["kind"] == "Table"
+        assert table["rows"][0]["cells"][0] == "redis"
+        assert table["rows"][0]["object"]["kind"] == "PartialObjectMetadata"
+    assert (await api.send("GET", REDIS + "x", headers={"Accept": TABLE}))["kind"] == "Status"
+
+
+async def test_slices_answer_in_the_old_version_to_whoever_asks_for_it(api: Served) -> None:
+    document = {"metadata": {"name": "s"}, "addressType": "IPv4", "endpoints": []}
+    await api.send("POST", "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", document)
+    listed = await api.send("GET", "/apis/discovery.k8s.io/v1beta1/namespaces/default/endpointslices")
+    assert listed["apiVersion"] == listed["items"][0]["apiVersion"] == "discovery.k8s.io/v1beta1"
+    assert "v1beta1" not in str(await api.send("GET", "/apis"))
+
+
+async def test_a_collection_is_deleted_as_selected(api: Served) -> None:
+    for name, label in (("a", "x"), ("b", "y"), ("c", "x")):
+        await api.send("POST", SERVICES, {**service(name), "metadata": {"name": name, "labels": {"l": label}}})
+    await api.send("DELETE", SERVICES + "?labelSelector=l=x&dryRun=All")
+    assert len((await api.send("GET", SERVICES))["items"]) == 3
+    await api.send("DELETE", SERVICES + "?labelSelector=l=x")
+    assert [each["metadata"]["name"] for each in (await api.send("GET", SERVICES))["items"]] == ["b"]
+
+
+async def test_a_status_is_changed_at_its_own_path(api: Served) -> None:
+    await api.send("POST", SERVICES, service())
+    status = {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}
+    changed = await api.send("PATCH", REDIS, {"status": status}, headers={"Content-Type": STRATEGIC})
+    assert changed["status"] == {"loadBalancer": {}}
+    path = f"{REDIS}/status"
+    changed = await api.send("PATCH", path, {"status": status}, headers={"Content-Type": STRATEGIC})
+    assert changed["status"] == status
+    assert (await api.send("GET", path))["status"] == status
+
+
+async def test_a_body_that_is_too_large(api: Served) -> None:
+    async with api.request("POST", SERVICES, "x" * (MAX_BODY + 1)) as response:
+        assert response.status == 413
+        assert (await response.json())["reason"] == "RequestEntityTooLarge"
+
+
+async def test_a_body_that_does_not_come(api: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "BODY_SECONDS", 0.1)
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(30)
+
+    async with api.request("POST", SERVICES, data=slowly(), headers={"Content-Type": "application/json"}) as response:
+        assert response.status == 408
+
+
+async def test_etcd_away_is_told_and_over(api: Served) -> None:
+    await api.send("POST", SERVICES, service())
+    api.store.available = False
+    async with api.request("GET", REDIS) as response:
+        assert response.status == 503
+        assert response.headers["Retry-After"] == "1"
+        assert "no endpoint answered" in (await response.json())["message"]
+    status = await api.send("DELETE", REDIS)
+    assert status["code"] == 504
+    assert "may or may not have been made" in status["message"]
+    async with api.request("GET", "/readyz") as response:
+        assert response.status == 503
+    async with api.request("GET", "/healthz") as response:
+        assert await response.text() == "ok"
+    api.store.available = True
+    assert (await api.send("GET", REDIS))["kind"] == "Service"
+
+
+async def test_discovery(api: Served) -> None:
+    assert (await api.send("GET", "/version"))["major"] == "1"
+    assert (await api.send("GET", "/api"))["versions"] == ["v1"]
+    assert [each["name"] for each in (await api.send("GET", "/apis"))["groups"]] == ["discovery.k8s.io"]
+    resources = (await api.send("GET", "/api/v1"))["resources"]
+    names = [each["name"] for each in resources]
+    assert names.index("pods") < names.index("services")  # as `get all` prints
+    assert all(each["singularName"] for each in resources if "/" not in each["name"])
+    accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json"
+    async with api.request("GET", "/apis", headers={"Accept": accept}) as response:
+        assert "as=APIGroupDiscoveryList" in response.headers["Content-Type"]
+        assert (await response.json())["items"][0]["metadata"] == {"name": "discovery.k8s.io"}
+
+
+async def test_openapi(api: Served) -> None:
+    async with api.request(
+        "GET", "/openapi/v2", headers={"Accept": "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"}
+    ) as response:
+        assert response.headers["Content-Type"] == "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+        assert b"io.k8s.api.core.v1.Service" in await response.read()
+    index = (await api.send("GET", "/openapi/v3"))["paths"]
+    assert sorted(index) == ["api/v1", "apis/discovery.k8s.io/v1"]
+    for entry in index.values():
+        document = await api.send("GET", entry["serverRelativeURL"])
+        schemas = document["components"]["schemas"]
+        references = set(_references(document))
+        assert references
+        assert references <= {f"#/components/schemas/{name}" for name in schemas}
+
+
+def _references(document: Any) -> list[str]:
+    if isinstance(document, list):
+        return [each for item in document for each in _references(item)]
+    if not isinstance(document, dict):
+        return []
+    own = [document["$ref"]] if isinstance(document.get("$ref"), str) else []
+    return own + [each for item in document.values() for each in _references(item)]
