@@ -62,6 +62,16 @@ async def test_a_watch_goes_on_from_where_another_ended(api: Served) -> None:
         assert await events.names(1) == [("ADDED", "b")]
 
 
+async def test_what_another_watch_has_brought_already_is_not_told_again(api: Served) -> None:
+    async with api.watch(SERVICES) as events:
+        await make(api, "a", "b")
+        _, obj = await events.next()
+        await events.next()
+        async with api.watch(SERVICES, resourceVersion=obj["metadata"]["resourceVersion"]) as later:
+            await make(api, "c")
+            assert await later.names(2) == [("ADDED", "b"), ("ADDED", "c")]
+
+
 async def test_what_leaves_a_selector_is_deleted_and_what_enters_it_added(api: Served) -> None:
     await make(api, "a", l="x")
     await make(api, "b", l="y")
