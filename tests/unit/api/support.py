@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,6 +19,9 @@ from overlay.services.storage import Storage
 from tests.support.memory_store import MemoryStore
 
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
+LIMIT = 30.0
+"""Seconds until an event comes; on an idle machine it is milliseconds."""
+
 SERVICES = "/api/v1/namespaces/default/services"
 
 
@@ -57,7 +61,8 @@ class Events:
 
     async def next(self) -> tuple[str, dict[str, Any]]:
         """The next event: its type and its object."""
-        line = await self._response.content.readline()
+        async with asyncio.timeout(LIMIT):
+            line = await self._response.content.readline()
         if not line:
             raise EOFError("the watch has ended")
         event = json.loads(line)

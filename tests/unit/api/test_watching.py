@@ -17,7 +17,7 @@ from tests.unit.services.support import service
 
 @pytest_asyncio.fixture
 async def api() -> AsyncIterator[Served]:
-    async with served() as found, asyncio.timeout(30):
+    async with served() as found:
         yield found
 
 
