@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import NoReturn
 
-from overlay.linux import netlink
+from overlay.linux.changes import ADDRESSING, Group, changes
 
 
 class Occasion:
@@ -30,9 +30,9 @@ class Occasion:
                 await self._told.wait()
 
 
-async def changes_of_this_machine(*occasions: Occasion) -> NoReturn:
-    """Tells ``occasions`` after each burst of changes to links, IPv4 addresses or IPv4 routes of this namespace."""
-    async for _ in netlink.changes():
+async def changes_of_this_machine(*occasions: Occasion, of: Group = ADDRESSING) -> NoReturn:
+    """Tells ``occasions`` of each burst of changes to this namespace's network; raises OSError if it cannot."""
+    async for _ in changes(of):
         for occasion in occasions:
             occasion.tell()
     raise AssertionError("the kernel never stops telling")

@@ -1,19 +1,17 @@
 """The kernel's links, addresses and routes as plain facts.
 
 :class:`Netlink` is synchronous: pyroute2's plain interface runs an event loop of its own, so asynchronous code calls
-it through ``asyncio.to_thread``. :func:`changes` is asynchronous and only tells *that* something changed: whoever
-reconciles looks at the whole state anyway.
+it through ``asyncio.to_thread``. When to look is :mod:`overlay.linux.changes`'s.
 
 IPv4 only, main routing table only: that is all the overlay touches.
 """
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -21,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from overlay.errors import InterfaceError, NodeError, PrivilegeError
-from overlay.linux.pyroute import AsyncIPRoute, IPRoute, NetlinkError, rtnl
+from overlay.linux.pyroute import IPRoute, NetlinkError
 from overlay.linux.routes import Route, RouteTable, RouteType
 
 _IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
@@ -57,7 +55,6 @@ _IFLA_AF_SPEC, _IFLA_INET_CONF, _IPV4_DEVCONF_ACCEPT_LOCAL = 26, 1, 23
 _IN6_ADDR_GEN_MODE_NONE = 1
 _SILENT = (None, _IN6_ADDR_GEN_MODE_NONE)
 """Of IFLA_INET6_ADDR_GEN_MODE; None where there is no IPv6."""
-_GROUPS = rtnl.RTMGRP_LINK | rtnl.RTMGRP_IPV4_IFADDR | rtnl.RTMGRP_IPV4_ROUTE
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,18 +269,6 @@ class Netlink(RouteSocket):
         """Deletes this route and no other; none is right as well. Raises NodeError."""
         for error in self.change_routes(delete=[route]).values():
             raise error
-
-
-async def changes() -> AsyncIterator[None]:
-    """Yields once after each burst of changes to links, IPv4 addresses or IPv4 routes of this namespace."""
-    async with AsyncIPRoute() as route:
-        await route.bind(_GROUPS)
-        while True:
-            async for _ in route.get():
-                pass
-            yield
-            # A burst (docker starting a container) is some twenty messages: look once, after it.
-            await asyncio.sleep(0.05)
 
 
 def _attribute(kind: int, payload: bytes) -> bytes:

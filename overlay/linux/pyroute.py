@@ -32,8 +32,8 @@ def _without_its_top() -> Iterator[None]:
 with _without_its_top():
     from pyroute2.ethtool.ethtool import Ethtool
     from pyroute2.ethtool.ioctl import EthtoolError
-    from pyroute2.iproute.linux import AsyncIPRoute, IPRoute
+    from pyroute2.iproute.linux import IPRoute
     from pyroute2.netlink import rtnl
     from pyroute2.netlink.exceptions import NetlinkError
 
-__all__ = ["AsyncIPRoute", "Ethtool", "EthtoolError", "IPRoute", "NetlinkError", "rtnl"]
+__all__ = ["Ethtool", "EthtoolError", "IPRoute", "NetlinkError", "rtnl"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -13,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import ParamSpec, TypeVar
 
+from overlay.daemon.occasions import Occasion, changes_of_this_machine
 from overlay.datapath.base import Datapath, DatapathStatus
 from overlay.datapath.kernel.attach import gro_pair
 from overlay.datapath.kernel.findings import FIREWALL, causes_of, problems_of, slow_path_counters
@@ -24,14 +24,14 @@ from overlay.datapath.kernel.state import WAITING, State
 from overlay.datapath.spec import TunnelSpec
 from overlay.errors import DatapathError, OverlayError
 from overlay.linux import device_drops
+from overlay.linux.changes import Group
 from overlay.linux.device_drops import Growth
 from overlay.model import PeerTable
 from overlay.packet.mtu import UDP_ENCAPSULATION
 
 NAME = "kernel"
 
-_RTMGRP_LINK, _RTMGRP_TC, _RTMGRP_IPV4_ROUTE = 0x1, 0x8, 0x40
-"""Multicast groups of linux/rtnetlink.h: links that come, go and change; qdiscs and filters; routes."""
+_MATTERS = Group.LINKS | Group.TRAFFIC_CONTROL | Group.ROUTES
 _SETTLE = 0.5
 """Seconds between two looks at least, unless there are new peers: changes come in bursts, and a look costs 20 ms."""
 _ASK = 0.5
@@ -70,7 +70,7 @@ class KernelDatapath:
         self._too_big = 0
         self._before: Mapping[str, int] = {}
         self._growth = Growth()
-        self._wake, self._new_peers = asyncio.Event(), asyncio.Event()
+        self._occasion, self._new_peers = Occasion(), Occasion()
         self._turn = asyncio.Lock()
         self._follower: asyncio.Task[None] | None = None
         self._asker: Asker | None = None
@@ -110,8 +110,8 @@ class KernelDatapath:
         """Hands ``table`` to the slow path at once, and to the kernel's map in a thread."""
         self._table = table
         self._slow.set_peers(table)
-        self._new_peers.set()
-        self._wake.set()
+        self._new_peers.tell()
+        self._occasion.tell()
 
     async def repair(self) -> State:
         """Compares this machine with what it must be, mends what differs, and tells what it found."""
@@ -128,7 +128,7 @@ class KernelDatapath:
         state, fast = self._state, self._counters()  # after the slow path's: what that has seen is in them
         if fast.get("icmp_too_big", 0) != self._too_big:
             self._too_big = fast.get("icmp_too_big", 0)
-            self._wake.set()
+            self._occasion.tell()
         counters = dict(slow.counters)
         for name, value in fast.items():
             counters[name] = counters.get(name, 0) + value
@@ -205,6 +205,7 @@ class KernelDatapath:
 
     async def _work(self) -> None:
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(changes_of_this_machine(self._occasion, of=_MATTERS))
             tasks.create_task(self._follow())
             tasks.create_task(self._ask())
 
@@ -231,24 +232,12 @@ class KernelDatapath:
 
     async def _follow(self) -> None:
         """Looks again whenever links, qdiscs, filters or peers have changed."""
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE) as events:
-            events.bind((0, _RTMGRP_LINK | _RTMGRP_TC | _RTMGRP_IPV4_ROUTE))
-            loop = asyncio.get_running_loop()
-            loop.add_reader(events, self._drain, events)
-            try:
-                while True:
-                    with suppress(TimeoutError):
-                        patience = _LOOK_ANYWAY if self._state.problem is None else _LOOK_AGAIN
-                        async with asyncio.timeout(patience):
-                            await self._wake.wait()
-                    self._wake.clear()
-                    self._new_peers.clear()
-                    await self.repair()
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(_SETTLE):
-                            await self._new_peers.wait()
-            finally:
-                loop.remove_reader(events)
+        while True:
+            await self._occasion.wait(_LOOK_ANYWAY if self._state.problem is None else _LOOK_AGAIN)
+            self._occasion.take()
+            self._new_peers.take()
+            await self.repair()
+            await self._new_peers.wait(_SETTLE)
 
     def _take_in(self, state: State) -> None:
         """Remembers what a look found, and says what is new about it."""
@@ -262,13 +251,6 @@ class KernelDatapath:
             log.info("kernel datapath: %s", state.detail)
         else:
             log.log(logging.INFO if state.problem == WAITING else logging.WARNING, "kernel datapath: %s", state.problem)
-
-    def _drain(self, events: socket.socket) -> None:
-        """Reads what has come. What it says does not matter: whoever looks afterwards looks at the whole machine."""
-        with suppress(OSError):  # nothing left; or too much came to be kept, which is an event as well
-            while events.recv(1 << 16):
-                pass
-        self._wake.set()
 
 
 async def _in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
