@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.mutation.daemon_table import DAEMON_MUTANTS
 from tests.mutation.patch import Mutant
 from tests.mutation.unit_table import UNIT_MUTANTS
 
@@ -309,4 +310,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *LINGER,
     *ETCD,
     *UNIT_MUTANTS,
+    *DAEMON_MUTANTS,
 )

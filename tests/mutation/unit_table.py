@@ -93,15 +93,6 @@ UNIT_MUTANTS: tuple[Mutant, ...] = (
         ("        if self._engine.settle():\n            self._wake.set()\n", "        self._engine.settle()\n"),
     ),
     *_of(
-        "daemon/troubles",
-        "logging",
-        ("            if said is None or said.text != text or", "            if True or"),
-        ("said.text != text or now - said.at >= REPEAT_AFTER:", "said.text != text:"),
-        ("said.text != text or now - said.at", "now - said.at"),
-        ("        if budget.lines < MAX_LINES:", "        if True:"),
-        ("now if said is None else said.since", "now"),
-    ),
-    *_of(
         "control/leases/view",
         "view",
         ("        self.revision = max(self.revision, batch.revision)\n", ""),
