@@ -48,7 +48,7 @@ class Problem:
         error: OverlayError,
         code: str,
         *,
-        about: str = "",
+        about: str | None = None,
         before: str = "",
         after: str = "",
         severity: Severity = Severity.DEGRADED,
@@ -56,14 +56,14 @@ class Problem:
         """What ``error`` says.
 
         Args:
-            about: as above; what the error is about, unless it is told.
+            about: as above; by default what the error is about.
             before: what does not work because of it, in front of the sentence.
             after: what is being done about it, behind the remedy.
         """
         sentence = f"{error.about}: {error.cause}" if error.about else error.cause
         sentence = f"{before}: {sentence}" if before else sentence
         remedy = "; ".join(part for part in (error.remedy, after) if part)
-        return cls(code, sentence, remedy, about or error.about or code, severity)
+        return cls(code, sentence, remedy, (error.about or code) if about is None else about, severity)
 
     @property
     def identity(self) -> tuple[str, str]:
@@ -73,8 +73,12 @@ class Problem:
     @property
     def text(self) -> str:
         """The one line that people read, as ``str(problem)``; what is about no one thing begins with its code."""
-        line = self.sentence if self.about else f"{self.code}: {self.sentence}"
-        return f"{line}; {self.remedy}" if self.remedy else line
+        return self.plain if self.about else f"{self.code}: {self.plain}"
+
+    @property
+    def plain(self) -> str:
+        """Sentence and remedy, for where it is clear what they are about."""
+        return f"{self.sentence}; {self.remedy}" if self.remedy else self.sentence
 
     def __str__(self) -> str:
         return self.text

@@ -86,7 +86,7 @@ class Agent:
         if not isinstance(self._datapath, KernelDatapath):
             return {}
         state = await self._datapath.repair()
-        return {"problem": state.problem, "mended": state.mended}
+        return {"problem": state.problem.plain if state.problem else None, "mended": state.mended}
 
 
 async def main(kind: str, path: Path) -> None:

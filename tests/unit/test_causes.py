@@ -8,10 +8,11 @@ import pytest
 
 from overlay.datapath.causes import LOSSES, SLOW, Cause, Minute, judge, slow_path_share
 from overlay.datapath.kernel.findings import causes_of, problems_of, slow_path_counters
-from overlay.datapath.kernel.state import WAITING, State
+from overlay.datapath.kernel.state import OBSTACLE, WAITING, State
 from overlay.datapath.kernel.underlays import Surroundings, underlays
 from overlay.linux.device_drops import Growth
 from overlay.linux.netlink import Address, Link
+from overlay.problem import Problem
 
 CARRIED = {"tx_packets": 50_000, "rx_packets": 50_000}
 
@@ -95,6 +96,13 @@ def test_a_program_before_ours_is_named_and_else_an_interface_without() -> None:
     assert "bpf filter x on ingress of eth0" in causes_of(around)["slow_rx_unseen"].phrase
     assert "slow_tx_unseen" not in causes_of(around)
     assert "eth7" in causes_of(Surroundings(bare=("eth7",)))["slow_rx_unseen"].phrase
+
+
+def test_what_keeps_packets_from_the_programs_is_told_in_its_parts() -> None:
+    told = Problem(OBSTACLE, "IP forwarding is off", "set net.ipv4.ip_forward=1")
+    assert problems_of(State(problem=told)) == (told,)
+    (untold,) = problems_of(State(problem=Problem(OBSTACLE, "eth0: is gone")))
+    assert untold.text == "kernel-path: eth0: is gone; it is tried again every second"
 
 
 def test_what_solves_itself_is_no_problem() -> None:

@@ -11,9 +11,10 @@ import pytest
 
 from overlay.datapath.base import Datapath, DatapathStatus
 from overlay.datapath.kernel.datapath import KernelDatapath, _in_thread
-from overlay.datapath.kernel.state import WAITING, State
+from overlay.datapath.kernel.state import OBSTACLE, WAITING, State
 from overlay.errors import DatapathError
 from overlay.model import EMPTY_PEERS, PeerTable
+from overlay.problem import Problem
 
 
 class Slow:
@@ -84,14 +85,14 @@ async def test_a_trouble_is_said_once_and_so_is_its_end(caplog: pytest.LogCaptur
     datapath = datapath_with(Slow())
     for state in (
         State(problem=WAITING),
-        State(problem="eth0: there is no such interface"),
-        State(problem="eth0: there is no such interface"),
+        State(problem=Problem(OBSTACLE, "eth0: there is no such interface")),
+        State(problem=Problem(OBSTACLE, "eth0: there is no such interface")),
         State("1 subnets", None, ("attached overlay_decap to ingress of eth0",)),
         State("1 subnets", None),
     ):
         datapath._take_in(state)
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
-        ("INFO", f"kernel datapath: {WAITING}"),
+        ("INFO", f"kernel datapath: {WAITING.plain}"),
         ("WARNING", "kernel datapath: eth0: there is no such interface"),
         ("INFO", "kernel datapath: attached overlay_decap to ingress of eth0"),
         ("INFO", "kernel datapath: 1 subnets"),

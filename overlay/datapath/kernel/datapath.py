@@ -139,7 +139,7 @@ class KernelDatapath:
         return DatapathStatus(
             NAME,
             slow.running and self._machine is not None,
-            f"{state.problem or state.detail}{asked}; slow path: {slow.detail}",
+            f"{state.problem.plain if state.problem else state.detail}{asked}; slow path: {slow.detail}",
             MappingProxyType(counters),
             self._path_mtus(slow.path_mtus),
             notes=(*slow.notes, FIREWALL),
@@ -250,7 +250,8 @@ class KernelDatapath:
         if state.problem is None:
             log.info("kernel datapath: %s", state.detail)
         else:
-            log.log(logging.INFO if state.problem == WAITING else logging.WARNING, "kernel datapath: %s", state.problem)
+            level = logging.INFO if state.problem == WAITING else logging.WARNING
+            log.log(level, "kernel datapath: %s", state.problem.plain)
 
 
 async def _in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from overlay.datapath.causes import Cause
 from overlay.datapath.kernel.state import WAITING, State
@@ -78,8 +79,7 @@ def problems_of(state: State) -> tuple[Problem, ...]:
     """What keeps all packets from the programs, and what the programs pass by that must not be."""
     found = []
     if state.problem is not None and state.problem != WAITING:
-        sentence, _, remedy = state.problem.partition("; ")
-        found.append(Problem("kernel-path", sentence, remedy or "it is tried again every second"))
+        found.append(replace(state.problem, remedy=state.problem.remedy or "it is tried again every second"))
     if state.unprotected:
         first, others = state.unprotected[0], len(state.unprotected) - 1
         peers = f"{first} and {others} more" if others else str(first)

@@ -15,19 +15,24 @@ from overlay.datapath.kernel.attach import Attachment
 from overlay.datapath.kernel.maps import Endpoint, read_endpoint, write_endpoint
 from overlay.datapath.kernel.programs import Known, Loaded, pin_directory, recall, unpin, unpin_dead
 from overlay.datapath.kernel.proof import say_farewell, ticks_per_second
-from overlay.datapath.kernel.state import WAITING, State
+from overlay.datapath.kernel.state import OBSTACLE, WAITING, State
 from overlay.datapath.kernel.underlays import Surroundings, is_end, underlays
 from overlay.datapath.spec import TunnelSpec
-from overlay.errors import DatapathError, DeviceError, OverlayError
+from overlay.errors import DeviceError, OverlayError
 from overlay.linux import ipsec
 from overlay.linux.netlink import Link
 from overlay.linux.tc import Hook, TrafficControl, VethPair
 from overlay.model import Peer, PeerTable
+from overlay.problem import Problem
 
 _SAMPLE = 8
 """Peers whose routes are looked up; thousands of them leave by the same few interfaces."""
 _MAX_QUEUES = 16
 """Of the veth pair, so that as many CPUs can merge segments at a time."""
+
+
+class _NoPeersYetError(Exception):
+    """Programs are attached with a peer table, never before it; whoever adopted one has it."""
 
 
 class Machine:
@@ -59,8 +64,12 @@ class Machine:
                 detail, surroundings = self._reconcile(tc, table, mended)
                 paths = MappingProxyType(tc.path_mtus())
             return State(detail, self._obstacle(), tuple(mended), surroundings, self._unprotected(), paths)
-        except (OverlayError, OSError) as error:
-            return State(problem=str(error), mended=tuple(mended))
+        except _NoPeersYetError:
+            return State(problem=WAITING, mended=tuple(mended))
+        except OverlayError as error:
+            return State(problem=Problem.of(error, OBSTACLE, about=""), mended=tuple(mended))
+        except OSError as error:
+            return State(problem=Problem(OBSTACLE, str(error)), mended=tuple(mended))
 
     def _reconcile(self, tc: TrafficControl, table: PeerTable | None, mended: list[str]) -> tuple[str, Surroundings]:
         spec, loaded = self.spec, self.loaded
@@ -70,7 +79,7 @@ class Machine:
             loaded.peers.replace(table)
             self._table = table
         elif table is None and not loaded.adopted:
-            raise DatapathError(WAITING)
+            raise _NoPeersYetError
         devices = tc.links()
         ours = {tun.index, *((stage.sender.index, stage.receiver.index) if stage is not None else ())}
         outer = (underlay, *self._other_underlays(tc, devices, ours | {underlay.index}))
@@ -133,13 +142,15 @@ class Machine:
             raise DeviceError("there is no such interface", about=name)
         return device
 
-    def _obstacle(self) -> str | None:
+    def _obstacle(self) -> Problem | None:
         """What keeps packets on the slow path although everything is in its place."""
         # bpf_fib_lookup routes as if packets had come in from the device, and refuses where that is not forwarding.
         setting = Path(f"/proc/sys/net/ipv4/conf/{self.spec.device}/forwarding")
         with suppress(OSError):
             if setting.read_text().strip() == "0":
-                return "IP forwarding is off, so packets leave by the slow path; set net.ipv4.ip_forward=1"
+                return Problem(
+                    OBSTACLE, "IP forwarding is off, so packets leave by the slow path", "set net.ipv4.ip_forward=1"
+                )
         return None
 
     def _unprotected(self) -> tuple[IPv4Address, ...]:

@@ -8,8 +8,14 @@ from ipaddress import IPv4Address
 from types import MappingProxyType
 
 from overlay.datapath.kernel.underlays import Surroundings
+from overlay.problem import Problem
 
-WAITING = "waiting for the peers"
+OBSTACLE = "kernel-path"
+"""The code of what keeps packets from the programs."""
+
+NOT_CONFIGURED = Problem(OBSTACLE, "not configured")
+
+WAITING = Problem(OBSTACLE, "waiting for the peers")
 """The problem of an agent without a predecessor until it knows its peers: it solves itself."""
 
 
@@ -27,7 +33,7 @@ class State:
     """
 
     detail: str = ""
-    problem: str | None = "not configured"
+    problem: Problem | None = NOT_CONFIGURED
     mended: tuple[str, ...] = ()
     surroundings: Surroundings = field(default_factory=Surroundings)
     unprotected: tuple[IPv4Address, ...] = ()
