@@ -17,7 +17,8 @@ from overlay.linux.netlink import Netlink
 from overlay.node.docker import program
 from overlay.node.docker.daemon import Told, read_config
 from overlay.node.docker.needs import Needs, needs
-from overlay.node.docker_opts import Form, own_subnet, parse_env, render
+from overlay.node.docker_opts import Form, render
+from overlay.node.subnet_env import parse, subnet_of
 
 
 class _ShellCommand(click.Command):
@@ -77,9 +78,9 @@ def docker_opts(
     Without a subnet file the options are empty, and Docker chooses its own addresses. The exit status is 1 if a route
     via another node leads to this node's subnet: then two nodes have the same.
     """
-    variables = {**os.environ, **parse_env(_read(Path(subnet_file)))}
+    variables = {**os.environ, **parse(_read(Path(subnet_file)))}
     form = Form(individual, combined, key, ip_masq=not without_ip_masq)
-    subnet = own_subnet(variables)
+    subnet = subnet_of(variables)
     more = _needs(dockerd, variables) if dockerd and subnet is not None else Needs()
     _write(Path(output), render({**variables, **more.options}, form, more.environment))
     if subnet is not None and (route := _foreign_route(subnet)) is not None:

@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import replace
-from ipaddress import IPv4Address
 from random import Random
 
 from overlay.control.engine import ControlSettings, ControlState, Engine, Span
@@ -78,10 +77,6 @@ class ControlPlane:
         while self._engine.state.version <= since:
             await self._published.wait()
         return self.state
-
-    def set_public_ip(self, public_ip: IPv4Address) -> None:
-        """This node is reachable under another address now: the lease is rewritten."""
-        self.identify(replace(self._engine.keeper.identity, public_ip=public_ip))
 
     def identify(self, identity: Identity) -> None:
         """What this node says of itself has changed: the lease is rewritten."""

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from overlay.errors import LabError, UsageError
+from overlay.node import subnet_env
 
 NAME = re.compile(r"[a-z][a-z0-9]{0,11}")
 """A lab's name. No hyphen: it ends the prefix, so that no lab's prefix is the beginning of another's."""
@@ -201,7 +202,7 @@ class SubnetFile:
     @classmethod
     def parse(cls, text: str) -> SubnetFile:
         """Reads ``FLANNEL_SUBNET`` and ``FLANNEL_MTU``. Raises LabError if they are missing or malformed."""
-        variables = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+        variables = subnet_env.parse(text)
         try:
             return cls(IPv4Interface(variables["FLANNEL_SUBNET"]), int(variables["FLANNEL_MTU"]))
         except (KeyError, ValueError) as error:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv4Network
 from types import MappingProxyType
 
 from overlay.errors import NodeError
@@ -31,19 +29,6 @@ class Form:
     combined: bool = False
     key: str = "DOCKER_OPTS"
     ip_masq: bool = True
-
-
-def parse_env(text: str) -> dict[str, str]:
-    """Variables of an environment file: ``NAME=value`` lines, quotes as in a shell; other lines are skipped."""
-    variables = {}
-    for line in text.splitlines():
-        name, equals, value = line.strip().partition("=")
-        if equals and name.isidentifier():
-            try:
-                variables[name] = "".join(shlex.split(value, comments=True)[:1])
-            except ValueError:
-                continue
-    return variables
 
 
 def render(variables: Mapping[str, str], form: Form, environment: Mapping[str, str] = MappingProxyType({})) -> str:
@@ -77,11 +62,3 @@ def render(variables: Mapping[str, str], form: Form, environment: Mapping[str, s
         lines.append(f'{form.key}="{combined}"')
     lines += [f'{name}="{environment[name]}"' for name in sorted(environment)]
     return "".join(f"{line}\n" for line in lines)
-
-
-def own_subnet(variables: Mapping[str, str]) -> IPv4Network | None:
-    """The subnet that FLANNEL_SUBNET names; None where it names none."""
-    try:
-        return IPv4Interface(variables.get("FLANNEL_SUBNET", "")).network
-    except ValueError:
-        return None

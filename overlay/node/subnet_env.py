@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
 
 from overlay.linux.files import write_atomically
-from overlay.node.docker_opts import parse_env
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +46,43 @@ def write(path: Path, content: SubnetEnv) -> bool:
 
 def previous_subnet(path: Path) -> IPv4Network | None:
     """The subnet that the file names, whoever wrote it; None if there is no file or no usable line in it."""
-    return _network_in(path, "FLANNEL_SUBNET")
+    return subnet_of(_read(path))
 
 
 def previous_network(path: Path) -> IPv4Network | None:
     """The same for the Network."""
-    return _network_in(path, "FLANNEL_NETWORK")
+    return _network(_read(path).get("FLANNEL_NETWORK", ""))
 
 
-def _network_in(path: Path, name: str) -> IPv4Network | None:
+def parse(text: str) -> dict[str, str]:
+    """Variables of an environment file: ``NAME=value`` lines, quotes as in a shell; other lines are skipped."""
+    variables = {}
+    for line in text.splitlines():
+        name, equals, value = line.strip().partition("=")
+        if equals and name.isidentifier():
+            try:
+                variables[name] = "".join(shlex.split(value, comments=True)[:1])
+            except ValueError:
+                continue
+    return variables
+
+
+def subnet_of(variables: Mapping[str, str]) -> IPv4Network | None:
+    """The subnet that FLANNEL_SUBNET names, as a gateway's address; None where it names none that could be used."""
+    return _network(variables.get("FLANNEL_SUBNET", ""))
+
+
+def _read(path: Path) -> dict[str, str]:
     try:
-        text = path.read_text()
+        return parse(path.read_text())
     except (OSError, UnicodeDecodeError):
+        return {}
+
+
+def _network(text: str) -> IPv4Network | None:
+    try:
+        network = IPv4Interface(text.split(",", maxsplit=1)[0]).network  # flanneld lists several networks with commas
+    except ValueError:
         return None
-    value = parse_env(text).get(name, "")
-    with suppress(ValueError):
-        network = IPv4Interface(value.split(",")[0]).network  # flanneld lists several networks with commas
-        # No address at all, or all there are: as a file is that was cut off, or filled in by a template.
-        return network if 0 < network.prefixlen < 32 else None
-    return None
+    # No address at all, or all there are: as a file is that was cut off, or filled in by a template.
+    return network if 0 < network.prefixlen < 32 else None

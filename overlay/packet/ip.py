@@ -102,11 +102,6 @@ def with_checksum(packet: bytearray, header_length: int = HEADER_LEN) -> bytearr
     return packet
 
 
-def header_is_intact(packet: Bytes, header_length: int) -> bool:
-    """Whether the header's checksum is right. ``packet`` must hold ``header_length`` bytes at least."""
-    return int.from_bytes(packet[:header_length], "big") % ONES == 0
-
-
 def decrement_ttl(packet: MutableBytes) -> None:
     """One hop less, checksum updated incrementally (RFC 1624; Linux ``ip_decrease_ttl``). The TTL must not be 0.
 

@@ -156,7 +156,7 @@ class Wire:
 
     def _tell(self, message: bytes) -> None:
         self._control.send(message)
-        assert self._worker.obey()
+        assert self._worker.take_instruction()
 
 
 def hop(packet: bytes) -> bytes:

@@ -7,7 +7,7 @@ from tests.mutation.patch import Mutant
 from tests.mutation.unit_table import UNIT_MUTANTS
 
 CONTRACT = "tests/contract/test_store.py"
-CLONE_TESTS = "tests/unit/test_clones.py"
+CLONE_TESTS = "tests/unit/control/leases/test_clones.py"
 
 ALLOCATOR = (
     Mutant("control/leases/allocator", "MAX_REMEMBERED = 4", "MAX_REMEMBERED = 0"),
@@ -201,7 +201,12 @@ SCHEMA = (
 )
 
 MEMBERS = (
-    Mutant("store/gojson", "        if _depth(text) > MAX_DEPTH:", "        if False:", ("tests/unit/test_schema.py",)),
+    Mutant(
+        "store/gojson",
+        "        if _depth(text) > MAX_DEPTH:",
+        "        if False:",
+        ("tests/unit/control/test_schema.py",),
+    ),
 )
 
 LINGER = (
@@ -209,13 +214,13 @@ LINGER = (
         "control/peers/linger",
         "if now < until and not _taken(peer, table, longer)",
         "if now < until",
-        ("tests/unit/test_linger.py",),
+        ("tests/unit/control/peers/test_linger.py",),
     ),
     Mutant(
         "control/peers/linger",
         "                if subnet not in table.peers:",
         "                if False:",
-        ("tests/unit/test_linger.py",),
+        ("tests/unit/control/peers/test_linger.py",),
     ),
 )
 
@@ -259,15 +264,15 @@ ETCD = (
         "store/etcd/errors",
         '    details = error.details() or ""\n    return error.code() is',
         '    details = ""\n    return error.code() is',
-        ("tests/unit/test_etcd_errors.py",),
+        ("tests/unit/store/etcd/test_errors.py",),
     ),
     Mutant(
         "store/etcd/settings",
         "        return tuple(dict.fromkeys(",
         "        return tuple((",
-        ("tests/unit/test_etcd_settings.py",),
+        ("tests/unit/store/etcd/test_settings.py",),
     ),
-    Mutant("store/etcd/settings", "port or CLIENT_PORT", "port or 4001", ("tests/unit/test_etcd_settings.py",)),
+    Mutant("store/etcd/settings", "port or CLIENT_PORT", "port or 4001", ("tests/unit/store/etcd/test_settings.py",)),
 )
 
 CLONES = (

@@ -6,13 +6,13 @@ from tests.mutation.patch import Mutant
 
 
 def _of(file: str, tests: str, *replaced: tuple[str, str]) -> tuple[Mutant, ...]:
-    return tuple(Mutant(file, old, new, (f"tests/unit/test_{tests}.py",)) for old, new in replaced)
+    return tuple(Mutant(file, old, new, (f"tests/unit/{tests}.py",)) for old, new in replaced)
 
 
 UNIT_MUTANTS: tuple[Mutant, ...] = (
     *_of(
         "control/leases/allocator",
-        "allocator",
+        "control/leases/test_allocator",
         (
             "        return Claimant.OURS if lease.public_ip == identity.public_ip else Claimant.OTHER\n",
             "        return Claimant.OTHER\n",
@@ -24,13 +24,13 @@ UNIT_MUTANTS: tuple[Mutant, ...] = (
     ),
     *_of(
         "control/configuration",
-        "plane",
+        "control/test_plane",
         ("        self._proposed = None\n        self.error = None\n", "        self.error = None\n"),
         ("    if proposed.ipv4.subnet_len != running.ipv4.subnet_len:", "    if False:"),
     ),
     *_of(
         "control/engine",
-        "plane",
+        "control/test_plane",
         ("            newest = batch.events[-1]", "            newest = batch.events[0]"),
         ("        return reconfigured\n", "        return False\n"),
         ("        if wanted is None or advertisement is None:", "        if wanted is None:"),
@@ -40,14 +40,14 @@ UNIT_MUTANTS: tuple[Mutant, ...] = (
     ),
     *_of(
         "store/follower",
-        "follower",
+        "store/test_follower",
         ("        if batch.revision < self._revision:", "        if False:"),
         ("        self._revision = batch.revision\n", ""),
         ("        if now - self._asked_at > self._prompt:", "        if False:"),
     ),
     *_of(
         "control/leases/keeper",
-        "keeper",
+        "control/leases/test_keeper",
         (
             "or self._overlapping_others(claim.lease, claim.key):\n            self._note",
             "or False:\n            self._note",
@@ -67,12 +67,12 @@ UNIT_MUTANTS: tuple[Mutant, ...] = (
     ),
     *_of(
         "control/leases/keeper",
-        "plane",
+        "control/test_plane",
         ("        self._retry_at = 0.0\n\n    def release", "        pass\n\n    def release"),
     ),
     *_of(
         "control/leases/keeper",
-        "clones",
+        "control/leases/test_clones",
         (
             "return record.lease.node_id == self.identity.node_id and record.lease.public_ip in self._addresses",
             "return record.lease.node_id == self.identity.node_id",
@@ -82,27 +82,33 @@ UNIT_MUTANTS: tuple[Mutant, ...] = (
     ),
     *_of(
         "control/leases/question",
-        "clones",
+        "control/leases/test_clones",
         ("        if record.key != self.key or epoch != self.epoch:", "        if record.key != self.key:"),
     ),
-    *_of("control/peers/membership", "membership", ("            self._problems.pop(key, None)\n", "")),
+    *_of(
+        "control/peers/membership", "control/peers/test_membership", ("            self._problems.pop(key, None)\n", "")
+    ),
     *_of(
         "control/plane",
-        "plane",
+        "control/test_plane",
         ("        self._wake.set()\n        self._settle()", "        self._settle()"),
         ("        if self._engine.settle():\n            self._wake.set()\n", "        self._engine.settle()\n"),
     ),
     *_of(
-        "control/leases/view",
-        "view",
+        "store/mirror",
+        "control/leases/test_view",
         ("        self.revision = max(self.revision, batch.revision)\n", ""),
         ("            self.epoch += 1\n", "            pass\n"),
         ("            if event.kv.mod_revision <= self.revision:\n                continue\n", ""),
+    ),
+    *_of(
+        "control/leases/view",
+        "control/leases/test_view",
         ("            self._occupy_if_named(kv.key)\n", ""),
     ),
     *_of(
         "store/gojson",
-        "schema",
+        "control/test_schema",
         ("        if type(value) is not kind:", "        if not isinstance(value, kind):"),
         ("        if len(data) > MAX_BYTES:", "        if False:"),
     ),

@@ -164,7 +164,7 @@ class Node:
         self.public_ip = public_ip
         self.addresses.add(public_ip)
         if (process := self.process) is not None:
-            process.loop.call_soon(process.plane.set_public_ip, public_ip)
+            process.loop.call_soon(process.plane.identify, Identity(self.node_id, public_ip))
 
     def release(self) -> None:
         """What SIGTERM does with --release-on-exit."""

@@ -43,7 +43,7 @@ class Bench:
     def tell(self, message: bytes) -> None:
         """Has the worker obey one control message, whatever it is."""
         self.control.send(message)
-        assert self.worker.obey()
+        assert self.worker.take_instruction()
 
     def from_peer(self, *datagrams: bytes) -> list[bytes]:
         """Sends as the peer; returns what the worker wrote to the TUN, virtio headers included."""

@@ -206,11 +206,11 @@ class WorkerLink:
             self.close()
             return
         try:
-            self._understand(decode_from_worker(data))
+            self._take(decode_from_worker(data))
         except MalformedMessageError as failure:
             self._notices.say(f"the worker sent a message that does not decode: {failure}", self._loop.time())
 
-    def _understand(self, message: FromWorker) -> None:
+    def _take(self, message: FromWorker) -> None:
         match message:
             case Ready():
                 if not self.ready.done():

@@ -68,7 +68,7 @@ class Worker:
         os.set_blocking(tun, False)
         self._control.setblocking(True)
         while not self._started:  # packets wait until it is known whose they may be
-            if not self.obey():
+            if not self.take_instruction():
                 return
         self._control.setblocking(False)
         poll = select.epoll()
@@ -85,7 +85,7 @@ class Worker:
                 if descriptor == tun:
                     moved += self.outbound.drain(BUDGET)
                 elif descriptor == control:
-                    if not self.obey():
+                    if not self.take_instruction():
                         return
                 else:
                     if events & select.EPOLLERR:
@@ -93,7 +93,7 @@ class Worker:
                     if descriptor == receiving:
                         moved += self.inbound.drain(BUDGET)
 
-    def obey(self) -> bool:
+    def take_instruction(self) -> bool:
         """Carries out one message; False once the agent is gone."""
         try:
             data = self._control.recv(messages.MAX_MESSAGE)

@@ -30,10 +30,6 @@ class Routes:
         """Sets this node's own subnet."""
         self.own_base, self.own_mask = base, mask_of(length)
 
-    def is_own(self, address: int) -> bool:
-        """Whether ``address`` is in this node's subnet."""
-        return address & self.own_mask == self.own_base
-
     def next_hop(self, address: int) -> str | None:
         """Underlay address of the peer with the longest prefix that holds ``address``; None if there is none."""
         for mask, bases in self._levels:

@@ -50,15 +50,6 @@ def test_removing_what_is_not_there() -> None:
     assert len(routes) == 1
 
 
-def test_the_own_subnet() -> None:
-    routes = Routes()
-    assert not routes.is_own(0x0A000101)
-    routes.own(0x0A000100, 24)
-    assert routes.is_own(0x0A000100)
-    assert routes.is_own(0x0A0001FF)
-    assert not routes.is_own(0x0A000200)
-
-
 def test_the_bucket() -> None:
     bucket = TokenBucket(rate=10, burst=3)
     assert [bucket.allow(100.0) for _ in range(4)] == [True, True, True, False]

@@ -12,7 +12,8 @@ from click.testing import CliRunner, Result
 from overlay.cli import docker_opts as command
 from overlay.errors import NodeError
 from overlay.linux.routes import Route
-from overlay.node.docker_opts import Form, own_subnet, parse_env, render
+from overlay.node.docker_opts import Form, render
+from overlay.node.subnet_env import parse, subnet_of
 
 SUBNET_ENV = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.52.1/24\nFLANNEL_MTU=1472\nFLANNEL_IPMASQ=false\n"
 INDIVIDUAL = 'DOCKER_OPT_BIP="--bip=10.5.52.1/24"\nDOCKER_OPT_IPMASQ="--ip-masq=true"\nDOCKER_OPT_MTU="--mtu=1472"\n'
@@ -139,17 +140,17 @@ def test_output_into_a_link_or_device_is_written_through(node: Node, tmp_path: P
 
 def test_quotes_comments_and_nonsense_in_the_file() -> None:
     text = 'FLANNEL_MTU="1450" # bytes\n# a comment\n  A=\'b c\'\nnonsense\n1=2\nBROKEN="x\nEMPTY=\n'
-    assert parse_env(text) == {"FLANNEL_MTU": "1450", "A": "b c", "EMPTY": ""}
+    assert parse(text) == {"FLANNEL_MTU": "1450", "A": "b c", "EMPTY": ""}
 
 
 def test_a_missing_or_broken_subnet_is_none() -> None:
-    assert own_subnet({}) is None
-    assert own_subnet({"FLANNEL_SUBNET": "10.5.52"}) is None
-    assert own_subnet({"FLANNEL_SUBNET": "10.5.52.1/24"}) == IPv4Network("10.5.52.0/24")
+    assert subnet_of({}) is None
+    assert subnet_of({"FLANNEL_SUBNET": "10.5.52"}) is None
+    assert subnet_of({"FLANNEL_SUBNET": "10.5.52.1/24"}) == IPv4Network("10.5.52.0/24")
 
 
 def test_every_form_has_the_same_options_in_the_same_order() -> None:
-    variables = parse_env(SUBNET_ENV)
+    variables = parse(SUBNET_ENV)
     for individual, combined in itertools.product((False, True), repeat=2):
         text = render(variables, Form(individual, combined))
         words = [word for word in ("--bip", "--ip-masq", "--mtu") if word in text]

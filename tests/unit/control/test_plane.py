@@ -404,7 +404,7 @@ async def test_a_new_public_address_reaches_a_peer() -> None:
         held = (await until(one, is_held)).held
         assert held is not None
         await until(two, lambda state: is_held(state) and len(state.peers) == 1)
-        one.set_public_ip(IPv4Address("172.31.0.99"))
+        one.identify(Identity("a", IPv4Address("172.31.0.99")))
         await until(two, lambda state: state.peers.peers[held.subnet].public_ip == IPv4Address("172.31.0.99"))
         assert (await until(one, is_held)).held is not None
 
@@ -422,7 +422,7 @@ async def test_what_comes_in_wakes_a_keeper_that_would_sleep_for_a_day(
         await asyncio.sleep(0.1)  # until it sleeps
         match what:
             case "our address":
-                plane.set_public_ip(IP + 1)
+                plane.identify(Identity("me", IP + 1))
                 await until(plane, lambda state: state.held and state.held.lease.public_ip == IP + 1)
             case "our key is deleted":
                 core.remove(held.key, time.monotonic())

@@ -20,7 +20,7 @@ from overlay.control.schema import config_key, parse_lease
 from overlay.model import Advertisement
 from overlay.store.contract import KeyRange, KeyValue, Put
 from tests.support.memory_store import MemoryCore, MemoryStore
-from tests.unit.test_keeper import CONFIG, IP, PREFIX, Node, held_node, put
+from tests.unit.control.leases.test_keeper import CONFIG, IP, PREFIX, Node, held_node, put
 
 TTL = 3600
 

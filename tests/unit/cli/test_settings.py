@@ -11,7 +11,7 @@ from overlay.cli.agent import agent
 from overlay.cli.main import run
 from overlay.cli.settings import effective, parse
 
-SOURCE = Path(__file__).resolve().parents[2]
+SOURCE = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize(
