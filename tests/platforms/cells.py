@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -215,12 +216,22 @@ def on_kernel(
 
 def _on_kernel(version: str, patch: Path | None) -> Callable[[Path], int]:
     job = f"overlay lab demo && {_pytest_words(_TESTS, patch)}"
-    return lambda log: on_kernel(version, job, log, patch=patch)
+    return lambda log: _nothing_skipped(on_kernel(version, job, log, patch=patch), log)
 
 
 def _on_virtio(version: str, patch: Path | None) -> Callable[[Path], int]:
     job = f"export OVERLAY_CARDS='eth0 eth1 eth2 eth3'; {_pytest_words(_TESTS_OF_CARDS, patch)}"
-    return lambda log: on_kernel(version, job, log, patch=patch, hardware=vm.Hardware(cards=4))
+    cards = vm.Hardware(cards=4)
+    return lambda log: _nothing_skipped(on_kernel(version, job, log, patch=patch, hardware=cards), log)
+
+
+def _nothing_skipped(status: int, log: Path) -> int:
+    """Debian's kernels have all that the tests ask for: one that skips there has a wrong idea of what is missing."""
+    if status == 0 and re.search(r"\b\d+ skipped\b", log.read_text(errors="replace")):
+        with log.open("a") as out:
+            out.write("a test was skipped, and none may be here\n")
+        return 1
+    return status
 
 
 def _pytest_words(tests: Mapping[str, tuple[str, ...]], patch: Path | None) -> str:
