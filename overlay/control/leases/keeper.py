@@ -497,8 +497,7 @@ class Keeper:
 
     def _take(self, claim: Claim, now: float) -> Action | float:
         """Turns a claim into the next action: an etcd lease first, then the transaction, unless nothing is to write."""
-        if self._shares_etcd_lease(claim):
-            self._session.replace()
+        self._leave_shared_etcd_lease(claim.key)
         if not claim.reserved and (action := self._session.action(now)) is not None:
             return action
         lease_id = NO_LEASE if claim.reserved else self._session.lease_id
@@ -517,12 +516,14 @@ class Keeper:
             (Put(claim.key, value, lease_id), *(Delete(stale.key) for stale in claim.stale)),
         )
 
-    def _shares_etcd_lease(self, claim: Claim) -> bool:
-        """Whether the etcd lease that we remember has a lease on it that we leave to whoever has it."""
-        return any(
-            record.lease_id == self._session.lease_id and record.key != claim.key and self._is_in_question(record)
+    def _leave_shared_etcd_lease(self, own_key: str) -> None:
+        """Goes over to another etcd lease where ours has a lease on it that we leave to whoever has it: a clone."""
+        if any(
+            record.lease_id == self._session.lease_id and record.key != own_key and self._is_in_question(record)
             for record in self._view.of_node(self.identity.node_id)
-        )
+        ):
+            self._session.replace()
+            self._right = None  # that our key is to go over too is our own wish, and no rival's doing
 
     def _confirm(self, now: float) -> None:
         """The view has reached our claim's revision: the subnet is ours, unless something overlaps it, or it does not
@@ -591,8 +592,10 @@ class Keeper:
         """Keeps what is held: refresh, put right, sweep; else when to look again."""
         held = self._held
         assert held is not None
-        if not held.reserved and (action := self._session.action(now)) is not None:
-            return action
+        if not held.reserved:
+            self._leave_shared_etcd_lease(held.key)
+            if (action := self._session.action(now)) is not None:
+                return action
         wanted = self._wanted(config, held.lease)
         attached = held.etcd_lease_id in (NO_LEASE, self._session.lease_id)
         if held.lease == wanted and attached:

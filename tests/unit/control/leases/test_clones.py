@@ -190,6 +190,31 @@ def test_two_clones_that_ask_at_once_end_with_two_subnets() -> None:
     assert clones[0].key().lease_id != clones[1].key().lease_id
 
 
+def test_clones_that_lease_at_once_leave_the_etcd_lease_that_both_remember() -> None:
+    """Else the one that stays would keep alive, with its own lease, that of the one that goes."""
+    memory = Memory(etcd_lease_id=7)
+    core = MemoryCore()
+    core.grant(7, 60, 100.0)
+    one, two = Node(core, memory=memory), Node(core, ip=IP + 1, memory=memory)
+    for step in ("refresh", "claim"):
+        for node in (one, two):
+            action = node.keeper.next_action(node.now)
+            assert not isinstance(action, float), step
+            node.carry_out(action)
+    there = core.read(KeyRange(PREFIX), one.now).items
+    assert [item.lease_id for item in there] == [7, 7]
+    cluster = Cluster(one, two)
+    cluster.run(10)
+    assert one.key().lease_id != two.key().lease_id
+    assert one.keeper.memory.etcd_lease_id == one.key().lease_id
+    cluster.writes = []
+    cluster.nodes = [one]
+    cluster.run(100)
+    assert one.keys() == [one.key().key]
+    assert one.keeper.problems() == []
+    assert len(cluster.writes) <= 1  # the key of the one that has gone expires
+
+
 def test_an_answer_while_the_asker_does_not_see_the_store_is_not_overwritten() -> None:
     original = held_node()
     clone = Node(original.core, ip=IP + 1, memory=original.keeper.memory)
