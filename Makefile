@@ -105,7 +105,7 @@ bench-vm: platform-packages $(VENV)/.dev  ## the bench on other kernels, counted
 soak: $(VENV)/.dev  ## the simulation of the control plane with many seeds: make soak SEEDS=20000
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
-herd: $(VENV)/.dev  ## a model of 5,000 agents after a restart of the member of etcd they watch: how many follow again
+herd: $(VENV)/.dev  ## a model of 5,000 agents that come to one member of etcd at once: how many follow again
 	@$(BIN)/python -m tests.simulation.herd
 
 mutants: $(VENV)/.dev  ## mistakes put into the control plane one by one, each to be caught by its tests: make mutants

@@ -72,19 +72,19 @@ class CompactedError(StoreError):
         revision: the oldest revision that etcd still has; 0 where it does not tell.
     """
 
-    def __init__(self, revision: int) -> None:
+    def __init__(self, revision: int = 0) -> None:
         self.revision = revision
         super().__init__(f"history before revision {revision} was compacted" if revision else "it was compacted")
 
 
 class StoreRestoredError(CompactedError):
-    """The store went back to an earlier state, as after a restore or a wipe: what we know of it may not be so.
+    """The store's past is not the one that we know, as after a restore or a wipe: what we know may not be so.
 
     Attributes:
         revision: of the store now; 0 where it does not tell.
     """
 
-    def __init__(self, revision: int) -> None:
+    def __init__(self, revision: int = 0) -> None:
         super().__init__(revision)
         where = f" and is at revision {revision} now" if revision else ""
         self.cause = f"the store was restored or wiped{where}"

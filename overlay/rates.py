@@ -26,6 +26,30 @@ class TokenBucket:
 
 
 @dataclass(slots=True)
+class Patience:
+    """How long to wait for an answer: ``least`` seconds, up to ``most``.
+
+    Twice as long after each that did not come, and at least twice what the last one took: a limit that an overloaded
+    server cannot keep would throw away what it has nearly done, have it done again, and so keep it overloaded.
+    """
+
+    least: float
+    most: float
+    limit: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.limit = self.least
+
+    def answered(self, took: float) -> None:
+        """An answer came after ``took`` seconds."""
+        self.limit = min(self.most, max(self.least, 2.0 * took))
+
+    def gave_up(self) -> None:
+        """None came in time."""
+        self.limit = min(self.most, 2.0 * self.limit)
+
+
+@dataclass(slots=True)
 class Backoff:
     """Waiting times that double from ``first`` up to ``limit`` seconds, each shortened by up to a half at random."""
 

@@ -22,6 +22,7 @@ from overlay.store.contract import Events, KeyRange, KeyValue, Snapshot
 from overlay.store.follower import Follower, Read, Watch
 from overlay.store.following import Following
 from overlay.store.mirror import Mirror
+from overlay.store.recall import Recall
 
 RING = 10_000
 """Changes that are kept for clients that come back."""
@@ -182,6 +183,14 @@ class Hub:
         else:
             self._add(changes)
         self._follower.loaded(snapshot, now)
+
+    def recall(self) -> Recall | None:
+        """See :class:`~overlay.store.following.Follows`."""
+        return self._follower.recall(self._mirror.items.values())
+
+    def proved(self, now: float) -> None:
+        """See :class:`~overlay.store.following.Follows`."""
+        self._follower.proved(now)
 
     def heard(self, batch: Events, now: float) -> bool:
         """See :class:`~overlay.store.following.Follows`."""

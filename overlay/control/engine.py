@@ -26,6 +26,7 @@ from overlay.problem import Problem
 from overlay.store.contract import Committed, Events, KeyRange, KeyValue, Snapshot
 from overlay.store.follower import Follower, Read, Watch
 from overlay.store.following import Follows
+from overlay.store.recall import Recall
 from overlay.store.session import DEFAULT_MARGIN, DEFAULT_TTL
 
 log = logging.getLogger(__name__)
@@ -126,6 +127,7 @@ class Engine:
         self._followers = {span: Follower(rng) for span in Span}
         self._configuration = Configuration(config, settings.check_config)
         self._advertise = settings.advertise
+        self._config_items: tuple[KeyValue, ...] = ()
         self._membership = Membership(self.view)
         self._had_lease = False
         self._store_error: StoreError | None = None
@@ -146,10 +148,9 @@ class Engine:
         """The follower's read was answered."""
         follower = self._followers[span]
         follower.loaded(snapshot, now)
-        if self._store_error is not None and all(each.error is None for each in self._followers.values()):
-            self._store_error = None
-            self._recovered_at = now
+        self._answered(span, now)
         if span is Span.CONFIG:
+            self._config_items = snapshot.items
             self._configuration.see(snapshot.items[0].value if snapshot.items else None, self._held_lease())
         else:
             epoch = self.view.epoch
@@ -157,7 +158,23 @@ class Engine:
             if self.view.epoch != epoch:
                 self._note_restored(now)
             self.keeper.observe()
+
+    def recall(self, span: Span) -> Recall | None:
+        """What the store must remember too before a watch of ``span`` counts; None once it has proved that."""
+        known = self.view.items.values() if span is Span.LEASES else self._config_items
+        return self._followers[span].recall(known)
+
+    def proved(self, span: Span, now: float) -> None:
+        """The store remembers that."""
+        self._followers[span].proved(now)
+        self._answered(span, now)
+
+    def _answered(self, span: Span, now: float) -> None:
+        if span is Span.LEASES:
             self.keeper.reconnected()
+        if self._store_error is not None and all(each.error is None for each in self._followers.values()):
+            self._store_error = None
+            self._recovered_at = now
 
     def check_again(self) -> None:
         """What ``check_config`` judges by, or ``advertise`` tells, has changed."""
@@ -172,6 +189,7 @@ class Engine:
             self.keeper.observe()
         elif batch.events:
             newest = batch.events[-1]
+            self._config_items = () if newest.deleted else (newest.kv,)
             self._configuration.see(None if newest.deleted else newest.kv.value, self._held_lease())
         return True
 
@@ -282,5 +300,7 @@ class _Followed:
         self.span = engine.keys[span]
         self.next_step = partial(engine.next_step, span)
         self.loaded = partial(engine.loaded, span)
+        self.recall = partial(engine.recall, span)
+        self.proved = partial(engine.proved, span)
         self.heard = partial(engine.heard, span)
         self.lost = partial(engine.lost, span)

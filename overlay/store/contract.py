@@ -57,6 +57,19 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
+class Recollection:
+    """What a range held at an earlier revision, in short.
+
+    Attributes:
+        count: how many keys there were.
+        items: those of the keys asked for that there were, as they were.
+    """
+
+    count: int
+    items: tuple[KeyValue, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Compare:
     """True if ``key``'s modification revision is ``mod_revision`` (ABSENT: the key does not exist).
 
@@ -126,6 +139,13 @@ class Store(Protocol):
     async def read(self, span: KeyRange) -> Snapshot:
         """All keys of ``span``, in key order, at one linearizable revision."""
 
+    async def recall(self, span: KeyRange, revision: int, keys: Sequence[str]) -> Recollection:
+        """What ``span``, and ``keys`` in it, were at ``revision``, by the store's linearizable past.
+
+        Costs the store a tenth of a :meth:`read` of 5,000 keys. Raises CompactedError where it does not know any more,
+        StoreRestoredError where it has not come to that revision.
+        """
+
     async def commit(self, compares: Sequence[Compare], operations: Sequence[Put | Delete]) -> Committed:
         """Carries out all ``operations`` if all ``compares`` hold, atomically, else none of them.
 
@@ -152,7 +172,8 @@ class Store(Protocol):
 
         Ends only by an error: CompactedError where ``after`` is history already, StoreUnavailableError where the
         server is gone, frozen (noticed within about 15 s) or without a leader. The caller reads or watches again.
-        Yields an empty batch now and then as a sign of life where the server offers one.
+        Yields an empty batch as soon as the watch stands, and now and then, where the server offers one, as a sign of
+        life.
         """
 
     async def close(self) -> None:

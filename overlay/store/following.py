@@ -14,9 +14,10 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from typing import NoReturn, Protocol
 
-from overlay.errors import StoreError, StoreUnavailableError
+from overlay.errors import StoreError, StoreRestoredError, StoreUnavailableError
 from overlay.store.contract import Events, KeyRange, Snapshot, Store
 from overlay.store.follower import Read, Watch
+from overlay.store.recall import Recall
 
 
 class Follows(Protocol):
@@ -31,6 +32,12 @@ class Follows(Protocol):
 
     def loaded(self, snapshot: Snapshot, now: float) -> None:
         """The read was answered."""
+
+    def recall(self) -> Recall | None:
+        """What the store must remember before a watch counts; None once it has. See :meth:`Follower.recall`."""
+
+    def proved(self, now: float) -> None:
+        """The watch stands, and the store remembers that."""
 
     def heard(self, batch: Events, now: float) -> bool:
         """The watch brought a batch. False: end the watch and ask :meth:`next_step`."""
@@ -77,9 +84,15 @@ class Following:
             self._told()
 
     async def _hear(self, after: int) -> None:
-        """Hears of changes until the store has gone back in time; errors end it as well."""
+        """Hears of changes, once the store has proved its past, until it has gone back in time, or an error ends it."""
         async with _closing(self._store.watch(self._follows.span, after)) as batches:
             async for batch in batches:
+                if (known := self._follows.recall()) is not None:  # the watch stands, and nothing of it is used yet
+                    past = await self._store.recall(self._follows.span, known.revision, known.keys)
+                    if not known.agrees(past):
+                        raise StoreRestoredError
+                    self._follows.proved(self._clock())
+                    self._told()
                 if not self._follows.heard(batch, self._clock()):
                     return
                 if batch.events:

@@ -18,9 +18,12 @@ from overlay.store.contract import (
     Event,
     Events,
     KeyRange,
+    KeyValue,
     Put,
+    Recollection,
     Store,
 )
+from overlay.store.etcd import client
 from tests.contract.conftest import World
 
 LIMIT = 15.0
@@ -98,6 +101,69 @@ async def test_a_page_of_the_past_or_the_future_says_so(world: World) -> None:
         await world.store.page(KeyRange(world.prefix), revision=early)
     with pytest.raises(StoreRestoredError):
         await world.store.page(KeyRange(world.prefix), revision=late + 1_000_000)
+
+
+async def test_a_range_of_many_pages_is_read_whole(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "PAGE", 7)
+    keys = [world.key(f"{number:03}") for number in range(7 * 4)]
+    for count in (6, 7, 8, 28):
+        committed = await world.store.commit((), [Put(key, b"v") for key in keys[:count]])
+        snapshot = await world.store.read(KeyRange(world.prefix))
+        assert [kv.key for kv in snapshot.items] == keys[:count]
+        assert snapshot.revision == committed.revision
+
+
+async def test_all_pages_are_of_one_revision(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "PAGE", 1)
+    keys = [world.key(f"{number:03}") for number in range(12)]
+    await world.store.commit((), [Put(key, b"0") for key in keys])
+
+    async def write() -> None:
+        for number in range(1, 100_000):
+            await world.other.commit((), [Put(key, b"%d" % number) for key in keys])
+
+    writer = asyncio.create_task(write())
+    try:
+        for _ in range(30):
+            snapshot = await world.store.read(KeyRange(world.prefix))
+            assert [kv.key for kv in snapshot.items] == keys
+            assert len({(kv.value, kv.mod_revision) for kv in snapshot.items}) == 1
+    finally:
+        writer.cancel()
+        await asyncio.wait([writer])
+
+
+async def test_the_past_is_remembered_as_it_was(world: World) -> None:
+    lease = new_lease()
+    await world.store.grant(lease, 60)
+    first = await put(world.store, world.key("a"), b"1", lease)
+    second = await put(world.store, world.key("b"), b"1")
+    third = await put(world.store, world.key("a"), b"2")
+    await put(world.store, world.key("c"))
+    await world.store.commit((), (Delete(world.key("b")),))
+    span, keys = KeyRange(world.prefix), [world.key(name) for name in "cab"]
+    at = {revision: await world.other.recall(span, revision, keys) for revision in (first, second, third)}
+    old = KeyValue(world.key("a"), b"1", first, lease)
+    other = KeyValue(world.key("b"), b"1", second)
+    assert at[first] == Recollection(1, (old,))
+    assert at[second] == Recollection(2, (old, other))
+    assert at[third] == Recollection(2, (KeyValue(world.key("a"), b"2", third), other))
+    one = await world.store.recall(KeyRange(world.key("a"), prefix=False), second, [world.key("a")])
+    assert one == Recollection(1, (old,))
+    assert await world.store.recall(span, second, []) == Recollection(2, ())
+
+
+async def test_what_was_compacted_or_has_not_been_is_not_remembered(world: World) -> None:
+    first = await put(world.store, world.key("k"), b"1")
+    newest = await put(world.store, world.key("k"), b"2")
+    span, keys = KeyRange(world.prefix), [world.key("k")]
+    with pytest.raises(StoreRestoredError):
+        await world.store.recall(span, newest + 1000, keys)
+    await world.compact(newest)
+    assert (await world.store.recall(span, newest, keys)).count == 1
+    with pytest.raises(CompactedError) as caught:
+        await world.store.recall(span, first, keys)
+    assert not isinstance(caught.value, StoreRestoredError)
 
 
 async def test_one_key_is_not_its_neighbours(world: World) -> None:
@@ -284,6 +350,16 @@ async def test_expiry_is_an_event_and_refreshing_prevents_it(world: World) -> No
 # --- watching ---
 
 
+async def test_a_watch_says_that_it_stands(world: World) -> None:
+    """Before anything has happened, so that the past can be asked for before the watch is used."""
+    start = await put(world.store, world.key("k"))
+    watch = world.other.watch(KeyRange(world.prefix), start)
+    async with asyncio.timeout(LIMIT):
+        assert await anext(watch) == Events(start, ())
+    revision = await put(world.store, world.key("k"))
+    assert [event.kv.mod_revision for event in await collect(watch, 1)] == [revision]
+
+
 async def test_watch_tells_puts_and_deletes_in_order_with_their_revisions(world: World) -> None:
     start = (await world.store.read(KeyRange(world.prefix))).revision
     watch = world.other.watch(KeyRange(world.prefix), start)
@@ -382,6 +458,7 @@ async def test_a_long_past_comes_in_pieces_that_can_be_resumed_from(world: World
     async with asyncio.timeout(LIMIT):
         while len(seen) < len(revisions):
             watch = world.other.watch(KeyRange(world.prefix), revision)
+            await anext(watch)
             batch = await anext(watch)
             seen += [event.kv.mod_revision for event in batch.events]
             revision = batch.revision
@@ -421,10 +498,8 @@ async def test_compaction_does_not_disturb_a_watch_that_is_up_to_date(world: Wor
 async def test_cancelling_a_task_that_watches_is_a_cancellation(world: World) -> None:
     start = (await world.store.read(KeyRange(world.prefix))).revision
     watch = world.store.watch(KeyRange(world.prefix), start)
-    task = asyncio.ensure_future(anext(watch))
     await put(world.store, world.key("k"))
-    async with asyncio.timeout(LIMIT):
-        await task
+    await collect(watch, 1)
     task = asyncio.ensure_future(anext(watch))
     await asyncio.sleep(0)
     task.cancel()

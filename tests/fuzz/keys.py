@@ -110,6 +110,8 @@ class Target(logging.Handler):
             self.engine.next_step(span, self.now)
             self.engine.loaded(span, Snapshot(self.revision, items), self.now)
             self.engine.next_step(span, self.now)
+            assert self.engine.recall(span) is not None
+            self.engine.proved(span, self.now)
 
     def emit(self, record: logging.LogRecord) -> None:
         """A line of the log."""

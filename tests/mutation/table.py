@@ -77,23 +77,24 @@ ENGINE = (
 )
 
 FOLLOWER = (
-    Mutant("store/follower", "            if now < self._due:\n                return self._due\n", ""),
-    Mutant(
-        "store/follower",
-        "        self._revision = snapshot.revision\n",
-        "        self._revision = snapshot.revision + 1\n",
-    ),
-    Mutant("store/follower", "self._due = now if first_compaction else now + wait", "self._due = math.inf"),
+    Mutant("store/follower", "        if now < self._due:\n            return self._due\n", ""),
+    Mutant("store/follower", "self.revision = snapshot.revision\n", "self.revision = snapshot.revision + 1\n"),
+    Mutant("store/follower", "        self._interrupt(now + wait)", "        self._interrupt(1e9)"),
     Mutant(
         "store/follower",
         "        self.error = None\n        self.last_contact = now\n",
         "        self.last_contact = now\n",
     ),
+    Mutant("store/follower", "            self._known = False\n        else:", "            pass\n        else:"),
+    Mutant("store/follower", "        self.connected = True\n", ""),
+    Mutant("store/following", "                    if not known.agrees(past):", "                    if False:"),
+    Mutant("store/recall", "answer.count == self.count and set", "True or set"),
+    Mutant("store/recall", " and set(answer.items) == set(self.marks)", ""),
     Mutant("rates", "self.limit, self.first * 2.0 ** min(self.failures - 1, 16)", "self.limit, 0.0"),
     Mutant(
         "store/follower",
-        "if self.phase in (FollowPhase.LOADED, FollowPhase.WATCHING):",
-        "if self.phase is FollowPhase.LOADED:",
+        "        self._known = False\n        if self.phase is not FollowPhase.DUE:",
+        "        if self.phase is not FollowPhase.DUE:",
     ),
 )
 
@@ -225,6 +226,18 @@ LINGER = (
 )
 
 ETCD = (
+    Mutant(
+        "store/etcd/client", 'b"\\0", limit=PAGE, revision=first.header.revision', 'b"\\0", limit=PAGE', (CONTRACT,)
+    ),
+    Mutant("store/etcd/client", 'begin=answer.kvs[-1].key + b"\\0"', "begin=answer.kvs[-1].key", (CONTRACT,)),
+    Mutant("store/etcd/client", "prefix=False), revision=revision) for", "prefix=False)) for", (CONTRACT,)),
+    Mutant(
+        "store/etcd/client",
+        "[_range(span, revision=revision, count_only=True)]",
+        "[_range(span, count_only=True)]",
+        (CONTRACT,),
+    ),
+    Mutant("store/etcd/watch", "        yield Events(revision, ())\n", "", (CONTRACT,)),
     Mutant("store/etcd/client", "    if compare.value is not None:", "    if False:", (CONTRACT,)),
     Mutant(
         "store/etcd/client",

@@ -9,6 +9,7 @@ The names say which of flannel's complaints a test guards against; the numbers a
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import shutil
 import time
@@ -26,6 +27,7 @@ from overlay.errors import (
 )
 from overlay.store.contract import ABSENT, Compare, Delete, Event, Events, KeyRange, Put
 from overlay.store.etcd.client import EtcdStore
+from overlay.store.recall import Recall
 from tests.support.etcd import Authority, Etcd, eventually, following, free_ports
 from tests.support.etcd_places import cut, mend, namespaces
 from tests.support.store import (
@@ -139,7 +141,7 @@ async def test_a_write_that_timed_out_is_not_sent_twice(three: Etcd, monkeypatch
 async def test_the_endpoint_that_answers_is_remembered_and_said_once(
     three: Etcd, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, logger="overlay.control")
+    caplog.set_level(logging.INFO, logger="overlay.store")
     urls = [member.url.replace("127.0.0.1", "localhost") for member in three.members]
     async with connected(*urls) as store:
         await store.read(SUBNETS)
@@ -322,6 +324,43 @@ async def test_a_store_restored_empty_is_told(single: Etcd, refilled: int) -> No
             await take(told, FAILOVER_LIMIT)
 
 
+@pytest.mark.parametrize("restored", [False, True], ids=["restarted", "restored"])
+async def test_a_restarted_member_proves_its_past_and_a_restored_one_cannot(
+    single: Etcd, tmp_path: Path, restored: bool
+) -> None:
+    """Same cluster id, no lower term, past the revision that we had: only what the keys were tells the two apart."""
+    member, backup = single.members[0], tmp_path / "backup"
+
+    def facts() -> dict[str, int]:
+        return dict(json.loads(single.ctl("endpoint", "status", "--write-out=json"))[0]["Status"]["header"])
+
+    async with connected(*single.urls) as store:
+        for number in range(50):
+            await put(store, number)
+        single.ctl("snapshot", "save", str(backup))
+        await put(store, "lost")
+        before, known = facts(), await store.read(SUBNETS)
+    member.kill()
+    if restored:
+        single.restore(backup)
+    single.restart(member)
+    async with connected(*single.urls) as store:
+        for number in range(3):
+            await eventually(lambda name=f"new{number}": put(store, name))  # type: ignore[misc]
+        after = facts()
+        assert after["cluster_id"] == before["cluster_id"]
+        assert after["revision"] > before["revision"]
+        assert after["raft_term"] >= before["raft_term"]
+        recall = Recall.of(known.items, known.revision)
+        async with following(store.watch(SUBNETS, known.revision)) as told:
+            assert await asyncio.wait_for(told.get(), FAILOVER_LIMIT) == Events(known.revision, ())
+            past = await store.recall(SUBNETS, recall.revision, recall.keys)
+            assert recall.agrees(past) is not restored
+            batch = await take(told, FAILOVER_LIMIT)
+            assert isinstance(batch, Events)
+            assert batch.events[0].kv.key == key("new1" if restored else "new0")
+
+
 # --- who we are ---
 
 
@@ -413,7 +452,7 @@ async def test_tls_files_that_come_later(tmp_path: Path, early: str) -> None:
 
 async def test_a_password_whose_token_expires(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The token is renewed when it expires and when its server was restarted, also for a watch."""
-    caplog.set_level(logging.INFO, logger="overlay.control")
+    caplog.set_level(logging.INFO, logger="overlay.store")
     authority = Authority.make(tmp_path / "tls")
     with Etcd(tmp_path / "etcd", size=3, authority=authority, options=("--auth-token-ttl", str(TOKEN_TTL))) as cluster:
         cluster.ask_for_password("flannel", "s3cret", PREFIX)
@@ -465,7 +504,7 @@ async def test_authentication_that_is_turned_on_later(single: Etcd, caplog: pyte
 
 
 async def test_starting_while_etcd_is_away(single: Etcd, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, logger="overlay.control")
+    caplog.set_level(logging.INFO, logger="overlay.store")
     member = single.members[0]
     member.kill()
     async with connected(*single.urls) as store:

@@ -68,7 +68,6 @@ class Scenario:
         self.clones: list[Node] = []
         self.flannelds: list[Flanneld] = []
         self._addresses = count
-        self._stranger_keys: set[str] = set()
 
     def run(self) -> Result:
         """Plays the story; raises ViolationError."""
@@ -220,12 +219,39 @@ class Scenario:
         self.note("store restored empty" if empty else "store restored from a backup")
         self.checker.forgive(None, None)
         self.server.restore(empty)
+        self._recount()
+        self._at(self.rng.choice([0.0, 3.0, 20.0]), self._configure)
+
+    def replace_history(self) -> None:
+        """A node is cut off while things happen, and the store goes back to before them, and on past where it was."""
+        node = self.someone()
+        if not (self.server.up and node.line.up):
+            return
+        self.note("history replaced behind a node", node.name)
+        self.server.back_up()
+        lost = self.rng.randint(1, 3)
+        for number in range(lost):
+            self._at(0.3 * number, self.rng.choice((self.delete_key, self.steal, self.change_config)))
+        self._at(1.5, partial(self._replace, node))
+
+    def _replace(self, node: Node) -> None:
+        if not (self.server.up and node.line.up):
+            return
+        node.line.up = False
+        reached = self.server.core.revision
+        self.checker.forgive(None, None)
+        self.server.restore(empty=False)
+        self._recount()
+        while self.server.core.revision <= reached:
+            self._configure()
+        self._at(self.rng.choice((0.3, 3.0)), lambda: self.server.mend(node.line) if not node.line.up else None)
+
+    def _recount(self) -> None:
+        """What is reserved after a restore."""
         self.reservations.clear()
-        self._stranger_keys.clear()
         for item in self.server.core.read(SUBNETS, self.clock.now).items:
             if item.lease_id == 0 and owner_of(item.value).address not in (None, STRANGER):
                 self.reservations[item.key] = IPv4Address("0.0.0.0")
-        self._at(self.rng.choice([0.0, 3.0, 20.0]), self._configure)
 
     def break_one_watch(self) -> None:
         """One watch of a node dies alone, with an error or in silence."""
@@ -453,6 +479,7 @@ ACTS: tuple[Callable[[Scenario], None], ...] = (
     Scenario.compact,
     Scenario.back_up,
     Scenario.restore,
+    Scenario.replace_history,
     Scenario.crash,
     Scenario.crash,
     Scenario.release,

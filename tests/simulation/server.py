@@ -10,7 +10,7 @@ from enum import Enum
 from random import Random
 
 from overlay.errors import CompactedError, LeaseNotFoundError, StoreDeniedError, StoreError, StoreUnavailableError
-from overlay.store.contract import Committed, Events, KeyRange, Snapshot
+from overlay.store.contract import Committed, Events, KeyRange, Recollection, Snapshot
 from tests.simulation.clock import Clock
 from tests.support.memory_store import MemoryCore
 
@@ -30,7 +30,7 @@ class Request(Enum):
     WATCH = "watch"
 
 
-Answer = Snapshot | Committed | bool | int | None
+Answer = Snapshot | Recollection | Committed | bool | int | None
 Operation = Callable[[float], Answer]
 Reply = Callable[[Answer | StoreError], None]
 
@@ -138,7 +138,7 @@ class Server:
         """Carries out an operation now and tells the watchers."""
         try:
             result: Answer | StoreError = operation(self._clock.now)
-        except LeaseNotFoundError as error:
+        except (LeaseNotFoundError, CompactedError) as error:
             result = error
         self.tell()
         return result
@@ -162,6 +162,9 @@ class Server:
             self._clock.after(self._latency(stream.line), lambda: self._end(stream, _denied(Request.WATCH)))
             return
         self._streams.append(stream)
+        stream.arrives = self._clock.now + self._latency(stream.line)
+        stands = Events(stream.sent, ())
+        self._clock.at(stream.arrives, lambda: stream.hear(stands) if stream.open else None)
         self._send(stream)
 
     def tell(self) -> None:

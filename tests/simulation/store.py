@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeVar
 
 from overlay.errors import StoreError
-from overlay.store.contract import Committed, Compare, Delete, Events, KeyRange, Put, Snapshot
+from overlay.store.contract import Committed, Compare, Delete, Events, KeyRange, Put, Recollection, Snapshot
 from tests.simulation.loop import ProcessLoop
 from tests.simulation.server import Line, Operation, Request, Server, Stream
 
@@ -41,6 +41,9 @@ class FaultyStore:
     async def read(self, span: KeyRange) -> Snapshot:
         """See :class:`overlay.store.contract.Store`, as for all that follow."""
         return await self._call(Request.READ, lambda now: self._server.core.read(span, now))
+
+    async def recall(self, span: KeyRange, revision: int, keys: Sequence[str]) -> Recollection:
+        return await self._call(Request.READ, lambda now: self._server.core.recall(span, revision, keys, now))
 
     async def commit(self, compares: Sequence[Compare], operations: Sequence[Put | Delete]) -> Committed:
         def commit(now: float) -> Committed:

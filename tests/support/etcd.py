@@ -45,7 +45,7 @@ ETCD_DIRECTORY = os.environ.get("OVERLAY_ETCD", "")
 
 def program(name: str) -> str:
     """The command of that name: one of etcd's from ETCD_DIRECTORY, if given."""
-    return str(Path(ETCD_DIRECTORY) / name) if ETCD_DIRECTORY and name in ("etcd", "etcdctl") else name
+    return str(Path(ETCD_DIRECTORY) / name) if ETCD_DIRECTORY and name in ("etcd", "etcdctl", "etcdutl") else name
 
 
 def require(*programs: str) -> None:
@@ -281,6 +281,21 @@ class Etcd:
                     tail = (member.directory / "log").read_text(errors="replace")[-2000:]
                     raise AssertionError(f"etcd {member.name} does not answer; its log ends:\n{tail}")
                 time.sleep(0.05)
+
+    def restore(self, backup: Path) -> None:
+        """Sets a cluster of one back to a snapshot, as an operator does it; its cluster id stays. It must not run."""
+        (member,) = self.members
+        member.wipe()
+        name = "etcdutl" if shutil.which(program("etcdutl")) else "etcdctl"  # etcd 3.6 has it in etcdutl alone
+        command = [
+            program(name), "snapshot", "restore", str(backup), "--name", member.name,
+            "--data-dir", str(member.directory / "data"), "--initial-advertise-peer-urls", member.peer_url,
+            "--initial-cluster", f"{member.name}={member.peer_url}",
+        ]  # fmt: skip
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=os.environ | {"ETCDCTL_API": "3"}
+        )
+        assert done.returncode == 0, done.stderr
 
     def leader(self) -> Member:
         """The member that leads now; some member must run and have a quorum."""

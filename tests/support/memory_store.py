@@ -27,6 +27,7 @@ from overlay.store.contract import (
     KeyValue,
     Page,
     Put,
+    Recollection,
     Snapshot,
 )
 
@@ -87,6 +88,14 @@ class MemoryCore:
         found = [keys[key] for key in sorted(keys) if within(span, key) and key > after]
         items = tuple(found[: limit or None])
         return Page(revision or self.revision, items, len(found) - len(items))
+
+    def recall(self, span: KeyRange, revision: int, keys: Sequence[str], now: float) -> Recollection:
+        """What ``span`` and ``keys`` were at ``revision``; see :meth:`overlay.store.contract.Store.recall`."""
+        then = self.page(KeyRange(""), 0, "", revision, now).items
+        items = {item.key: item for item in then}
+        return Recollection(
+            sum(within(span, item.key) for item in then), tuple(items[key] for key in keys if key in items)
+        )
 
     def events(self, span: KeyRange, after: int) -> Events:
         """What happened in ``span`` after revision ``after``. Raises CompactedError where that is no longer known."""
@@ -248,6 +257,11 @@ class MemoryStore:
         await self._answer()
         return self.core.page(span, limit, after, revision, self._clock())
 
+    async def recall(self, span: KeyRange, revision: int, keys: Sequence[str]) -> Recollection:
+        """See :meth:`overlay.store.contract.Store.recall`."""
+        await self._answer()
+        return self.core.recall(span, revision, keys, self._clock())
+
     async def commit(self, compares: Sequence[Compare], operations: Sequence[Put | Delete]) -> Committed:
         """See :meth:`overlay.store.contract.Store.commit`."""
         await self._answer()
@@ -280,6 +294,8 @@ class MemoryStore:
         self._watches.add(changed)
         unlisten = self.core.listen(changed.set)
         try:
+            yield Events(after, ())
+            self._check()
             while True:
                 changed.clear()
                 self.core.expire(self._clock())

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from overlay.errors import StoreUnavailableError
-from overlay.store.contract import ABSENT, Compare, Event, KeyRange, Put
+from overlay.store.contract import ABSENT, Compare, Event, Events, KeyRange, Put
 from overlay.store.etcd.client import EtcdSettings, EtcdStore
 from tests.support.etcd import eventually
 
@@ -61,7 +61,11 @@ async def follow(store: EtcdStore, after: int) -> AsyncIterator[Event]:
 
 
 async def take(queue: asyncio.Queue[object], limit: float) -> object:
-    return await asyncio.wait_for(queue.get(), limit)
+    """What comes next, signs of life passed over."""
+    async with asyncio.timeout(limit):
+        while isinstance(item := await queue.get(), Events) and not item.events:
+            pass
+    return item
 
 
 async def the_end(queue: asyncio.Queue[object], limit: float) -> object:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from overlay.errors import StoreError, StoreUnavailableError, TlsFilesError
-from overlay.rates import Backoff
+from overlay.rates import Backoff, Patience
 from overlay.store.etcd.errors import (
     CALL_FAILURES,
     WatchRefusedError,
@@ -45,6 +45,10 @@ FIRST_LOGIN_WAIT = 1.0
 
 MAX_LOGIN_WAIT = 60.0
 """Seconds at most: within that a password that is put right is noticed. Each login costs etcd a slow hash."""
+
+
+MOST_PATIENCE = 24.0
+"""Seconds that an overloaded member gets for one answer. One that is frozen is noticed before, by HTTP/2's pings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,7 @@ class Cluster:
         self._tls = any(endpoint.tls for endpoint in members)
         self._tls_stamp: tuple[int, ...] | None = None  # of the files in use
         self._first = 0
+        self._patience = Patience(settings.timeout, max(settings.timeout, MOST_PATIENCE))
         self._token: str | None = None  # None: not logged in; empty: etcd does not ask for it
         self._logging_in = asyncio.Lock()
         self._logins = Backoff(FIRST_LOGIN_WAIT, MAX_LOGIN_WAIT, random.Random())
@@ -108,12 +113,16 @@ class Cluster:
         """The member that is asked first: the one that answered last, or the next to try."""
         return self._members[self._first].endpoint
 
-    async def call(self, attempt: Callable[[Call], Awaitable[T]], *, repeatable: bool = True) -> T:
+    async def call(
+        self, attempt: Callable[[Call], Awaitable[T]], *, repeatable: bool = True, patient: bool = False
+    ) -> T:
         """Carries out ``attempt`` at the first member that answers.
 
         Args:
             attempt: makes its requests through the :class:`Call` that it is given; may be called several times.
             repeatable: whether an attempt with unknown outcome may be made again at another member.
+            patient: a member may take longer than the settings say if it was slow or gave no answer before; for what
+                all clients of a cluster may ask for at once.
 
         Raises:
             StoreUnavailableError: no member answered, or (not ``repeatable``) the outcome is unknown.
@@ -122,18 +131,19 @@ class Cluster:
         """
         if self._tls and self._tls_stamp is None:
             self._read_tls_files()
+        limit = self._patience.limit if patient else self._settings.timeout
         failures: list[StoreError] = []
         for member in self._members[self._first :] + self._members[: self._first]:
             if self._closed:
                 raise _closed()
-            sent = False
+            sent, began = False, time.monotonic()
             try:
                 if self._settings.username and self._token is None:
                     await self._log_in(member, None)
                 sent = True
-                result = await self._with_token(member, attempt)
+                result = await self._with_token(member, attempt, limit)
             except CALL_FAILURES as error:
-                failure = explain(error, member.endpoint, self._settings.timeout)
+                failure = explain(error, member.endpoint, limit)
                 if is_answer(error):
                     self._answered(member)
                     raise failure from None
@@ -146,7 +156,11 @@ class Cluster:
                 raise
             else:
                 self._answered(member)
+                if patient:
+                    self._patience.answered(time.monotonic() - began)
                 return result
+        if patient:
+            self._patience.gave_up()
         raise all_failed([member.url for member in self._settings.members()], failures)
 
     async def gone(self, error: Exception, endpoint: Endpoint, timeout: float) -> StoreError:
@@ -186,25 +200,25 @@ class Cluster:
         for member in self._members:
             await member.close()
 
-    async def _with_token(self, member: _Member, attempt: Callable[[Call], Awaitable[T]]) -> T:
+    async def _with_token(self, member: _Member, attempt: Callable[[Call], Awaitable[T]], limit: float) -> T:
         used = self._token
         try:
-            return await attempt(self._call(member))
+            return await attempt(self._call(member, limit))
         except (RpcError, WatchRefusedError) as error:
             if not (self._settings.username and token_refused(error)):
                 raise
             if used is not None and used == self._token and time.monotonic() < self._login_due:
                 raise  # a new token would be refused as this one is, which is hardly old
         await self._log_in(member, used)
-        result = await attempt(self._call(member))
+        result = await attempt(self._call(member, limit))
         self._logins.reset()
         return result
 
-    def _call(self, member: _Member) -> Call:
+    def _call(self, member: _Member, limit: float) -> Call:
         if self._closed:
             raise _closed()
         token: Metadata = (("token", self._token),) if self._token else ()
-        return Call(member.endpoint, member.stubs(), REQUIRE_LEADER + token, self._settings.timeout)
+        return Call(member.endpoint, member.stubs(), REQUIRE_LEADER + token, limit)
 
     async def _log_in(self, member: _Member, refused: str | None) -> None:
         """Gets a token, unless another call has got one since ``refused`` was in use; etcd hashes slowly on purpose.

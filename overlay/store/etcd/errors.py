@@ -101,6 +101,10 @@ def explain(error: Exception, endpoint: Endpoint, timeout: float) -> StoreError:
             return _denied(said, about)
         case StatusCode.NOT_FOUND if "lease not found" in details:
             return LeaseNotFoundError("the etcd lease does not exist (any more)", about=about)
+        case StatusCode.OUT_OF_RANGE if "has been compacted" in details:
+            return CompactedError()
+        case StatusCode.OUT_OF_RANGE if "is a future revision" in details:
+            return StoreRestoredError()
         case StatusCode.FAILED_PRECONDITION if "lease already exists" in details:
             return LeaseExistsError(said, about=about)
         case StatusCode.INVALID_ARGUMENT if "authentication failed" in details or "user name is empty" in details:

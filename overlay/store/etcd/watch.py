@@ -67,10 +67,11 @@ async def watch(cluster: Cluster, history: History, span: KeyRange, after: int) 
     Raises:
         CompactedError, StoreRestoredError, StoreUnavailableError, StoreDeniedError: the watch is over.
     """
-    stream = await cluster.call(lambda call: _Stream.open(call, span, after))
+    stream = await cluster.call(lambda call: _Stream.open(call, span, after), patient=True)
     try:
         await history.check(cluster, stream.header, after)
         revision = after
+        yield Events(revision, ())
         while True:
             response = await stream.next()
             if response.canceled:

@@ -182,16 +182,12 @@ def test_a_store_that_is_back_is_no_reason_to_tell_what_failed_before() -> None:
         engine.settle()
         return [problem.text.partition(";")[0] for problem in engine.state.problems]
 
-    def read(span: Span) -> None:
-        assert isinstance(engine.next_step(span, now), Read)
-        engine.loaded(span, core.read(engine.keys[span], now), now)
-
     def fail(span: Span, words: str) -> None:
         assert isinstance(engine.next_step(span, now), Read | Watch)
         engine.lost(span, StoreUnavailableError(words), now)
 
     for span in Span:
-        read(span)
+        read(engine, core, span, now)
     assert told() == []
     assert isinstance(engine.next_action(now), Grant)
     for span in Span:
@@ -199,21 +195,34 @@ def test_a_store_that_is_back_is_no_reason_to_tell_what_failed_before() -> None:
     engine.failed(StoreUnavailableError("a grant failed"), now)
     assert told() == ["leases failed"]
     now += 10
-    read(Span.LEASES)
+    prove(engine, core, Span.LEASES, now)
     assert told() == ["leases failed"], "the config's failure is older"
-    read(Span.CONFIG)
+    prove(engine, core, Span.CONFIG, now)
     assert told() == [], "the keeper's failure is older than the recovery"
     assert isinstance(engine.next_action(now), Grant)
     engine.failed(StoreUnavailableError("a grant failed"), now + 1)
     assert told() == ["the lease cannot be kept up: a grant failed"], "and this one is not"
 
 
+def read(engine: Engine, core: MemoryCore, span: Span, now: float) -> None:
+    assert isinstance(engine.next_step(span, now), Read)
+    engine.loaded(span, core.read(engine.keys[span], now), now)
+
+
+def prove(engine: Engine, core: MemoryCore, span: Span, now: float) -> None:
+    assert isinstance(engine.next_step(span, now), Watch)
+    known = engine.recall(span)
+    assert known is not None
+    assert known.agrees(core.recall(engine.keys[span], known.revision, known.keys, now))
+    engine.proved(span, now)
+    assert engine.recall(span) is None
+
+
 def loaded_engine(core: MemoryCore, now: float) -> Engine:
     engine = Engine(ControlSettings(), Identity("me", IP), None, Random(1))
     for span in Span:
-        assert isinstance(engine.next_step(span, now), Read)
-        engine.loaded(span, core.read(engine.keys[span], now), now)
-        assert isinstance(engine.next_step(span, now), Watch)
+        read(engine, core, span, now)
+        prove(engine, core, span, now)
     engine.settle()
     return engine
 
@@ -244,9 +253,26 @@ def test_a_store_that_answers_again_is_not_waited_for() -> None:
     engine.lost(Span.LEASES, StoreUnavailableError("away"), now)
     now += 5
     assert isinstance(engine.next_action(now), float)
-    assert isinstance(engine.next_step(Span.LEASES, now), Read)
-    engine.loaded(Span.LEASES, core.read(engine.keys[Span.LEASES], now), now)
+    prove(engine, core, Span.LEASES, now)
     assert isinstance(engine.next_action(now), Grant)
+
+
+@pytest.mark.parametrize("span", Span)
+def test_a_watch_of_another_past_is_not_used(span: Span) -> None:
+    """A backup that was restored, and has reached our revision again: with another lease, or another config."""
+    core = new_core()
+    put(core, f"{SUBNETS}10.0.200.0-24", '{"PublicIP":"172.31.0.9"}')
+    engine = loaded_engine(core, 100.0)
+    engine.lost(span, StoreUnavailableError("away"), 101.0)
+    another = MemoryCore()
+    put(another, CONFIG_KEY, '{"Network":"10.0.0.0/16"}' if span is Span.LEASES else '{"Network":"10.9.0.0/16"}')
+    put(another, f"{SUBNETS}10.0.{201 if span is Span.LEASES else 200}.0-24", '{"PublicIP":"172.31.0.9"}')
+    assert another.revision == core.revision
+    assert isinstance(engine.next_step(span, 105.0), Watch)
+    known = engine.recall(span)
+    assert known is not None
+    assert known.agrees(core.recall(engine.keys[span], known.revision, known.keys, 105.0))
+    assert not known.agrees(another.recall(engine.keys[span], known.revision, known.keys, 105.0))
 
 
 def test_a_restored_store_that_both_followers_notice_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
