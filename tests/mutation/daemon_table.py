@@ -34,7 +34,12 @@ DAEMON_MUTANTS: tuple[Mutant, ...] = (
         (", severity=self._severity)", ")"),
         ("self._every if look.due is None else min(look.due, self._every)", "self._every"),
         ("            self._troubles.found(self._topic, look.problems)\n", ""),
-        ("            self.occasion.take()\n", ""),
+        (
+            "            self.occasion.take()\n            await self.occasion.wait(await self.once())\n",
+            "            due = await self.once()\n"
+            "            self.occasion.take()\n"
+            "            await self.occasion.wait(due)\n",
+        ),
         ("        async with self._turn:\n            try:", "        if True:\n            try:"),
         by="daemon/test_reconcile",
     ),

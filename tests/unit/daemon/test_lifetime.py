@@ -56,8 +56,9 @@ async def test_an_error_of_a_task_in_whatever_group_is_raised_as_it_is(depth: in
     async def bring_up() -> None:
         daemon.start("nested", nested(depth))
 
-    with pytest.raises(PrivilegeError, match="not permitted"):
-        await daemon.run(bring_up)
+    async with asyncio.timeout(20):
+        with pytest.raises(PrivilegeError, match="not permitted"):
+            await daemon.run(bring_up)
 
 
 async def test_a_task_that_fails_ends_a_bring_up_that_waits(tmp_path: Path) -> None:
@@ -112,8 +113,9 @@ async def test_what_ends_by_an_error_is_given_back_all_the_same(tmp_path: Path) 
         daemon.before_stop(diary.entry("never: nobody told it to stop"))
         raise NodeError("the machine refuses")
 
-    with pytest.raises((NodeError, PrivilegeError)):
-        await daemon.run(bring_up)
+    async with asyncio.timeout(20):
+        with pytest.raises((NodeError, PrivilegeError)):
+            await daemon.run(bring_up)
     assert diary.lines == ["last", "first"]
     os.close(lock(tmp_path, "agent"))
 
