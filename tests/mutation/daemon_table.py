@@ -17,7 +17,7 @@ DAEMON_MUTANTS: tuple[Mutant, ...] = (
         ("        if budget.lines < MAX_LINES:", "        if True:"),
         ("now if said is None else said.since", "now"),
         ("said.text != text and", "False and"),
-        by="test_logging",
+        by="daemon/test_troubles",
     ),
     *_of(
         "troubles",
@@ -58,6 +58,6 @@ DAEMON_MUTANTS: tuple[Mutant, ...] = (
         ("                    heard = loop.time()\n", "                    pass\n"),
         ("        except BaseException:\n            self._charge.end()\n            raise\n",
          "        except BaseException:\n            raise\n"),
-        by="daemon/test_confined",
+        by="daemon/confined/test_supervision",
     ),
 )  # fmt: skip

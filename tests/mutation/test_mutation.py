@@ -16,6 +16,7 @@ WITHOUT_BEHAVIOUR = {"store/contract"}
 @pytest.mark.parametrize("mutant", MUTANTS, ids=str)
 def test_a_mutant_applies_once_and_is_python(mutant: Mutant) -> None:
     ast.parse(mutant.apply(mutant.path.read_text()))
+    assert all((ROOT / test.partition("::")[0]).exists() for test in mutant.tests if test.startswith("tests/"))
 
 
 def test_there_are_enough_of_them_and_each_once_for_every_file() -> None:
