@@ -175,6 +175,18 @@ class Netlink(RouteSocket):
         with RouteTable() as table:
             return [route for route in table.routes() if index is None or route.index == index]
 
+    def route_mtus(self) -> dict[IPv4Network, int]:
+        """The destinations of the main table with the MTU, in bytes, that their route has of its own; 0 for none."""
+        found: dict[IPv4Network, int] = {}
+        with explained("routes"):
+            for message in self._route.get_routes(family=socket.AF_INET, table=_RT_TABLE_MAIN):
+                if not message["flags"] & _RTM_F_CLONED:
+                    metrics = message.get_attr("RTA_METRICS")
+                    mtu = metrics.get_attr("RTAX_MTU") if metrics is not None else 0
+                    destination = IPv4Network((message.get("dst") or "0.0.0.0", message["dst_len"]))
+                    found.setdefault(destination, mtu or 0)  # the first is the one that is used
+        return found
+
     def route_to(
         self, destination: IPv4Address, *, source: IPv4Address | None = None, interface: int | None = None
     ) -> Route:

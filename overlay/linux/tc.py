@@ -25,7 +25,6 @@ FIRST_PRIORITY = 8285
 _ETH_P_IP = 0x0800
 _RTM_F_FIB_MATCH = 0x2000
 _RTN_UNICAST = 1
-_RTM_F_CLONED = 0x200
 _MAX_MTU = 65535
 _JOINING = frozenset({"rx-udp-gro-forwarding", "rx-gro-list"})
 """Features by which the kernel joins datagrams that no socket asked to have joined (``udp_gro_receive``)."""
@@ -58,17 +57,6 @@ class VethPair:
 
 class TrafficControl(RouteSocket):
     """Filters, qdiscs and the veth pair of this namespace."""
-
-    def path_mtus(self) -> dict[IPv4Address, int]:
-        """What routers said about paths (RFC 1191): bytes, by destination; the kernel keeps it for ten minutes."""
-        found: dict[IPv4Address, int] = {}
-        with explained("path MTUs"):
-            # With this flag a dump has the exceptions from routes (net/ipv4/fib_trie.c, fib_dump_info_fnhe).
-            for message in self._route.route("dump", family=socket.AF_INET, flags=_RTM_F_CLONED):
-                metrics = message.get_attr("RTA_METRICS") if message["flags"] & _RTM_F_CLONED else None
-                if metrics is not None and (mtu := metrics.get_attr("RTAX_MTU")):
-                    found[IPv4Address(message.get_attr("RTA_DST"))] = mtu
-        return found
 
     def joins_datagrams(self, device: Link) -> bool:
         """Whether the interface puts datagrams of one flow together before filters see them."""

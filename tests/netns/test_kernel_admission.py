@@ -175,11 +175,38 @@ def test_a_frame_of_any_length_is_safe(loaded: Loaded) -> None:
         assert dry_run(loaded.decap, whole[:length]).verdict in (DROP, NEXT_FILTER)
 
 
-def test_path_mtu_message_gets_the_sockets_port(loaded: Loaded) -> None:
-    quoted = ipv4(str(OUR_ADDRESS), "172.31.0.2", payload=struct.pack("!HHHH", 50123, PORT, 1480, 0))
+def too_big(port: int, peer: str = "172.31.0.2") -> tuple[bytes, bytes]:
+    """A frame with a router's word about a datagram to a peer, and what of it is ICMP."""
+    quoted = ipv4(str(OUR_ADDRESS), peer, payload=struct.pack("!HHHH", port, PORT, 1480, 0))
     message = struct.pack("!BBHHH", 3, 4, 0, 0, 1400) + quoted
     message = message[:2] + struct.pack("!H", plain_checksum(message)) + message[4:]
-    frame = ETHERNET + ipv4("172.31.0.254", str(OUR_ADDRESS), payload=message, protocol=1)
+    return ETHERNET + ipv4("172.31.0.254", str(OUR_ADDRESS), payload=message, protocol=1), message
+
+
+def test_claims_about_what_no_flow_sent_stay_as_they_are(loaded: Loaded) -> None:
+    """A worker's own port tells which worker; a stranger's address nobody."""
+    for port, peer in ((PORT, "172.31.0.2"), (PORT + 1, "172.31.0.2"), (49151, "172.31.0.2"), (50123, "172.31.0.99")):
+        frame, _ = too_big(port, peer)
+        ran = dry_run(loaded.decap, frame)
+        assert (ran.verdict, ran.packet) == (NEXT_FILTER, frame)
+
+
+def test_of_a_flood_of_claims_one_a_second_is_handed_on_for_each_peer() -> None:
+    programs = load(OBJECT, None)
+    write_endpoint(programs.endpoint, Endpoint(OUR_ADDRESS, PORT, OWN, TUN, GRO, second=1 << 30))
+    programs.peers.replace(PEERS)
+    for peer in ("172.31.0.2", "172.31.0.3"):
+        changed = []
+        for port in range(49152, 49252):
+            frame, _ = too_big(port, peer)
+            changed.append(dry_run(programs.decap, frame).packet != frame)
+        assert changed == [True] + [False] * 99
+    assert read_counters(programs.counters)["icmp_too_big"] == 2
+    programs.close()
+
+
+def test_path_mtu_message_gets_the_sockets_port(loaded: Loaded) -> None:
+    frame, message = too_big(50123)
     ran = dry_run(loaded.decap, frame)
     assert ran.verdict == NEXT_FILTER
     changed = ran.packet[len(ETHERNET) + 20 :]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -14,7 +15,7 @@ from overlay.datapath.kernel.maps import Endpoint, read_counters, write_endpoint
 from overlay.datapath.kernel.programs import OBJECT, PIN_ROOT, Loaded, load, pin_directory, unpin, unpin_dead
 from overlay.errors import DatapathError
 from overlay.lab.namespace import call_inside
-from overlay.linux.libbpf import Object, dry_run
+from overlay.linux.libbpf import Map, Object, dry_run
 from overlay.model import Peer, PeerTable
 from tests.netns.test_kernel_admission import DROP, OUR_ADDRESS, PORT, REDIRECT, Outer
 from tests.netns.test_kernel_datapath import variant
@@ -178,3 +179,33 @@ def test_a_refused_object_names_its_cause(tmp_path: Path) -> None:
         load(broken, None)
     with pytest.raises(DatapathError, match="No such file"):
         load(tmp_path / "missing.o", None)
+
+
+def test_the_programs_know_the_path_mtus_of_peers_alone(pins: Path) -> None:
+    """And still do when the next agent takes over, until that says otherwise."""
+    second, third, stranger = (IPv4Address(f"172.31.0.{number}") for number in (2, 3, 99))
+    loaded = load(OBJECT, pins)
+    loaded.peers.replace(PEERS)
+
+    def known() -> dict[IPv4Address, int]:
+        values = ((key, senders.get(key)) for key in senders.scan())
+        return {IPv4Address(key): int.from_bytes(value, sys.byteorder) for key, value in values if value and any(value)}
+
+    senders = Map.pinned(pins / "senders")
+    loaded.peers.limit({second: 1400, third: 1300, stranger: 1000})
+    assert known() == {second: 1400, third: 1300}
+    loaded.peers.limit({second: 1400})
+    assert known() == {second: 1400}
+    loaded.peers.replace(PEERS)
+    assert known() == {second: 1400}, "who stays a peer keeps it"
+    loaded.close()
+    another = load(OBJECT, pins)
+    assert known() == {second: 1400}
+    another.peers.replace(PeerTable.of(OWN, []))
+    another.peers.replace(PEERS)
+    assert known() == {}, "who left and came back begins anew"
+    another.peers.limit({third: 1200})
+    another.peers.limit({})
+    assert known() == {}
+    senders.close()
+    another.close()

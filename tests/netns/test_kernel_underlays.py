@@ -203,11 +203,15 @@ def test_a_router_with_a_smaller_mtu() -> None:
         assert lost(ping(first, second)) == 0
         before = first.counters()
         ping(first, second, "-c 1 -W 1 -M do -s 1400")
-        until(lambda: "mtu 1400" in first(f"ip route get {second.address}"), "the path's MTU is known")
+        until(lambda: first.status()["path_mtus"] == {second.address: 1372}, "the path's MTU is known")
         assert gained(first, before, "icmp_too_big", "slow_tx_too_big") == [1, 0]
-        told = first.in_pod(f"ping -c 1 -W 2 -M do -s 1400 {second.pod_address}", check=False)
-        assert gained(first, before, "icmp_too_big", "slow_tx_too_big") == [1, 1]
-        assert "Frag needed and DF set (mtu = 1372)" in told
+
+        def told() -> bool:
+            said = first.in_pod(f"ping -c 1 -W 2 -M do -s 1400 {second.pod_address}", check=False)
+            return "Frag needed and DF set (mtu = 1372)" in said
+
+        until(told, "the programs know")
+        assert gained(first, before, "slow_tx_too_big") == [1]
         assert lost(ping(first, second, "-c 1 -M dont -s 1400")) == 0, "the slow path makes fragments"
         sent = first.counters()
         assert lost(ping(first, second, "-c 3 -i 0.05 -M do -s 1344")) == 0

@@ -350,7 +350,7 @@ def test_forged_icmp_does_little(pair: Pair) -> None:
     )
     assert python_in(two.namespace, script).wait(60) == 0
     assert "ttl=60" in one.in_pod(f"ping -c 1 {two.pod_address}")
-    assert one.status()["path_mtus"] == {two.address: 524}
+    assert one.status()["path_mtus"] == {}
 
 
 @pytest.mark.parametrize("kind", ["userspace", "userspace-4"])

@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from ipaddress import IPv4Address
 from pathlib import Path
 from types import MappingProxyType
 from typing import ParamSpec, TypeVar
@@ -36,6 +35,10 @@ _SETTLE = 0.5
 """Seconds between two looks at least, unless there are new peers: changes come in bursts, and a look costs 20 ms."""
 _ASK = 0.5
 """Seconds between two rounds of questions to peers: as long a flow takes the detour before the first answer."""
+_LEARN, _LEARN_ANYWAY = 0.2, 10.0
+"""Seconds between two looks whether somebody said something about paths, and whether what was learnt still holds."""
+_ATTENTION = 3.0
+"""Seconds that the slow path may take to make sure of what somebody said."""
 _LOOK_ANYWAY, _LOOK_AGAIN = 30.0, 1.0
 """Seconds between two looks at most, and while there is a problem."""
 
@@ -67,7 +70,6 @@ class KernelDatapath:
         self._state = State()
         self._stood = False  # all was once as it must be, so that what is amiss was broken by others
         self._repairs = 0
-        self._too_big = 0
         self._before: Mapping[str, int] = {}
         self._growth = Growth()
         self._occasion, self._new_peers = Occasion(), Occasion()
@@ -126,9 +128,6 @@ class KernelDatapath:
         """The slow path's snapshot with the kernel's counters added to those of the same names."""
         slow = await self._slow.status()
         state, fast = self._state, self._counters()  # after the slow path's: what that has seen is in them
-        if fast.get("icmp_too_big", 0) != self._too_big:
-            self._too_big = fast.get("icmp_too_big", 0)
-            self._occasion.tell()
         counters = dict(slow.counters)
         for name, value in fast.items():
             counters[name] = counters.get(name, 0) + value
@@ -141,7 +140,7 @@ class KernelDatapath:
             slow.running and self._machine is not None,
             f"{state.problem.plain if state.problem else state.detail}{asked}; slow path: {slow.detail}",
             MappingProxyType(counters),
-            self._path_mtus(slow.path_mtus),
+            slow.path_mtus,
             notes=(*slow.notes, FIREWALL),
             problems=(*slow.problems, *problems_of(state)),
             causes=MappingProxyType({**slow.causes, **causes_of(state.surroundings)}),
@@ -195,19 +194,33 @@ class KernelDatapath:
         ends = [found[name] for name in gro_pair(self._machine.spec.device) if name in found]
         return {"drop_gro_pair": self._growth.add("drop_gro_pair", sum(end.rx + end.tx for end in ends))}
 
-    def _path_mtus(self, learnt: Mapping[IPv4Address, int]) -> Mapping[IPv4Address, int]:
-        """The least of what slow path and kernel know, of peers alone."""
-        if self._table is None:
-            return learnt
-        peers = {peer.public_ip for peer in self._table.peers.values()}
-        told = {at: mtu - UDP_ENCAPSULATION for at, mtu in self._state.path_mtus.items() if at in peers}
-        return MappingProxyType(told | {at: min(mtu, told.get(at, mtu)) for at, mtu in learnt.items()})
-
     async def _work(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(changes_of_this_machine(self._occasion, of=_MATTERS))
             tasks.create_task(self._follow())
             tasks.create_task(self._ask())
+            tasks.create_task(self._learn_paths())
+
+    async def _learn_paths(self) -> None:
+        """Tells the programs what the slow path has made sure of: soon after claims came, and anyway."""
+        claims, attentive, looked = 0, 0.0, 0.0
+        while True:
+            await asyncio.sleep(_LEARN)
+            async with self._turn:
+                if self._machine is None:
+                    continue
+                now, heard = time.monotonic(), self._counters().get("icmp_too_big", 0)
+                if heard != claims:
+                    claims, attentive = heard, now + _ATTENTION
+                if now >= attentive and now - looked < _LEARN_ANYWAY:
+                    continue
+                looked = now
+                limits = (await self._slow.status()).path_mtus
+                path_mtus = {peer: limit + UDP_ENCAPSULATION for peer, limit in limits.items()}
+                try:
+                    await _in_thread(self._machine.loaded.peers.limit, path_mtus)
+                except OverlayError as error:
+                    log.warning("the programs could not be told the paths' MTUs: %s", error)
 
     async def _ask(self) -> None:
         """Has the peers proven to which something is sent."""

@@ -8,7 +8,6 @@ from contextlib import suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 from secrets import randbits
-from types import MappingProxyType
 
 from overlay.datapath.kernel import attach
 from overlay.datapath.kernel.attach import Attachment
@@ -62,8 +61,7 @@ class Machine:
         try:
             with TrafficControl() as tc:
                 detail, surroundings = self._reconcile(tc, table, mended)
-                paths = MappingProxyType(tc.path_mtus())
-            return State(detail, self._obstacle(), tuple(mended), surroundings, self._unprotected(), paths)
+            return State(detail, self._obstacle(), tuple(mended), surroundings, self._unprotected())
         except _NoPeersYetError:
             return State(problem=WAITING, mended=tuple(mended))
         except OverlayError as error:

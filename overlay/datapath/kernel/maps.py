@@ -122,12 +122,13 @@ def read_endpoint(endpoints: Map) -> Endpoint | None:
 class Peers:
     """The peer table in the kernel: changed only where it differs, found as a predecessor left it.
 
-    Three maps: subnets to addresses for longest-prefix lookup, the set of addresses, and what the programs wish to
-    have proven.
+    Three maps: subnets to addresses for longest-prefix lookup, addresses with what is known of the paths to them, and
+    what the programs wish to have proven.
     """
 
     def __init__(self, subnets: Map, senders: Map, wishes: Map) -> None:
         self._subnets, self._senders, self._wishes = subnets, senders, wishes
+        self._paths: dict[bytes, int] = {}
         self._read()
 
     def __len__(self) -> int:
@@ -147,6 +148,19 @@ class Peers:
     def wishes(self) -> Iterator[IPv4Address]:
         """Inner addresses to which something was sent since the last call; some more than once, some not at all."""
         return (IPv4Address(value) for value in self._wishes.take())
+
+    def limit(self, path_mtus: Mapping[IPv4Address, int]) -> None:
+        """Tells the programs all path MTUs that somebody has made sure of: bytes of outer packets, by peer.
+
+        Raises:
+            DatapathError: no memory; calling again does the rest.
+        """
+        wanted = {address.packed: mtu for address, mtu in path_mtus.items() if address.packed in self._known_senders}
+        for sender in self._paths.keys() | wanted.keys():
+            mtu = wanted.get(sender, 0)
+            if self._paths.get(sender, 0) != mtu and sender in self._known_senders:
+                self._senders.put(sender, struct.pack("=I", mtu))
+        self._paths = wanted
 
     def replace(self, table: PeerTable) -> int:
         """Makes ``table`` the truth; returns how many entries that changed.
@@ -176,12 +190,15 @@ class Peers:
             for sender in self._known_senders - senders:
                 self._senders.remove(sender)
                 self._known_senders.remove(sender)
+                self._paths.pop(sender, None)
         return len(changed) + len(gone)
 
     def _read(self) -> None:
         subnets, senders = self._subnets, self._senders
         self._known = {key: value[:4] for key in subnets.scan() if (value := subnets.get(key)) is not None}
         self._known_senders = set(senders.scan())
+        paths = ((sender, senders.get(sender)) for sender in self._known_senders)
+        self._paths = {sender: struct.unpack("=I", value)[0] for sender, value in paths if value and any(value)}
 
 
 def _key(subnet: IPv4Network) -> bytes:

@@ -116,7 +116,8 @@ struct {
 	__type(value, __be32);
 } wishes SEC(".maps");
 
-/* The underlay addresses of all peers, asked only when a datagram is refused: to tell a stranger from a peer. */
+/* The underlay addresses of all peers, asked only when a datagram is refused, to tell a stranger from a peer, or has no
+ * room on the path: the value is the path's MTU in bytes, as far as the slow path has made sure of it; 0: it has not. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1 << 17);
@@ -124,6 +125,14 @@ struct {
 	__type(key, __be32);
 	__type(value, __u32);
 } senders SEC(".maps");
+
+/* When a router, or who pretends to be one, last said something about the path to a peer that was handed on. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __be32);
+	__type(value, __u64);
+} claims SEC(".maps");
 
 /* Counters by cause. tx: flannel0 to peers; rx: peers to flannel0; bytes and packets are of inner packets as they
  * are on the wire. The order is known to maps.py; names of drops are those of the userspace datapath. */
@@ -394,6 +403,28 @@ static __always_inline long find_route(struct __sk_buff *skb, const struct confi
 	return bpf_fib_lookup(skb, route, sizeof(*route), 0);
 }
 
+/* The route of a datagram of `length` bytes, or FRAG_NEEDED. The kernel's note of a path's MTU is not taken for true: any
+ * socket of this node will do for a stranger to have it make one (RFC 1191 has no proof in it). What the slow path has
+ * made sure of is, and the interface's own MTU; before Linux 5.12 that cannot be told from here, and the slow path,
+ * which knows, gets what does not fit the note. */
+static __always_inline long find_way(struct __sk_buff *skb, const struct config *own, __be32 destination,
+				     __be16 source_port, __u8 tos, __u32 length, struct bpf_fib_lookup *route)
+{
+	long answer = find_route(skb, own, destination, source_port, tos, length, route);
+	const __u32 *path;
+
+	if (answer != BPF_FIB_LKUP_RET_FRAG_NEEDED)
+		return answer;
+	path = bpf_map_lookup_elem(&senders, &destination);
+	if (path && *path && length > *path)
+		return answer;
+	answer = find_route(skb, own, destination, source_port, tos, 0, route);
+	if (answer == BPF_FIB_LKUP_RET_NO_NEIGH ||
+	    (answer == BPF_FIB_LKUP_RET_SUCCESS && length > route->mtu_result))
+		return BPF_FIB_LKUP_RET_FRAG_NEEDED;
+	return answer;
+}
+
 /* Whether a packet on flannel0 is the tunnel's own datagram: then the way to a peer leads through the tunnel, and each
  * packet would be wrapped until it is too big. Nothing else is sent from the underlay's address to the tunnel's port. */
 static __always_inline int is_nested(struct __sk_buff *skb, const struct config *own, const struct iphdr *ip)
@@ -462,7 +493,7 @@ int overlay_encap(struct __sk_buff *skb)
 
 	tos = own->flags & COPY_DSCP ? ip->tos & DSCP : 0;
 	source_port = flow_port(own, flow_hash(skb, ip));
-	answer = find_route(skb, own, peer->address, source_port, tos, length + sizeof(*outer), &route);
+	answer = find_way(skb, own, peer->address, source_port, tos, length + sizeof(*outer), &route);
 	switch (answer) {
 	case BPF_FIB_LKUP_RET_SUCCESS:
 	case BPF_FIB_LKUP_RET_NO_NEIGH:
@@ -536,9 +567,10 @@ static __always_inline int refuse(const struct iphdr *outer, enum counter cause)
 }
 
 /* A router on the way says "too big" (RFC 1191) and quotes our datagram, whose source port is a flow's hash that no
- * socket has. With the socket's own port in the quote, the kernel finds the socket, and notes the path's MTU in the
- * routing table as for any UDP sender; from then on the lookup in overlay_encap sees it. The ICMP checksum is
- * mended to match. */
+ * socket has. Or somebody pretends to be one: for all that is quoted can be guessed. So it is only a claim, and goes to
+ * the slow path's socket, once a second for each peer, which asks a router that is there to say it again
+ * (worker/claims.py); what it makes sure of, it tells us (see senders). The socket is found by its own port in the
+ * quote; the ICMP checksum is mended to match. */
 static __always_inline int path_mtu(struct __sk_buff *skb, __u32 at, const struct config *own)
 {
 	struct message {
@@ -548,6 +580,8 @@ static __always_inline int path_mtu(struct __sk_buff *skb, __u32 at, const struc
 		__be16 unused, next_hop_mtu;
 		struct outer quoted;
 	} *message;
+	const __u64 *last, now = bpf_jiffies64();
+	__be32 peer;
 	__be16 port;
 
 	message = header(skb, at, sizeof(*message));
@@ -555,9 +589,15 @@ static __always_inline int path_mtu(struct __sk_buff *skb, __u32 at, const struc
 	    message->type != ICMP_DEST_UNREACH || message->code != ICMP_FRAG_NEEDED ||
 	    message->quoted.ip.ihl != 5 || message->quoted.ip.protocol != IPPROTO_UDP ||
 	    message->quoted.ip.saddr != own->address || message->quoted.udp.dest != own->port ||
-	    message->quoted.udp.source == own->port || !bpf_map_lookup_elem(&senders, &message->quoted.ip.daddr))
+	    bpf_ntohs(message->quoted.udp.source) < FLOW_PORTS ||
+	    !bpf_map_lookup_elem(&senders, &message->quoted.ip.daddr))
 		return NEXT_FILTER;
 	port = message->quoted.udp.source;
+	peer = message->quoted.ip.daddr;
+	last = bpf_map_lookup_elem(&claims, &peer);
+	if (last && now - *last < own->second)
+		return NEXT_FILTER;
+	bpf_map_update_elem(&claims, &peer, &now, BPF_ANY);
 	/* Both changes together leave the packet's sum as it was, so a checksum that the NIC summed up stays right. */
 	bpf_l4_csum_replace(skb, at + offsetof(struct message, checksum), port, own->port, sizeof(port));
 	bpf_skb_store_bytes(skb, at + offsetof(struct message, quoted.udp.source), &own->port, sizeof(port), 0);
@@ -782,8 +822,8 @@ int overlay_finish(struct __sk_buff *skb)
 		bpf_skb_change_type(skb, PACKET_HOST);
 		return decapsulate(skb, sizeof(struct ethhdr));
 	}
-	answer = find_route(skb, own, outer->ip.daddr, outer->udp.source, outer->ip.tos,
-			    bpf_ntohs(outer->ip.tot_len), &route);
+	answer = find_way(skb, own, outer->ip.daddr, outer->udp.source, outer->ip.tos, bpf_ntohs(outer->ip.tot_len),
+			  &route);
 	if (answer != BPF_FIB_LKUP_RET_SUCCESS && answer != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return drop(DROP_TX_SEND);
 	return send(&route, answer);

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
-from types import MappingProxyType
 
 from overlay.datapath.kernel.underlays import Surroundings
 from overlay.problem import Problem
@@ -28,7 +26,6 @@ class State:
         problem: why packets do not take the kernel path; None if they do.
         surroundings: what may take packets from the programs.
         unprotected: peers' addresses to which IPsec policies of this node are passed by.
-        path_mtus: what routers said about paths: bytes of outer packets, by destination.
         mended: what had to be changed this time.
     """
 
@@ -37,4 +34,3 @@ class State:
     mended: tuple[str, ...] = ()
     surroundings: Surroundings = field(default_factory=Surroundings)
     unprotected: tuple[IPv4Address, ...] = ()
-    path_mtus: Mapping[IPv4Address, int] = field(default_factory=lambda: MappingProxyType({}))

@@ -10,6 +10,7 @@ from typing import Any
 
 from overlay.datapath.base import DatapathStatus
 from overlay.datapath.spec import TunnelSpec
+from overlay.datapath.userspace import route_mtus
 from overlay.datapath.userspace.link import Subnets, subnets_of
 from overlay.datapath.userspace.queues import Offloads, QueuePlan
 from overlay.datapath.userspace.sockets import SocketPair, open_sockets
@@ -39,6 +40,7 @@ class UserspaceDatapath:
         self._workers: list[Supervisor] = []
         self._restarts = 0
         self._growth = Growth()
+        self._routes_due = 0.0
         self._former_sockets_dropped = 0
         self._configuring = asyncio.Lock()
         self._changed = asyncio.Event()
@@ -65,15 +67,19 @@ class UserspaceDatapath:
                 await self._replace_workers(spec)
             self._spec = spec
         await asyncio.to_thread(self._device_drops)  # what was dropped before is not ours
+        self._routes_due = 0.0  # workers may be new
+        await self._follow_routes()
 
     def set_peers(self, table: PeerTable) -> None:
         """Hands ``table`` to every worker; does not block."""
         self._peers = subnets_of(table)
+        self._routes_due = 0.0
         for worker in self._workers:
             worker.set_peers(self._peers)
 
     async def status(self) -> DatapathStatus:
         """Sums of all workers' counters; ``running`` only if every worker answered in time."""
+        await self._follow_routes()
         answers = await asyncio.gather(*(worker.ask(STATUS_PATIENCE) for worker in self._workers))
         total: dict[str, int] = {"worker_restarts": self._restarts + sum(worker.restarts for worker in self._workers)}
         for worker in self._workers:
@@ -91,6 +97,15 @@ class UserspaceDatapath:
             for peer, limit in answer.path_mtus:
                 limits[IPv4Address(peer)] = min(limit, limits.get(IPv4Address(peer), limit))
         return DatapathStatus(NAME, running, detail, MappingProxyType(total), MappingProxyType(limits))
+
+    async def _follow_routes(self) -> None:
+        """Tells the workers which MTUs the node's routes to peers have, if it is time to look."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._routes_due:
+            self._routes_due = now + route_mtus.EVERY
+            found = await asyncio.to_thread(route_mtus.look, self._peers.values())
+            for worker in self._workers:
+                worker.set_route_mtus(found)
 
     def _device_drops(self) -> dict[str, int]:
         """What the TUN device, and the bridge that has our subnet, dropped since we look; empty before."""

@@ -25,6 +25,7 @@ from overlay.datapath.userspace.messages import (
     PeerChange,
     Peers,
     Ready,
+    RouteMtus,
     Start,
     Status,
     ToWorker,
@@ -90,7 +91,9 @@ class WorkerLink:
         closed: set when the worker closed its end, so when it died.
     """
 
-    def __init__(self, control: socket.socket, spec: TunnelSpec, peers: Subnets, notices: Notices) -> None:
+    def __init__(
+        self, control: socket.socket, spec: TunnelSpec, peers: Subnets, notices: Notices, route_mtus: RouteMtus
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._control = control
         self._control.setblocking(False)
@@ -100,7 +103,9 @@ class WorkerLink:
         self._want = peers
         self._have: Subnets = {}
         self._changes = difference({}, peers)
-        self._outgoing: list[ToWorker] = [_configure(spec)]  # at most one Configure and one Ask
+        self._outgoing: list[ToWorker] = [_configure(spec)]  # at most one of each kind
+        if route_mtus.mtus:
+            self._outgoing.append(route_mtus)
         self._started = False
         self._writing = False
         self._question = 0
@@ -117,6 +122,10 @@ class WorkerLink:
         self._want = want
         self._changes = difference(dict(self._have), want)
         self._pump()
+
+    def set_route_mtus(self, route_mtus: RouteMtus) -> None:
+        """Tells the worker what the node's routes say about paths; does not block."""
+        self._replace(route_mtus)
 
     async def ask(self) -> Status:
         """The worker's counters now; waits for as long as the worker takes. Several callers share one answer.

@@ -8,7 +8,7 @@
     Peers      2 | count x ( operation 1 | base 4 | length 1 | public IP 4 )
     Ask        3 | number 4                                 Notice  18 | text
     Start      4                                            Status  19 | number 4 | n 2 | n x counter 8
-                                                                       | m 2 | m x ( public IP 4 | MTU 2 ) | text
+    RouteMtus  5 | count x ( public IP 4 | MTU 2 )                     | m 2 | m x ( public IP 4 | MTU 2 ) | text
 
 All integers are in network order, text is UTF-8; n is the number of counters that there are. The socket keeps message
 boundaries, so a message that cannot be decoded spoils nothing that follows.
@@ -16,6 +16,7 @@ boundaries, so a message that cannot be decoded spoils nothing that follows.
 
 from __future__ import annotations
 
+import socket
 import struct
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
@@ -76,6 +77,16 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class RouteMtus:
+    """The MTUs of this node's routes to peers, in bytes of outer packets, where routes have one; all that there are.
+
+    Replaces the one before. ``mtus`` has pairs of the peer's underlay address as text and the MTU, at most MAX_PATHS.
+    """
+
+    mtus: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """The worker has given up its privileges and moves packets; ``detail`` says which offloads are on."""
 
@@ -107,7 +118,7 @@ class Notice:
     text: str
 
 
-ToWorker: TypeAlias = Configure | Peers | Ask | Start
+ToWorker: TypeAlias = Configure | Peers | Ask | Start | RouteMtus
 FromWorker: TypeAlias = Ready | Status | Notice
 
 
@@ -118,6 +129,7 @@ class _Type(IntEnum):
     PEERS = 2
     ASK = 3
     START = 4
+    ROUTE_MTUS = 5
     READY = 17
     NOTICE = 18
     STATUS = 19
@@ -148,6 +160,9 @@ def encode(message: ToWorker | FromWorker) -> bytes:
             return bytes((_Type.ASK,)) + _NUMBER.pack(message.number)
         case Start():
             return bytes((_Type.START,))
+        case RouteMtus():
+            paths = [_PATH.pack(_number(peer), mtu) for peer, mtu in message.mtus[:MAX_PATHS]]
+            return bytes((_Type.ROUTE_MTUS,)) + b"".join(paths)
         case Ready():
             return bytes((_Type.READY,)) + _encode_text(message.detail)
         case Status():
@@ -179,6 +194,8 @@ def decode_to_worker(data: bytes) -> ToWorker:
                 return Ask(*_NUMBER.unpack(data[1:]))
             case _Type.START if len(data) == 1:
                 return Start()
+            case _Type.ROUTE_MTUS:
+                return RouteMtus(tuple((_text(peer), mtu) for peer, mtu in _PATH.iter_unpack(data[1:])))
     except (struct.error, IndexError) as failure:
         raise MalformedMessageError(str(failure)) from failure
     raise MalformedMessageError(f"unknown type {data[0]}")
@@ -221,6 +238,14 @@ def _checked_configure(message: Configure) -> Configure:
     if not message.port or not message.mtu:
         raise MalformedMessageError("port and MTU are not 0")
     return message
+
+
+def _number(address: str) -> int:
+    return int.from_bytes(socket.inet_aton(address), "big")
+
+
+def _text(address: int) -> str:
+    return socket.inet_ntoa(address.to_bytes(4, "big"))
 
 
 def _check_subnet(base: int, length: int) -> None:

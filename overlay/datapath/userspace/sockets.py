@@ -13,7 +13,7 @@ from overlay.datapath.userspace import steering
 from overlay.errors import DatapathError, InterfaceError, PortInUseError, PrivilegeError
 from overlay.linux.sockopt import (
     IP_MTU_DISCOVER,
-    IP_PMTUDISC_DO,
+    IP_PMTUDISC_PROBE,
     IP_RECVERR,
     SK_MEMINFO_DROPS,
     SO_MEMINFO,
@@ -34,7 +34,7 @@ _MEMINFO = struct.Struct(f"={4 * SK_MEMINFO_DROPS}xI")
 
 @dataclass(frozen=True, slots=True)
 class SocketPair:
-    """What one worker receives from and what it sends through; the same socket for the first worker."""
+    """What one worker receives from and what it sends through; the same socket for a worker that is alone."""
 
     receiving: socket.socket
     sending: socket.socket
@@ -86,8 +86,9 @@ def _bind_all(address: IPv4Address, port: int, count: int) -> list[SocketPair]:
         for number in range(count):
             receiving = _bind(address, port, shared=count > 1)
             pairs.append(SocketPair(receiving, receiving))
-            if number > 0:
-                pairs[number] = SocketPair(receiving, _bind_sending(address, port, number))
+            if count > 1:
+                # The first worker, too: what routers say about a port that is shared reaches any of them.
+                pairs[number] = SocketPair(receiving, _bind_sending(address, port, number + 1))
         if count > 1:
             steering.steer_sockets(pairs[0].receiving, count)
     except OSError:
@@ -98,7 +99,7 @@ def _bind_all(address: IPv4Address, port: int, count: int) -> list[SocketPair]:
 
 
 def _bind_sending(address: IPv4Address, port: int, number: int) -> socket.socket:
-    """A socket whose port tells the receivers which worker sends. Nobody sends to it, and it keeps nothing."""
+    """A socket whose port tells the receivers which worker sends. It gets errors about that, and no datagrams."""
     candidates = steering.source_ports(port, number)
     for candidate in candidates:
         try:
@@ -107,7 +108,7 @@ def _bind_sending(address: IPv4Address, port: int, number: int) -> socket.socket
             if failure.errno not in {errno.EADDRINUSE, errno.EACCES}:
                 raise
             continue
-        sending.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
+        steering.deafen(sending)
         return sending
     raise OSError(errno.EADDRINUSE, "no free port to send from")
 
@@ -119,7 +120,8 @@ def _bind(address: IPv4Address, port: int, *, shared: bool = False) -> socket.so
             udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         _enlarge_buffers(udp)
         # Outer packets are never fragmented; what the path does not carry is reported, and dealt with as inner packets.
-        udp.setsockopt(socket.SOL_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
+        # The kernel's own notes about paths do not count (..._DO): anybody can have it make one, see worker/claims.
+        udp.setsockopt(socket.SOL_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
         udp.setsockopt(socket.SOL_IP, IP_RECVERR, 1)
         udp.bind((str(address), port))
     except OSError:

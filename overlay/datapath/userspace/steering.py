@@ -9,9 +9,10 @@ address and port. Each worker sends from a port of its own, so what one worker o
 Choosing by the inner packet would not do: the kernel puts datagrams of one outer source together (UDP_GRO) before it
 chooses.
 
-Flanneld does not look at the source port; the kernel datapath does, for it tells a socket from another kernel that
-way, to which it may send packets unfinished. So no worker sends from one of :data:`FLOW_PORTS`, unless it is the
-tunnel's own port, which every node knows to be a socket's.
+Nobody looks at a datagram's source port but routers, who quote it when it is too big: those of the kernel datapath's
+flows have no socket, and what is said about them is handed to the slow path (overlay.bpf.c, ``path_mtu``). So no worker
+sends from one of :data:`FLOW_PORTS`, unless it is the tunnel's own port. (Agents of an older version tell kernels from
+sockets by them.)
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import struct
 from collections.abc import Iterator
 
 from overlay.linux import libc
-from overlay.linux.sockopt import SO_ATTACH_REUSEPORT_CBPF
+from overlay.linux.sockopt import SO_ATTACH_FILTER, SO_ATTACH_REUSEPORT_CBPF
 
 MAX_WORKERS = 64
 """Also the distance of the ports that one worker may send from."""
@@ -46,7 +47,7 @@ def default_workers() -> int:
 
 
 def source_ports(port: int, worker: int) -> Iterator[int]:
-    """Ports that ``worker`` may send from, in order of preference: neither the tunnel's own, nor FLOW_PORTS.
+    """Ports that ``worker``, from 1 on, may send from, as it prefers: neither the tunnel's own, nor FLOW_PORTS.
 
     The first choices of a node's workers follow each other, so that they reach different workers of a peer.
     """
@@ -62,7 +63,7 @@ SKF_NET_OFF = 0xFFF00000
 SOURCE_ADDRESS, SOURCE_PORT = SKF_NET_OFF + 12, SKF_NET_OFF + 20
 """Of an outer packet without IP options; one with options goes to another worker and no further wrong comes of it."""
 
-LD_W_ABS, LD_H_ABS, TAX, ADD_X, MOD_K, RET_A = 0x20, 0x28, 0x07, 0x0C, 0x94, 0x16
+LD_W_ABS, LD_H_ABS, TAX, ADD_X, MOD_K, RET_A, RET_K = 0x20, 0x28, 0x07, 0x0C, 0x94, 0x16, 0x06
 """Classic BPF (linux/bpf_common.h): class, size and mode, or class, operation and source."""
 
 _CLASSIC = struct.Struct("=HBBI")
@@ -93,9 +94,23 @@ def steer_sockets(first: socket.socket, workers: int) -> None:
     Raises:
         OSError: the kernel refused it.
     """
-    code = ctypes.create_string_buffer(socket_program(workers))
-    description = _CLASSIC_PROGRAM.pack((len(code) - 1) // _CLASSIC.size, ctypes.addressof(code))
-    first.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, description)
+    _attach(first, SO_ATTACH_REUSEPORT_CBPF, socket_program(workers))
+
+
+def deafen(udp: socket.socket) -> None:
+    """Has the kernel drop every datagram that comes to ``udp``; errors about what it sent still do.
+
+    Raises:
+        OSError: the kernel refused it.
+    """
+    _attach(udp, SO_ATTACH_FILTER, _CLASSIC.pack(RET_K, 0, 0, 0))
+
+
+def _attach(udp: socket.socket, option: int, program: bytes) -> None:
+    code = ctypes.create_string_buffer(program, len(program))
+    udp.setsockopt(
+        socket.SOL_SOCKET, option, _CLASSIC_PROGRAM.pack(len(program) // _CLASSIC.size, ctypes.addressof(code))
+    )
 
 
 BPF_PROG_LOAD = 5

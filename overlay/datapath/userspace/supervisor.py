@@ -17,7 +17,7 @@ from overlay.daemon.confined.supervision import Supervision
 from overlay.datapath.spec import TunnelSpec
 from overlay.datapath.userspace import counters
 from overlay.datapath.userspace.link import Notices, Subnets, WorkerLink
-from overlay.datapath.userspace.messages import Status
+from overlay.datapath.userspace.messages import RouteMtus, Status
 from overlay.datapath.userspace.sockets import SocketPair
 from overlay.errors import DatapathError
 from overlay.linux.tun import is_attached
@@ -51,6 +51,7 @@ class Supervisor:
         self.mode = mode
         self._spec: TunnelSpec | None = None
         self._peers: Subnets = {}
+        self._route_mtus = RouteMtus(())
         self._link: WorkerLink | None = None
         self._process: Process | None = None
         self._notices = Notices()
@@ -89,6 +90,13 @@ class Supervisor:
         self._peers = peers
         if self._link:
             self._link.set_peers(peers)
+
+    def set_route_mtus(self, route_mtus: RouteMtus) -> None:
+        """Makes them what the worker knows of this node's routes."""
+        if route_mtus != self._route_mtus:
+            self._route_mtus = route_mtus
+            if self._link:
+                self._link.set_route_mtus(route_mtus)
 
     async def ask(self, patience: float) -> Status | None:
         """What the worker says of itself; None if it does not within ``patience`` seconds."""
@@ -132,7 +140,7 @@ class Supervisor:
             process = self._process = Process(command)
         except OSError as failure:
             raise DatapathError(f"cannot start it: {failure.strerror}", about=NAME) from failure
-        self._link = WorkerLink(process.control, self._spec, self._peers, self._notices)
+        self._link = WorkerLink(process.control, self._spec, self._peers, self._notices, self._route_mtus)
         try:
             async with asyncio.timeout(START_PATIENCE):
                 detail = await asyncio.shield(self._link.ready)

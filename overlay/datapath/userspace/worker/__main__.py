@@ -14,12 +14,14 @@ import os
 import select
 import socket
 import sys
+import time
 
 from overlay.daemon.confined import inside, privileges
 from overlay.datapath.userspace import messages
 from overlay.datapath.userspace.counters import Counters, snapshot
-from overlay.datapath.userspace.messages import Ask, Configure, Peers, Start
+from overlay.datapath.userspace.messages import Ask, Configure, Peers, RouteMtus, Start
 from overlay.datapath.userspace.worker.answers import Answers
+from overlay.datapath.userspace.worker.claims import Claims, challenge
 from overlay.datapath.userspace.worker.inbound import Inbound
 from overlay.datapath.userspace.worker.outbound import Outbound
 from overlay.datapath.userspace.worker.routes import Routes
@@ -54,7 +56,9 @@ class Worker:
         self._answers = Answers(counters)
         self.outbound = Outbound(tun, underlay, self._routes, counters, self._answers)
         self.inbound = Inbound(tun, underlay, self._routes, counters, self._answers)
+        self._claims = Claims(underlay.paths)
         underlay.peers = self._routes.senders
+        underlay.claimed = self._claimed
         tun.notice = underlay.notice = self._notice
 
     def run(self) -> None:
@@ -113,6 +117,8 @@ class Worker:
                 self._configure(message)
             case Peers():
                 self._change_peers(message)
+            case RouteMtus():
+                self._underlay.paths.follow_routes(dict(message.mtus))
             case Start():
                 self._started = True
             case Ask():
@@ -135,9 +141,17 @@ class Worker:
             else:
                 self._routes.add(base, length, public_ip)
         self._underlay.paths.keep(self._routes.senders)
+        self._claims.keep(self._routes.senders)
+
+    def _claimed(self, peer: str, path_mtu: int, quoted: bytes) -> None:
+        """A claim about the path to ``peer`` is believed, or put to the test."""
+        nonce = self._claims.hear(peer, path_mtu, quoted, time.monotonic())
+        if nonce is not None and (target := self._routes.address_behind(peer)) is not None:
+            length = self._underlay.paths.limits.get(peer, self._mtu)
+            self._underlay.send_aside(challenge(self._answers.address, target, nonce, length), peer)
 
     def _status(self, number: int) -> messages.Status:
-        limits = self._underlay.paths.limits.items()
+        limits = self._underlay.paths.known(time.monotonic()).items()
         paths = tuple((int.from_bytes(socket.inet_aton(peer), "big"), limit) for peer, limit in limits)
         return messages.Status(number, snapshot(self.counters), self._describe(), paths)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from overlay.packet.mtu import PATH_MINIMUM, UDP_ENCAPSULATION
 
 LIFETIME = 600.0
@@ -13,6 +15,9 @@ MIN_INNER = PATH_MINIMUM - UDP_ENCAPSULATION
 class PathMtus:
     """The largest inner packet that reaches each peer for which less is known than the interface allows.
 
+    Two can say so: the underlay, which is learnt and holds for a while, and the node's own routes, which hold until
+    they are changed.
+
     Attributes:
         limits: bytes of inner packet by the peer's underlay address; no entry, no known limit. Read it directly where
             speed matters; an entry may have expired (see :meth:`limit`).
@@ -21,29 +26,50 @@ class PathMtus:
     def __init__(self) -> None:
         self.limits: dict[str, int] = {}
         self._expiry: dict[str, float] = {}
+        self._routed: Mapping[str, int] = {}
 
     def learn(self, peer: str, path_mtu: int, now: float) -> None:
         """The underlay told that packets to ``peer`` may have ``path_mtu`` bytes, outer headers included."""
-        self.limits[peer] = min(max(MIN_INNER, path_mtu - UDP_ENCAPSULATION), MAX_INNER)
+        learnt = _inner(path_mtu)
+        self.limits[peer] = min(learnt, self._routed.get(peer, learnt))
         self._expiry[peer] = now + LIFETIME
 
     def limit(self, peer: str, now: float) -> int | None:
         """Bytes of the largest inner packet to ``peer``; None if no limit is known (any more)."""
-        if peer in self.limits and now >= self._expiry[peer]:
+        if peer in self._expiry and now >= self._expiry[peer]:
             self.forget(peer)
         return self.limits.get(peer)
 
+    def known(self, now: float) -> dict[str, int]:
+        """All limits that have not expired."""
+        for peer in list(self._expiry):
+            self.limit(peer, now)
+        return self.limits
+
     def forget(self, peer: str) -> None:
-        """Forgets ``peer``, which may be unknown."""
+        """Forgets what was learnt of ``peer``, which may be unknown."""
         self.limits.pop(peer, None)
         self._expiry.pop(peer, None)
+        if peer in self._routed:
+            self.limits[peer] = self._routed[peer]
 
     def forget_all(self) -> None:
-        """Forgets everything, as when our own interface's MTU has changed."""
-        self.limits.clear()
-        self._expiry.clear()
-
-    def keep(self, peers: dict[str, int]) -> None:
-        """Forgets all that are not among ``peers``."""
-        for peer in self.limits.keys() - peers.keys():
+        """Forgets all that was learnt, as when our own interface's MTU has changed."""
+        for peer in list(self._expiry):
             self.forget(peer)
+
+    def keep(self, peers: Mapping[str, int]) -> None:
+        """Forgets all that was learnt of others than ``peers``."""
+        for peer in self._expiry.keys() - peers.keys():
+            self.forget(peer)
+
+    def follow_routes(self, path_mtus: Mapping[str, int]) -> None:
+        """The MTUs of the routes to peers that have one: bytes of outer packets. In place of those from before."""
+        former, self._routed = self._routed, {peer: _inner(path_mtu) for peer, path_mtu in path_mtus.items()}
+        for peer in former.keys() | self._routed.keys():
+            if former.get(peer) != self._routed.get(peer):
+                self.forget(peer)
+
+
+def _inner(path_mtu: int) -> int:
+    return min(max(MIN_INNER, path_mtu - UDP_ENCAPSULATION), MAX_INNER)

@@ -57,6 +57,14 @@ class Routes:
             del self._by_length[length]
             self._relevel()
 
+    def address_behind(self, peer: str) -> int | None:
+        """The first address of a subnet that ``peer`` has, which is its tunnel address; None if it has none."""
+        for _, bases in self._levels:
+            for base, text in bases.items():
+                if text == peer:
+                    return base
+        return None
+
     def __len__(self) -> int:
         return sum(map(len, self._by_length.values()))
 

@@ -6,6 +6,7 @@ the last, which may be shorter. The kernel takes and gives whole trains: UDP_SEG
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import struct
@@ -37,9 +38,15 @@ MAX_QUEUED_ERRORS = 1024
 """Entries of the error queue read at once, so that a flood of them cannot keep the worker from its packets."""
 MAX_REPORTS = 16
 """Errors of earlier datagrams that one receive steps over."""
+_ORIGIN_LOCAL = 1
+"""``SO_EE_ORIGIN_LOCAL`` (linux/errqueue.h): the kernel itself, by the interface's MTU; the rest came from somebody."""
+_QUOTE = 64
+"""Bytes that are read of a datagram that came back with an error."""
 
 TooBig = Callable[[memoryview, str], None]
 """What is done with a packet that does not fit the path to a peer."""
+Claimed = Callable[[str, int, bytes], None]
+"""What is done with a claim: to which peer, how many bytes, and the payload that is quoted (see ``claims``)."""
 
 
 class Underlay:
@@ -53,8 +60,9 @@ class Underlay:
         segmenting: whether the kernel cuts trains into datagrams.
         coalescing: whether it puts datagrams together into trains.
         paths: what is known about the paths' MTUs.
-        peers: the underlay addresses of peers; of others nothing is learnt, since anybody can forge an ICMP message.
+        peers: the underlay addresses of peers; of others nothing is learnt.
         too_big: called with each packet that the kernel found too big.
+        claimed: called with each claim about the path to a peer, which anybody can have made.
         notice: called with what an operator should read once.
     """
 
@@ -71,6 +79,7 @@ class Underlay:
         self.paths = PathMtus()
         self.peers: Container[str] = ()
         self.too_big: TooBig = self._drop_too_big
+        self.claimed: Claimed = lambda _peer, _path_mtu, _quoted: None
         self.notice: Callable[[str], None] = lambda _text: None
         self._counters = counters
 
@@ -105,6 +114,11 @@ class Underlay:
             return
         self._counters.tx_packets += 1
         self._counters.tx_bytes += len(packet)
+
+    def send_aside(self, packet: bytes, peer: str) -> None:
+        """Sends one packet of our own, which is no traffic: it is not counted, and nobody misses it."""
+        with contextlib.suppress(OSError):
+            self.sending.sendto(packet, (peer, self.port))
 
     def receive(self, buffer: memoryview) -> tuple[int, int, str] | None:
         """One receive into ``buffer``, which should have room for 65,535 bytes.
@@ -148,16 +162,20 @@ class Underlay:
     def _read_errors(self, udp: socket.socket) -> None:
         for _ in range(MAX_QUEUED_ERRORS):
             try:
-                _, ancillary, _, address = udp.recvmsg(0, 256, socket.MSG_ERRQUEUE)
+                quoted, ancillary, _, address = udp.recvmsg(_QUOTE, 256, socket.MSG_ERRQUEUE)
             except OSError:
                 # The socket's own note of an error stays where the report found no room, and would be told for ever.
                 udp.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 return
             for level, kind, data in ancillary:
                 if level == socket.SOL_IP and kind == IP_RECVERR and len(data) >= _EXTENDED_ERROR.size:
-                    number, _, _, _, _, path_mtu, _ = _EXTENDED_ERROR.unpack_from(data)
-                    if number == errno.EMSGSIZE and path_mtu and address and address[0] in self.peers:
+                    number, origin, _, _, _, path_mtu, _ = _EXTENDED_ERROR.unpack_from(data)
+                    if number != errno.EMSGSIZE or not path_mtu or not address or address[0] not in self.peers:
+                        continue
+                    if origin == _ORIGIN_LOCAL:
                         self.paths.learn(address[0], path_mtu, time.monotonic())
+                    else:
+                        self.claimed(address[0], path_mtu, quoted)
 
     def _send_segments(self, train: memoryview, size: int, peer: str) -> None:
         self._mark(train)

@@ -25,6 +25,7 @@ from overlay.datapath.userspace.messages import (
     PeerChange,
     Peers,
     Ready,
+    RouteMtus,
     Start,
     Status,
     decode_from_worker,
@@ -184,7 +185,7 @@ def worker() -> Iterator[FakeWorker]:
 
 
 async def test_starts_only_after_the_whole_table(worker: FakeWorker) -> None:
-    link = WorkerLink(worker.agent, SPEC, many(5000), Notices())
+    link = WorkerLink(worker.agent, SPEC, many(5000), Notices(), RouteMtus(()))
     await worker.read_until(many(5000))
     worker.read()
     assert worker.seen == [CONFIGURE, Start()]
@@ -195,7 +196,7 @@ async def test_starts_only_after_the_whole_table(worker: FakeWorker) -> None:
 
 
 async def test_a_worker_that_does_not_read_costs_nothing_and_catches_up(worker: FakeWorker) -> None:
-    link = WorkerLink(worker.agent, SPEC, many(20_000), Notices())
+    link = WorkerLink(worker.agent, SPEC, many(20_000), Notices(), RouteMtus(()))
     for number in range(200):
         link.set_peers(many(20_000, number))
         link.configure(SPEC)
@@ -205,7 +206,7 @@ async def test_a_worker_that_does_not_read_costs_nothing_and_catches_up(worker: 
 
 
 async def test_only_changes_are_sent(worker: FakeWorker) -> None:
-    link = WorkerLink(worker.agent, SPEC, many(9000), Notices())
+    link = WorkerLink(worker.agent, SPEC, many(9000), Notices(), RouteMtus(()))
     await worker.read_until(many(9000))
     link.set_peers(many(9001))
     assert worker.read() == 1
@@ -215,7 +216,7 @@ async def test_only_changes_are_sent(worker: FakeWorker) -> None:
 
 
 async def test_asking(worker: FakeWorker) -> None:
-    link = WorkerLink(worker.agent, SPEC, {}, Notices())
+    link = WorkerLink(worker.agent, SPEC, {}, Notices(), RouteMtus(()))
     first, second = asyncio.create_task(link.ask()), asyncio.create_task(link.ask())
     await asyncio.sleep(0)
     worker.read()
@@ -231,7 +232,7 @@ async def test_asking(worker: FakeWorker) -> None:
 
 async def test_the_log_is_bounded_whatever_workers_send(worker: FakeWorker, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    link = WorkerLink(worker.agent, SPEC, {}, Notices())
+    link = WorkerLink(worker.agent, SPEC, {}, Notices(), RouteMtus(()))
     question = asyncio.create_task(link.ask())
     async with asyncio.timeout(20):
         for number in range(1000):
@@ -257,7 +258,7 @@ def test_what_was_not_logged_is_counted(caplog: pytest.LogCaptureFixture) -> Non
 
 
 async def test_the_end_of_the_worker_is_noticed(worker: FakeWorker) -> None:
-    link = WorkerLink(worker.agent, SPEC, {}, Notices())
+    link = WorkerLink(worker.agent, SPEC, {}, Notices(), RouteMtus(()))
     question = asyncio.create_task(link.ask())
     await asyncio.sleep(0)
     worker.end.close()

@@ -30,15 +30,15 @@ PORT = 8285
 
 @given(st.integers(1, 40), st.integers(0, 2**32 - 1))
 def test_the_workers_of_one_node_reach_all_workers_of_another(workers: int, address: int) -> None:
-    ports = [PORT, *(next(source_ports(PORT, worker)) for worker in range(1, workers))]
-    if address + PORT + workers < 2**32:
+    ports = [next(source_ports(PORT, worker)) for worker in range(1, workers + 1)]
+    if address + PORT + workers + 1 < 2**32:
         assert len({worker_for(address, port, workers) for port in ports}) == workers
 
 
 def test_no_worker_sends_from_a_port_of_flows() -> None:
     """Of any tunnel port: a kernel datapath at the other end would take the worker for another kernel."""
     for port in range(1, 0x10000):
-        for worker in range(1, MAX_WORKERS):
+        for worker in range(1, MAX_WORKERS + 1):
             candidate = next(source_ports(port, worker))
             if not 1024 <= candidate < FLOW_PORTS or candidate == port:
                 pytest.fail(f"worker {worker} of port {port} sends from {candidate}")
@@ -47,7 +47,7 @@ def test_no_worker_sends_from_a_port_of_flows() -> None:
 @pytest.mark.parametrize("port", [1, 1023, 1024, 2111, 2112, 8285, 32768, 49088, 49151, 49152, 50000, 65472, 65535])
 def test_source_ports(port: int) -> None:
     taken: set[int] = set()
-    for worker in range(1, MAX_WORKERS):
+    for worker in range(1, MAX_WORKERS + 1):
         candidates = list(source_ports(port, worker))
         assert len(set(candidates)) == MAX_TRIES
         assert min(candidates) >= 1024
@@ -60,7 +60,7 @@ def test_source_ports(port: int) -> None:
 def test_around_the_end_too_the_workers_reach_different_ones() -> None:
     for workers in range(2, 9):
         for port in (*range(1, 3000), *range(45000, 0x10000)):
-            ports = [port, *(next(source_ports(port, worker)) for worker in range(1, workers))]
+            ports = [next(source_ports(port, worker)) for worker in range(1, workers + 1)]
             if len({worker_for(0, each, workers) for each in ports}) != workers:
                 pytest.fail(f"{workers} workers of port {port} send from {ports}")
 

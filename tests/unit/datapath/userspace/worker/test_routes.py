@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 from hypothesis import given
 from hypothesis import strategies as st
 
+from overlay.datapath.userspace.route_mtus import towards
 from overlay.datapath.userspace.worker.paths import LIFETIME, MIN_INNER, PathMtus
 from overlay.datapath.userspace.worker.routes import Routes
 from overlay.model import Peer, PeerTable
@@ -69,3 +70,44 @@ def test_path_mtus() -> None:
     assert paths.limit("172.31.0.9", 0) is None
     paths.keep({"172.31.0.2": 1})
     assert paths.limits == {}
+
+
+def test_the_least_of_what_routes_and_routers_say_counts() -> None:
+    paths = PathMtus()
+    paths.follow_routes({"172.31.0.2": 1400, "172.31.0.3": 1400})
+    assert paths.limits == {"172.31.0.2": 1372, "172.31.0.3": 1372}
+    paths.learn("172.31.0.2", 1300, now=0)
+    paths.learn("172.31.0.3", 1500, now=0)
+    assert paths.known(now=1) == {"172.31.0.2": 1272, "172.31.0.3": 1372}
+    assert paths.known(now=LIFETIME) == {"172.31.0.2": 1372, "172.31.0.3": 1372}, "a route's does not expire"
+    paths.learn("172.31.0.2", 1300, now=0)
+    paths.forget_all()
+    paths.follow_routes({"172.31.0.3": 1000})
+    assert paths.limits == {"172.31.0.3": 972}
+    paths.keep({})
+    assert paths.limits == {"172.31.0.3": 972}
+
+
+def test_the_first_address_behind_a_peer() -> None:
+    routes = Routes()
+    routes.add(0x0A000200, 24, 0xAC1F0002)
+    routes.add(0x0A000310, 28, 0xAC1F0003)
+    assert routes.address_behind("172.31.0.3") == 0x0A000310
+    assert routes.address_behind("172.31.0.4") is None
+
+
+@given(
+    st.dictionaries(SUBNETS, st.integers(0, 9000)),
+    st.dictionaries(st.just(IPv4Network("0.0.0.0/0")), st.integers(0, 9000)),
+    st.lists(st.integers(0x0A000000, 0x0A01FFFF)),
+)
+def test_the_mtu_of_a_route_is_that_of_the_longest_prefix(
+    routes: dict[IPv4Network, int], default: dict[IPv4Network, int], peers: list[int]
+) -> None:
+    routes = default | routes
+    expected = {}
+    for peer in map(IPv4Address, peers):
+        holding = [each for each in routes if peer in each]
+        if holding and (mtu := routes[max(holding, key=lambda each: each.prefixlen)]):
+            expected[str(peer)] = mtu
+    assert dict(towards(peers, routes).mtus) == expected
