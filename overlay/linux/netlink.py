@@ -26,6 +26,9 @@ _IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
 _ARPHRD_ETHER = 1
 _RTM_F_FIB_MATCH = 0x2000
 """Of rtm_flags: "tell the route itself, not where it leads" (linux/rtnetlink.h)."""
+_RTM_F_CLONED = 0x200
+"""Of rtm_flags: learnt, so nobody configured it."""
+_RT_TABLE_MAIN = 254
 
 SOMEWHERE = tuple(
     IPv4Address(text)

@@ -7,7 +7,6 @@ it through ``asyncio.to_thread``. Other people's qdiscs and filters on an interf
 from __future__ import annotations
 
 import errno
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum

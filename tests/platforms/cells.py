@@ -74,8 +74,8 @@ _BUILT = {
 _MINUTE = 60.0
 
 # What depends on the kernel, the most telling first: all that a socket can produce by both datapaths, with vxlan as the
-# oracle; every kind of link below, path MTU, what others attach; GRO, fragments, nothing lost over kills and upgrades;
-# bad networks; what is told where a kernel joins datagrams; and that all of it can be taken away again.
+# oracle; every kind of link below, path MTU and who is believed about it, what others attach; GRO, fragments, nothing
+# lost over kills and upgrades; bad networks; datagrams that the kernel joins; and that all of it can be taken away again.
 _TESTS = {
     "test_every_packet": ("",),
     "test_kernel_underlays": (
@@ -94,10 +94,12 @@ _TESTS = {
         "test_fragmented_outer_datagrams_arrive",
         "test_nothing_is_lost_when_agents_are_killed_restarted_and_upgraded",
     ),
+    "test_forged_icmp": ("",),
     "test_kernel_proof": ("test_one_way_datagrams_reach_a_peer_that_goes_to_userspace_at_once",),
     "test_netem": ("",),
     "test_causes": (
-        "test_datagrams_that_the_interface_joins_before_our_program_are_told",
+        "test_datagrams_that_the_interface_joins_before_our_program_are_cut_again",
+        "test_datagrams_that_the_interface_joins_are_told_where_nothing_can_cut_them",
         "test_a_learnt_path_mtu_is_told",
     ),
     "test_agent": ("test_two_nodes_lease_tunnel_and_survive_a_kill",),
