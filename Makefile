@@ -8,6 +8,7 @@ BIN    := $(VENV)/bin
 SEEDS  ?= 20000
 ROOTS  ?= trixie forky
 COUNT  ?= 1000000
+MINUTES ?= 10
 
 # What the command needs at run time, what the lab's traffic and checks need, and what the tests run besides: see
 # requirements/packages.sh. Docker's client is a package of its own from Debian 13 on.
@@ -22,7 +23,7 @@ help:  ## show this
 
 # -- set-up ----------------------------------------------------------------------------------------------------------
 
-.PHONY: test-docker help packages test-packages platform-packages test-platforms test-platforms-fault bench-vm lock demo test check lint types contracts unit lowest soak fuzz fuzz-keys bench bpf wheels release install uninstall clean herd mutants
+.PHONY: test-docker help packages test-packages platform-packages test-platforms test-platforms-fault bench-vm lock demo test check lint types contracts unit lowest soak fuzz fuzz-keys bench bpf wheels release install uninstall clean herd mutants endurance
 
 packages:
 	@requirements/packages.sh $(RUNTIME) $(LAB)
@@ -116,6 +117,9 @@ fuzz: $(VENV)/.dev  ## hostile datagrams against the oracle: make fuzz COUNT=100
 
 fuzz-keys: $(VENV)/.dev  ## hostile keys and values in etcd, as many: make fuzz-keys COUNT=1000000
 	@$(BIN)/python -m tests.fuzz.keys --count $(COUNT)
+
+endurance: test-packages $(VENV)/.dev  ## traffic while agents are killed, restarted and switched: make endurance MINUTES=10
+	@OVERLAY_ENDURANCE_SECONDS=$$((60 * $(MINUTES))) $(BIN)/pytest -q -s tests/netns/test_endurance.py
 
 bench: packages $(VENV)/.run  ## ratios against plain veth and kernel vxlan, in one run
 	@$(BIN)/overlay lab bench

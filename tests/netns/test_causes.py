@@ -156,15 +156,37 @@ def put_before_ours(node: Node, device: str, hook: Hook, directory: Path) -> Non
     call_inside(node.namespace, put)
 
 
-def test_datagrams_that_the_interface_joins_before_our_program_are_told() -> None:
-    """One skb, several of the tunnel's datagrams. Only those with a checksum are joined (``udp_gro_receive``), which a
-    socket's have; rx-udp-gro-forwarding is the same but where some socket of this machine has UDP_GRO."""
+def joining(first: Node, second: Node) -> None:
+    """The first node's interface joins the tunnel's datagrams before any program sees them: one skb, many datagrams.
+
+    Only those with a checksum are joined (``udp_gro_receive``), which a socket's have; rx-udp-gro-forwarding is the
+    same but where some socket of this machine has UDP_GRO.
+    """
+    first("ethtool -K eth0 gro on rx-gro-list on")
+    run("ethtool -K n1 tso off gso off", first.switch)  # or veth takes no detour by way of GRO
+    second("ethtool -K eth0 tx-udp-segmentation off")  # single datagrams, many at a time
+    first.ask("repair")
+    assert lost(ping(first, second)) == 0
+
+
+def test_datagrams_that_the_interface_joins_before_our_program_are_cut_again() -> None:
     with running(("kernel", "userspace")) as (first, second):
-        first("ethtool -K eth0 gro on rx-gro-list on")
-        run("ethtool -K n1 tso off gso off", first.switch)  # or veth takes no detour by way of GRO
-        second("ethtool -K eth0 tx-udp-segmentation off")  # single datagrams, many at a time
-        first.ask("repair")
-        assert lost(ping(first, second)) == 0
+        joining(first, second)
+        before = first.counters()
+        send(second, first, 500, 1200, 100)
+        until(lambda: gained(first, before, "rx_packets")[0] >= 6000, "all of them")
+        assert gained(first, before, "slow_rx_packets", "slow_rx_train") == [0, 0]
+        assert gained(first, before, "rx_cut")[0] > 0
+
+
+def test_datagrams_that_the_interface_joins_are_told_where_nothing_can_cut_them() -> None:
+    with nodes(2) as made:
+        first, second = made
+        first("ip link add flannel0-grx type bridge")  # the pair's name is taken
+        for node, kind in ((first, "kernel"), (second, "userspace")):
+            node.start(kind, peers=peers_of(node, made))
+        until(lambda: attached(first), "programs")
+        joining(first, second)
         told(first, "slow-path", "eth0 had joined", "ethtool -K eth0 rx-udp-gro-forwarding off",
              meanwhile=lambda: send(second, first, 500, 1200, 100))  # fmt: skip
 

@@ -75,7 +75,7 @@ _MINUTE = 60.0
 
 # What depends on the kernel, the most telling first: all that a socket can produce by both datapaths, with vxlan as the
 # oracle; every kind of link below, path MTU and who is believed about it, what others attach; GRO, fragments, nothing
-# lost over kills and upgrades; bad networks; datagrams that the kernel joins; and that all of it can be taken away again.
+# lost over kills and upgrades; bad networks; datagrams that are joined; and that all of it can be taken away again.
 _TESTS = {
     "test_every_packet": ("",),
     "test_kernel_underlays": (

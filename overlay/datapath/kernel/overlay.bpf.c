@@ -737,15 +737,20 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const __u32 at)
 	if ((inner->daddr & own->netmask) != own->subnet)
 		return drop(DROP_INNER_DESTINATION);
 
-	/* It may come in. What is unusual takes the socket: IP options, bytes behind the packet; a train of datagrams that
-	 * GRO built for the socket (one skb, but the first inner packet ends before it does). */
+	/* It may come in. What is unusual takes the socket: IP options, bytes behind the packet. A train of the tunnel's
+	 * own datagrams (one skb, but the first inner packet ends before it does), which GRO has joined, or a virtual
+	 * wire never cut, is cut first, and then each is judged. */
 	protocol = inner->protocol;
-	if (header_length != sizeof(*inner))
-		return slow_path(SLOW_RX_OPTIONS);
 	if (skb->gso_size && length < payload) {
+		if (own->finish && at) {
+			count(RX_CUT, 1);
+			return bpf_redirect(own->finish, 0);
+		}
 		count(SLOW_RX_TRAIN, skb->gso_segs > 1 ? skb->gso_segs : 1);
 		return NEXT_FILTER;
 	}
+	if (header_length != sizeof(*inner))
+		return slow_path(SLOW_RX_OPTIONS);
 	if (length != payload || bpf_ntohs(outer->ip.tot_len) != payload + sizeof(*outer) ||
 	    skb->len < at + payload + sizeof(*outer))
 		return slow_path(SLOW_RX_OTHER);
