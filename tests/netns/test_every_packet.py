@@ -11,10 +11,31 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import pytest
 
-from tests.support.tunnels import ROOT, Node, entering, proves, running
+from overlay.lab.namespace import call_inside
+from overlay.linux.libbpf import Object
+from overlay.linux.netlink import Netlink
+from overlay.linux.tc import Filter, Hook, TrafficControl
+from tests.netns.test_kernel_datapath import variant
+from tests.support.programs import compiled
+from tests.support.tunnels import (
+    ROOT,
+    UNPROVEN,
+    Node,
+    attached,
+    entering,
+    gained,
+    nodes,
+    peers_of,
+    proves,
+    run,
+    running,
+    takes_detour,
+    until,
+)
 
 pytestmark = pytest.mark.root
 
@@ -67,6 +88,71 @@ def site() -> Iterator[tuple[Node, ...]]:
         for node in made:
             vxlan_beside(node, made)
         yield made
+
+
+@pytest.fixture(scope="module", params=["without checksum offload", "with VID 0", "in a VLAN"])
+def odd_site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, ...]]:
+    """The same on other links: the oracle's packets cross them too."""
+    with nodes(4) as made:
+        if request.param == "in a VLAN":
+            if not has_vlan():
+                pytest.skip("this kernel has no vlan (CONFIG_VLAN_8021Q)")
+            for node in made:
+                put_into_vlan(node)
+        if request.param == "with VID 0":
+            for node in made:
+                tag_with_priority(node, tmp_path_factory.mktemp("tag"))
+        if request.param == "without checksum offload":
+            for node in made:
+                for inside, device in ((node.namespace, "eth0"), (node.namespace, "pod"), (node.pod, "eth0")):
+                    run(f"ethtool -K {device} tx off rx off", inside)
+        for node, kind in zip(made, ("kernel", "kernel", "userspace", "userspace"), strict=True):
+            node.start(kind, peers=peers_of(node, made))
+        for node in made[:2]:
+            until(lambda node=node: attached(node), f"programs on {node.namespace}")  # type: ignore[misc]
+        for node in made:
+            vxlan_beside(node, made)
+        yield made
+
+
+def has_vlan() -> bool:
+    """Whether this kernel has them; tried in a namespace that is gone with the process."""
+    script = "ip link add x1 type veth peer name x2; ip link add link x1 name x1.7 type vlan id 7"
+    return subprocess.run(["unshare", "--net", "sh", "-c", script], capture_output=True, check=False).returncode == 0
+
+
+def put_into_vlan(node: Node) -> None:
+    node("ip link add link eth0 name eth0.7 type vlan id 7")
+    node("ip link set eth0.7 up")
+    node("ip address flush dev eth0")
+    node(f"ip address add {node.address}/24 dev eth0.7")
+    node.underlay = "eth0.7"
+
+
+TAG = """
+#include <linux/bpf.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+SEC("tc") int tag(struct __sk_buff *skb)
+{
+	bpf_skb_vlan_push(skb, bpf_htons(0x8100), 3 << 13);
+	return 0;
+}
+"""
+
+
+def tag_with_priority(node: Node, directory: Path) -> None:
+    """All IP that leaves the node has a tag with VID 0, which says a priority and no VLAN (IEEE 802.1Q, 6.9)."""
+
+    def put() -> None:
+        with Object(compiled(TAG, directory)) as opened, TrafficControl() as tc, Netlink() as netlink:
+            opened.load()
+            link, program = netlink.link("eth0"), opened.program("tag")
+            assert link is not None
+            tc.set_filter(link, Hook.EGRESS, Filter(7, 1, "tag"), program.fd)
+            program.close()
+
+    call_inside(node.namespace, put)
 
 
 def vxlan_beside(node: Node, every: tuple[Node, ...]) -> None:
@@ -134,3 +220,63 @@ def test_what_vxlan_carries_we_carry(site: tuple[Node, ...], pair: str, way: str
         proves(site[KERNEL], site[KERNEL_TOO])
     source, target = (partial(end)(site[number]) for end, number in zip(WAYS[way], PAIRS[pair], strict=True))
     all_that_vxlan_carries_arrives(source, target)
+
+
+@pytest.mark.parametrize("way", ["pod to pod", "node to node"])
+@pytest.mark.parametrize("pair", PAIRS)
+def test_what_odd_links_carry_of_vxlan_they_carry_of_us(odd_site: tuple[Node, ...], pair: str, way: str) -> None:
+    source, target = (partial(end)(odd_site[number]) for end, number in zip(WAYS[way], PAIRS[pair], strict=True))
+    receiver = odd_site[PAIRS[pair][1]]
+    before = receiver.counters()
+    all_that_vxlan_carries_arrives(source, target)
+    if pair == "kernel to kernel":
+        fast, slow, unseen = gained(receiver, before, "rx_packets", "slow_rx_packets", "slow_rx_unseen")
+        if receiver("tc filter show dev eth0 egress"):
+            assert unseen > 0, "filters for IP do not see what has a tag, and that is told"
+        else:
+            assert unseen == 0
+            assert slow < fast / 10, "IP options and outer fragments alone"
+
+
+@pytest.fixture(scope="module")
+def mixed_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, ...]]:
+    """Kernel paths of several minds: one that proves nobody, ours, one from before proofs; and a plain process."""
+    older = variant(
+        tmp_path_factory.mktemp("older") / "programs",
+        "train = skb->gso_size && (ip->protocol != IPPROTO_TCP || skb->len > 0xffff - sizeof(struct outer));",
+        "train = 0;",
+        "direct = !own->finish || asks || (!train && ip->ihl == 5 && is_proven(own, peer, ip->daddr));",
+        "direct = ip->ihl == 5 || is_proven(own, peer, ip->daddr);",
+        "int done = talk(skb, at, own, peer);",
+        "int done = 0 ? talk(skb, at, own, peer) : NEXT_FILTER;",
+    )
+    kinds = (UNPROVEN, "kernel", "kernel", "userspace-plain")
+    with running(kinds, programs=(None, None, older, None)) as made:
+        for node in made:
+            vxlan_beside(node, made)
+        yield made
+
+
+UNPROVING, OURS, OLDER, PLAIN = range(4)
+MIXED = {
+    "one that proves nobody to ours": (UNPROVING, OURS),
+    "ours to one that proves nobody": (OURS, UNPROVING),
+    "older to ours": (OLDER, OURS),
+    "ours to older": (OURS, OLDER),
+    "kernel to plain": (OURS, PLAIN),
+    "plain to kernel": (PLAIN, OURS),
+}
+
+
+@pytest.mark.parametrize("way", ["pod to pod", "node to pod"])
+@pytest.mark.parametrize("pair", MIXED)
+def test_what_vxlan_carries_we_carry_between_versions_and_to_who_proves_nothing(
+    mixed_site: tuple[Node, ...], pair: str, way: str
+) -> None:
+    sender, receiver = (mixed_site[number] for number in MIXED[pair])
+    before = sender.counters()
+    source, target = (partial(end)(node) for end, node in zip(WAYS[way], (sender, receiver), strict=True))
+    all_that_vxlan_carries_arrives(source, target)
+    if sender is mixed_site[UNPROVING]:
+        assert gained(sender, before, "tx_finished")[0] > 0
+        assert takes_detour(sender, receiver), "nothing was proven meanwhile"

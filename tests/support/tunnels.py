@@ -28,6 +28,8 @@ PATIENCE = 30.0
 CARDS = os.environ.get("OVERLAY_CARDS", "").split()
 """Network cards of this machine, joined outside of it, that nodes have instead of an end of a veth pair."""
 
+UNPROVEN = "kernel-unproven"
+
 _prefix_count = 0
 
 
@@ -81,14 +83,19 @@ class Node:
         return run(words, self.pod, **options)
 
     def start(self, kind: str = "kernel", path: Path | None = None, peers: dict[str, str] | None = None) -> None:
-        """Starts a datapath, configures it, and gives it its peers if there are any."""
+        """Starts a datapath, configures it, and gives it its peers if there are any.
+
+        A ``kernel-unproven`` one may have no packet socket, so that it asks nobody for a proof.
+        """
+        confined = ["setpriv", "--bounding-set=-net_raw"] if kind == UNPROVEN else []
         self.process = subprocess.Popen(
             [
                 *entering(self.namespace),
+                *confined,
                 sys.executable,
                 "-m",
                 "tests.support.tunnel_agent",
-                kind,
+                "kernel" if kind == UNPROVEN else kind,
                 *([str(path)] if path else []),
             ],
             cwd=ROOT,
@@ -237,13 +244,20 @@ def lost(printed: str) -> int:
 
 
 @contextmanager
-def running(kinds: tuple[str, ...] = ("kernel", "kernel"), **options: int) -> Iterator[tuple[Node, ...]]:
-    """Nodes with datapaths that know each other; options are those of :func:`nodes`."""
+def running(
+    kinds: tuple[str, ...] = ("kernel", "kernel"), programs: tuple[Path | None, ...] = (), **options: int
+) -> Iterator[tuple[Node, ...]]:
+    """Nodes with datapaths that know each other.
+
+    Args:
+        programs: compiled programs for each node; None, or none at all, for our own.
+        options: those of :func:`nodes`.
+    """
     with nodes(len(kinds), **options) as made:
+        for node, kind, path in zip(made, kinds, programs or (None,) * len(kinds), strict=True):
+            node.start(kind, path, peers=peers_of(node, made))
         for node, kind in zip(made, kinds, strict=True):
-            node.start(kind, peers=peers_of(node, made))
-        for node, kind in zip(made, kinds, strict=True):
-            if kind == "kernel":
+            if kind.startswith("kernel"):
                 until(lambda node=node: attached(node), f"programs on {node.namespace}")  # type: ignore[misc]
         yield made
 
