@@ -61,6 +61,7 @@ def test_a_stranger_who_guesses_is_not_believed(pair: tuple[Node, ...], mtu: int
         first.in_pod(f"iperf3 -t 1 -c {second.pod_address}")
     counts = gained(first, before, "drop_tx_too_big", "tx_fragmented", "icmp_sent")
     assert counts == [0, 0, 0]
+    assert gained(first, before, "icmp_unproven")[0] > 0, "it is told"
 
 
 @pytest.mark.parametrize("kind", ["kernel"])

@@ -7,6 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
+from overlay.datapath.userspace.counters import Counters
 from overlay.datapath.userspace.worker.claims import PATIENCE, PAUSE, QUOTED, RATE, Claims, challenge
 from overlay.datapath.userspace.worker.paths import PathMtus
 from overlay.packet import ip
@@ -20,7 +21,7 @@ NONCE = bytes(range(1, 7))
 def made(nonces: int = 1) -> tuple[PathMtus, Claims]:
     numbers = itertools.count()
     paths = PathMtus()
-    return paths, Claims(paths, lambda length: bytes([(next(numbers) % nonces)] * length) if nonces > 1 else NONCE)
+    return paths, Claims(paths, random=lambda size: bytes([next(numbers) % nonces] * size) if nonces > 1 else NONCE)
 
 
 def test_what_quotes_our_challenge_is_believed() -> None:
@@ -53,6 +54,14 @@ def test_a_quote_that_is_too_short_old_or_of_another_peers_challenge_proves_noth
     ):
         claims.hear(peer, 1300, challenge(OWN, THEIRS, nonce, 1472)[:length], now)
     assert paths.limits == {}
+
+
+def test_what_proves_nothing_is_counted() -> None:
+    counters = Counters()
+    claims = Claims(PathMtus(), counters, lambda _: NONCE)
+    for path_mtu, quoted in ((68, b""), (1300, b""), (1300, bytes(60)), (1300, challenge(OWN, THEIRS, NONCE, 1472))):
+        claims.hear(PEER, path_mtu, quoted, now=0)
+    assert counters.icmp_unproven == 3
 
 
 def test_less_than_any_path_has_is_not_even_asked_about() -> None:

@@ -32,6 +32,7 @@ class Counters:
 
     icmp_sent: int = 0
     icmp_limited: int = 0
+    icmp_unproven: int = 0
     tx_fragmented: int = 0
     offloads_refused: int = 0
     control_malformed: int = 0

@@ -56,7 +56,7 @@ class Worker:
         self._answers = Answers(counters)
         self.outbound = Outbound(tun, underlay, self._routes, counters, self._answers)
         self.inbound = Inbound(tun, underlay, self._routes, counters, self._answers)
-        self._claims = Claims(underlay.paths)
+        self._claims = Claims(underlay.paths, counters)
         underlay.peers = self._routes.senders
         underlay.claimed = self._claimed
         tun.notice = underlay.notice = self._notice

@@ -19,6 +19,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from overlay.datapath.userspace.counters import Counters
 from overlay.datapath.userspace.worker.paths import PathMtus
 from overlay.packet import Bytes, ip
 from overlay.packet.checksum import checksum
@@ -49,8 +50,11 @@ class _Challenge:
 class Claims:
     """Which claims about paths are believed; decides, and sends nothing."""
 
-    def __init__(self, paths: PathMtus, random: Callable[[int], bytes] = os.urandom) -> None:
+    def __init__(
+        self, paths: PathMtus, counters: Counters | None = None, random: Callable[[int], bytes] = os.urandom
+    ) -> None:
         self._paths = paths
+        self._counters = counters or Counters()
         self._random = random
         self._open: dict[str, _Challenge] = {}
         self._bucket = TokenBucket(RATE, RATE)
@@ -66,15 +70,17 @@ class Claims:
         Returns:
             The random bits of a challenge that should be sent to the peer; None if none should be.
         """
+        challenge = self._open.get(peer)
+        proves = challenge is not None and now - challenge.made <= PATIENCE and _quotes(quoted, challenge.nonce)
+        self._counters.icmp_unproven += not proves
         limit = self._paths.limit(peer, now)
         if path_mtu < PATH_MINIMUM or (limit is not None and path_mtu - UDP_ENCAPSULATION >= limit):
             return None
-        challenge = self._open.get(peer)
-        if challenge is None or now - challenge.made > PATIENCE:
-            challenge = self._open[peer] = _Challenge(self._random(6), now, now - PAUSE)
-        elif len(quoted) >= QUOTED and _nonce(quoted) == challenge.nonce:
+        if proves:
             self._paths.learn(peer, path_mtu, now)
             return None
+        if challenge is None or now - challenge.made > PATIENCE:
+            challenge = self._open[peer] = _Challenge(self._random(6), now, now - PAUSE)
         if now - challenge.sent < PAUSE or not self._bucket.allow(now):
             return None
         challenge.sent = now
@@ -107,6 +113,6 @@ def challenge(own: int, peer: int, nonce: bytes, length: int) -> bytes:
     return bytes(head.ljust(length, b"\0"))
 
 
-def _nonce(packet: Bytes) -> bytes:
-    """The random bits of what may be a challenge: the identification, and the ping's identifier and sequence."""
-    return bytes(packet[4:6]) + bytes(packet[ip.HEADER_LEN + 4 : ip.HEADER_LEN + 8])
+def _quotes(packet: Bytes, nonce: bytes) -> bool:
+    """Whether that is the beginning of the challenge: identification, and the ping's identifier and sequence."""
+    return len(packet) >= QUOTED and bytes(packet[4:6]) + bytes(packet[ip.HEADER_LEN + 4 : QUOTED]) == nonce
