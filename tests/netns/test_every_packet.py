@@ -219,7 +219,11 @@ def test_what_vxlan_carries_we_carry(site: tuple[Node, ...], pair: str, way: str
     if pair == "kernel to kernel":
         proves(site[KERNEL], site[KERNEL_TOO])
     source, target = (partial(end)(site[number]) for end, number in zip(WAYS[way], PAIRS[pair], strict=True))
+    receiver = site[PAIRS[pair][1]]
+    before = receiver.counters()
     all_that_vxlan_carries_arrives(source, target)
+    if pair == "kernel to kernel":
+        assert gained(receiver, before, "rx_cut") == [0], "what a kernel path sends is cut before"
 
 
 @pytest.mark.parametrize("way", ["pod to pod", "node to node"])

@@ -18,11 +18,13 @@ from overlay.datapath.userspace.steering import (
     FLOW_PORTS,
     MAX_TRIES,
     MAX_WORKERS,
+    deafen,
     queue_for,
     source_ports,
     worker_for,
 )
 from overlay.errors import InterfaceError, PortInUseError
+from overlay.linux.sockopt import IP_RECVERR
 from tests.support.admission import ipv4
 
 PORT = 8285
@@ -126,3 +128,26 @@ async def test_the_kernel_computes_the_same() -> None:
 async def test_an_address_that_is_not_ours() -> None:
     with pytest.raises(InterfaceError, match="no interface has this address"):
         await open_sockets(IPv4Address("192.0.2.1"), PORT, 1)
+
+
+def test_who_sends_to_a_port_to_send_from_keeps_no_error_out() -> None:
+    """Nobody reads what comes there; it must not fill the buffer that errors need (path MTUs)."""
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sending,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as closed,
+    ):
+        sending.bind(("127.0.0.1", 0))
+        sending.setsockopt(socket.SOL_IP, IP_RECVERR, 1)
+        sending.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 13)
+        deafen(sending)
+        for _ in range(100):
+            stranger.sendto(bytes(1400), sending.getsockname())
+        closed.bind(("127.0.0.1", 0))
+        nobody = closed.getsockname()
+        closed.close()
+        sending.sendto(b"to nobody", nobody)
+        sending.settimeout(5)
+        with pytest.raises(ConnectionRefusedError):
+            sending.recv(1)
+        assert sending.recvmsg(64, 256, socket.MSG_ERRQUEUE)[0] == b"to nobody"
