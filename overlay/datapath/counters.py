@@ -132,8 +132,8 @@ _SLOW = (
     _slow(
         "slow_rx_unseen",
         "that came in without meeting our program",
-        "look for other programs on the underlay: bpftool net show, tc filter show dev DEVICE ingress; or for frames that "
-        "a switch tags with a priority (VID 0): tcpdump -e vlan 0",
+        "look for other programs on the underlay: bpftool net show, tc filter show dev DEVICE ingress; or for frames "
+        "that a switch tags with a priority (VID 0): tcpdump -e vlan 0",
     ),
     _slow(
         "slow_tx_unseen",
@@ -171,7 +171,7 @@ _EVENTS = (
     Counter("icmp_sent", Unit.TIMES, "that an ICMP error was sent to a container, or to a peer's"),
     Counter("icmp_limited", Unit.TIMES, "that one was due, and not sent because of the rate limit"),
     Counter("icmp_too_big", Unit.TIMES, "that somebody said of a datagram of ours that it is too big"),
-    Counter("icmp_unproven", Unit.TIMES, "that this quoted nothing we asked: a router's first word, and what is forged"),
+    Counter("icmp_unproven", Unit.TIMES, "that this quotes nothing we asked: a router's first word, or forged"),
     Counter("offloads_refused", Unit.TIMES, "that the kernel did not do what it had offered; it is off from then on"),
     Counter("control_malformed", Unit.TIMES, "that a worker was told what does not decode"),
     Counter("worker_restarts", Unit.TIMES, "that a worker died or hung, and another was started"),
