@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -21,20 +21,36 @@ from overlay.linux.tc import Filter, Hook, TrafficControl
 from tests.support.programs import compiled
 from tests.support.tunnels import (
     Node,
-    attached,
     entering,
     filters,
     gained,
     lost,
     nodes,
-    peers_of,
     ping,
     run,
     running,
+    start_all,
     until,
 )
 
 pytestmark = pytest.mark.root
+
+Pair = tuple[Node, ...]
+
+
+@pytest.fixture(scope="module")
+def kernel_pair() -> Iterator[Pair]:
+    """For tests that put back what they change, and count from what they find."""
+    with running() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def plain_pair() -> Iterator[Pair]:
+    """Without offloads, where each packet is one for the kernel's counters as well."""
+    with running(("userspace-plain", "userspace-plain")) as made:
+        yield made
+
 
 SENDER = """
 import socket, sys, time
@@ -102,9 +118,7 @@ def test_packets_that_come_by_another_interface_than_they_leave_by_are_carried_f
     with nodes(2) as made:
         first, second = made
         second_link(made, addressed=True)
-        for node in made:
-            node.start(peers=peers_of(node, made))
-        until(lambda: attached(first) and attached(second), "programs")
+        start_all(made)
         assert "overlay_decap#" in filters(first, "eth1", "ingress"), "though no route to a peer leaves by it"
         assert lost(ping(first, second)) == 0
         before = first.counters()
@@ -118,26 +132,24 @@ def test_packets_that_come_by_an_interface_without_a_program_are_told() -> None:
     with nodes(2) as made:
         first, second = made
         second_link(made, addressed=False)
-        for node in made:
-            node.start(peers=peers_of(node, made))
-        until(lambda: attached(first) and attached(second), "programs")
+        start_all(made)
         told(first, "slow-path", "eth1", "--iface", meanwhile=lambda: send(second, first, 50))
         assert "eth1" in first.status()["slow_path"]
         over(first)
 
 
-def test_a_program_of_others_that_takes_packets_before_ours_is_told(tmp_path: Path) -> None:
-    with running() as (first, second):
-        for device, hook, source, target in (
-            ("eth0", Hook.INGRESS, second, first),
-            ("flannel0", Hook.EGRESS, first, second),
-        ):
-            put_before_ours(first, device, hook, tmp_path)
-            first.ask("repair")
-            words = f"bpf filter another (priority 7) on {hook.name.lower()} of {device}", "TC_ACT_UNSPEC"
-            told(first, "slow-path", *words, meanwhile=partial(send, source, target, 50))
-            first(f"tc filter del dev {device} {hook.name.lower()} prio 7")
-            over(first)
+def test_a_program_of_others_that_takes_packets_before_ours_is_told(kernel_pair: Pair, tmp_path: Path) -> None:
+    first, second = kernel_pair
+    for device, hook, source, target in (
+        ("eth0", Hook.INGRESS, second, first),
+        ("flannel0", Hook.EGRESS, first, second),
+    ):
+        put_before_ours(first, device, hook, tmp_path)
+        first.ask("repair")
+        words = f"bpf filter another (priority 7) on {hook.name.lower()} of {device}", "TC_ACT_UNSPEC"
+        told(first, "slow-path", *words, meanwhile=partial(send, source, target, 50))
+        first(f"tc filter del dev {device} {hook.name.lower()} prio 7")
+        over(first)
 
 
 def put_before_ours(node: Node, device: str, hook: Hook, directory: Path) -> None:
@@ -183,21 +195,19 @@ def test_datagrams_that_the_interface_joins_are_told_where_nothing_can_cut_them(
     with nodes(2) as made:
         first, second = made
         first("ip link add flannel0-grx type bridge")  # the pair's name is taken
-        for node, kind in ((first, "kernel"), (second, "userspace")):
-            node.start(kind, peers=peers_of(node, made))
-        until(lambda: attached(first), "programs")
+        start_all(made, ("kernel", "userspace"))
         joining(first, second)
         told(first, "slow-path", "eth0 had joined", "ethtool -K eth0 rx-udp-gro-forwarding off",
              meanwhile=lambda: send(second, first, 500, 1200, 100))  # fmt: skip
 
 
-def test_ip_options_are_told_as_what_the_slow_path_is_for() -> None:
-    with running() as (first, second):
-        send(second, first, 50, options="94040000")
-        until(lambda: first.counters()["slow_rx_options"] == 50, "all have come")
-        until(lambda: "50 IP options" in first.status()["slow_path"], "told")
-        time.sleep(1.2)
-        assert first.status()["problems"] == []
+def test_ip_options_are_told_as_what_the_slow_path_is_for(kernel_pair: Pair) -> None:
+    first, second = kernel_pair
+    send(second, first, 50, options="94040000")
+    until(lambda: first.counters()["slow_rx_options"] == 50, "all have come")
+    until(lambda: "50 IP options" in first.status()["slow_path"], "told")
+    time.sleep(1.2)
+    assert first.status()["problems"] == []
 
 
 def test_ipsec_between_nodes_that_is_passed_by_is_told() -> None:
@@ -222,16 +232,16 @@ def test_a_firewall_that_is_not_asked_is_told_and_the_userspace_datapath_asks_it
             assert any("INPUT" in note for note in first.status()["notes"]) == arrives
 
 
-def test_forwarding_that_is_off_is_told() -> None:
-    with running() as (first, _second):
-        first("sysctl -qw net.ipv4.ip_forward=0")
-        first.ask("repair")
-        (problem,) = first.status()["problems"]
-        assert problem.startswith("kernel-path: IP forwarding is off")
-        assert "set net.ipv4.ip_forward=1" in problem
-        first("sysctl -qw net.ipv4.ip_forward=1")
-        first.ask("repair")
-        over(first)
+def test_forwarding_that_is_off_is_told(kernel_pair: Pair) -> None:
+    first, _second = kernel_pair
+    first("sysctl -qw net.ipv4.ip_forward=0")
+    first.ask("repair")
+    (problem,) = first.status()["problems"]
+    assert problem.startswith("kernel-path: IP forwarding is off")
+    assert "set net.ipv4.ip_forward=1" in problem
+    first("sysctl -qw net.ipv4.ip_forward=1")
+    first.ask("repair")
+    over(first)
 
 
 @pytest.mark.parametrize("kind", ["kernel", "userspace"])
@@ -272,36 +282,35 @@ def test_datagrams_that_come_while_the_socket_is_full_are_told() -> None:
 
 
 @pytest.mark.parametrize("stopped", [None, 0, 1], ids=["a flood", "the sender's worker stopped", "the receiver's"])
-def test_each_packet_that_a_slow_worker_loses_is_in_a_counter(stopped: int | None) -> None:
+def test_each_packet_that_a_slow_worker_loses_is_in_a_counter(plain_pair: Pair, stopped: int | None) -> None:
     """Without offloads, where each packet is one for the kernel's counters as well."""
     number, lost_out, came_in = 20_000, ("drop_tun_queue", "drop_tx_send"), ("drop_rx_socket", "rx_packets")
-    with running(("userspace-plain", "userspace-plain")) as made:
-        first, second = made
-        links = [(first, None), (second, None), (first, first.switch)]
-        before, dropped_before = [node.counters() for node in made], dropped_by(links)
-        workers = [worker_of(node) for node in made]
+    first, second = made = plain_pair
+    links = [(first, None), (second, None), (first, first.switch)]
+    before, dropped_before = [node.counters() for node in made], dropped_by(links)
+    workers = [worker_of(node) for node in made]
+    if stopped is not None:
+        made[stopped](f"kill -STOP {workers[stopped]}")
+    try:
+        send(first, second, number, 1400)
+    finally:
         if stopped is not None:
-            made[stopped](f"kill -STOP {workers[stopped]}")
-        try:
-            send(first, second, number, 1400)
-        finally:
-            if stopped is not None:
-                made[stopped](f"kill -CONT {workers[stopped]}")
-        accounts: list[dict[str, int]] = []
+            made[stopped](f"kill -CONT {workers[stopped]}")
+    accounts: list[dict[str, int]] = []
 
-        def all_accounted() -> bool:
-            account = dict(zip(lost_out, gained(first, before[0], *lost_out), strict=True))
-            account |= dict(zip(came_in, gained(second, before[1], *came_in), strict=True))
-            account["links"] = dropped_by(links) - dropped_before
-            accounts[:] = [account]
-            return sum(account.values()) == number
+    def all_accounted() -> bool:
+        account = dict(zip(lost_out, gained(first, before[0], *lost_out), strict=True))
+        account |= dict(zip(came_in, gained(second, before[1], *came_in), strict=True))
+        account["links"] = dropped_by(links) - dropped_before
+        accounts[:] = [account]
+        return sum(account.values()) == number
 
-        try:
-            until(all_accounted, f"{number} packets accounted for")
-        except AssertionError as failure:
-            raise AssertionError(accounts) from failure
-        if stopped is not None:
-            assert accounts[0]["drop_rx_socket" if stopped else "drop_tun_queue"] > 1000
+    try:
+        until(all_accounted, f"{number} packets accounted for")
+    except AssertionError as failure:
+        raise AssertionError(accounts) from failure
+    if stopped is not None:
+        assert accounts[0]["drop_rx_socket" if stopped else "drop_tun_queue"] > 1000
 
 
 def dropped_by(places: list[tuple[Node, str | None]]) -> int:

@@ -25,16 +25,14 @@ from tests.support.tunnels import (
     ROOT,
     UNPROVEN,
     Node,
-    attached,
     entering,
     gained,
     nodes,
-    peers_of,
     proves,
     run,
     running,
+    start_all,
     takes_detour,
-    until,
 )
 
 pytestmark = pytest.mark.root
@@ -73,6 +71,7 @@ WAYS = {
 LARGER_THAN_VXLANS = "trains of full size"
 """vxlan's headers take 22 bytes more than ours, so for those there is no oracle but the sender."""
 
+KINDS_OF_SITE = ("kernel", "kernel", "userspace", "userspace")
 KERNEL, KERNEL_TOO, USERSPACE, USERSPACE_TOO = range(4)
 PAIRS = {
     "kernel to kernel": (KERNEL, KERNEL_TOO),
@@ -84,7 +83,7 @@ PAIRS = {
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[tuple[Node, ...]]:
-    with running(("kernel", "kernel", "userspace", "userspace")) as made:
+    with running(KINDS_OF_SITE) as made:
         for node in made:
             vxlan_beside(node, made)
         yield made
@@ -106,10 +105,7 @@ def odd_site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
             for node in made:
                 for inside, device in ((node.namespace, "eth0"), (node.namespace, "pod"), (node.pod, "eth0")):
                     run(f"ethtool -K {device} tx off rx off", inside)
-        for node, kind in zip(made, ("kernel", "kernel", "userspace", "userspace"), strict=True):
-            node.start(kind, peers=peers_of(node, made))
-        for node in made[:2]:
-            until(lambda node=node: attached(node), f"programs on {node.namespace}")  # type: ignore[misc]
+        start_all(made, KINDS_OF_SITE)
         for node in made:
             vxlan_beside(node, made)
         yield made

@@ -14,16 +14,15 @@ import pytest
 from tests.support.tunnels import (
     ROOT,
     Node,
-    attached,
     entering,
     gained,
     iperf_server,
     lost,
     nodes,
-    peers_of,
     ping,
     run,
     running,
+    start_all,
     until,
 )
 
@@ -128,9 +127,7 @@ def test_a_router_on_the_way_is_believed_also_while_a_stranger_forges(kind: str)
 def test_an_mtu_of_the_nodes_own_route_counts(kind: str) -> None:
     with nodes(2) as (first, second):
         first(f"ip route add {second.address} dev eth0 mtu lock 1300")
-        for node in (first, second):
-            node.start(kind, peers=peers_of(node, (first, second)))
-        until(lambda: kind != "kernel" or (attached(first) and attached(second)), "programs")
+        start_all((first, second), (kind, kind))
         until(lambda: first.status()["path_mtus"] == {second.address: 1272}, "the route's is known")
         until(lambda: told(first, second, 1272), "and told")
         assert lost(ping(first, second, "-c 3 -i 0.05 -M do -s 1244")) == 0

@@ -28,19 +28,13 @@ from tests.support.tunnels import (
     ping,
     run,
     running,
+    start_all,
     until,
 )
 
 pytestmark = pytest.mark.root
 
 Pair = tuple[Node, ...]
-
-
-def start(made: Pair) -> None:
-    for node in made:
-        node.start(peers=peers_of(node, made))
-    for node in made:
-        until(lambda node=node: attached(node), f"programs on {node.namespace}")  # type: ignore[misc]
 
 
 def carried(first: Node, second: Node) -> None:
@@ -111,7 +105,7 @@ def test_kind_of_underlay(change: Callable[[Node], None]) -> None:
     with nodes(2) as made:
         for node in made:
             change(node)
-        start(made)
+        start_all(made)
         carried(*made)
 
 
@@ -156,7 +150,7 @@ def test_several_routes_to_a_peer() -> None:
                 f"ip route add {other.address} src {node.address} "
                 f"nexthop via 172.31.0.{other.number} nexthop via 172.31.1.{other.number}"
             )
-        start(made)
+        start_all(made)
         until(lambda: lost(ping(first, second, "-c 1 -W 1")) == 0, "a packet passes")
         sent = sent_by(first, "eth0"), sent_by(first, "eth1")
         code = (
@@ -199,7 +193,7 @@ def test_a_router_with_a_smaller_mtu() -> None:
             run(words, first.switch)
         first("ip route add default via 172.31.0.254")
         second.underlay, second.address, second.mtu = "eth1", "172.31.9.2", 1372
-        start(made)
+        start_all(made)
         assert lost(ping(first, second)) == 0
         before = first.counters()
         ping(first, second, "-c 1 -W 1 -M do -s 1400")
@@ -222,7 +216,7 @@ def test_an_older_ingress_qdisc_stays() -> None:
     with nodes(2) as made:
         first, second = made
         first("tc qdisc add dev eth0 ingress")  # the older qdisc, which excludes clsact
-        start(made)
+        start_all(made)
         assert lost(ping(first, second)) == 0
         assert "ingress" in first("tc qdisc show dev eth0")
 

@@ -254,12 +254,19 @@ def running(
         options: those of :func:`nodes`.
     """
     with nodes(len(kinds), **options) as made:
-        for node, kind, path in zip(made, kinds, programs or (None,) * len(kinds), strict=True):
-            node.start(kind, path, peers=peers_of(node, made))
-        for node, kind in zip(made, kinds, strict=True):
-            if kind.startswith("kernel"):
-                until(lambda node=node: attached(node), f"programs on {node.namespace}")  # type: ignore[misc]
+        start_all(made, kinds, programs)
         yield made
+
+
+def start_all(
+    made: tuple[Node, ...], kinds: tuple[str, ...] = ("kernel", "kernel"), programs: tuple[Path | None, ...] = ()
+) -> None:
+    """Starts a datapath on each node, with the others as its peers; returns when programs are where they belong."""
+    for node, kind, path in zip(made, kinds, programs or (None,) * len(kinds), strict=True):
+        node.start(kind, path, peers=peers_of(node, made))
+    for node, kind in zip(made, kinds, strict=True):
+        if kind.startswith("kernel"):
+            until(lambda node=node: attached(node), f"programs on {node.namespace}")  # type: ignore[misc]
 
 
 def attached(node: Node) -> bool:

@@ -11,7 +11,6 @@ from overlay.datapath.userspace.counters import Counters
 from overlay.datapath.userspace.worker.claims import PATIENCE, PAUSE, QUOTED, RATE, Claims, challenge
 from overlay.datapath.userspace.worker.paths import PathMtus
 from overlay.packet import ip
-from overlay.packet.mtu import PATH_MINIMUM
 from tests.support.admission import plain_checksum
 
 PEER, OWN, THEIRS = "172.31.0.2", 0x0A000100, 0x0A000200
@@ -66,9 +65,9 @@ def test_what_proves_nothing_is_counted() -> None:
 
 def test_less_than_any_path_has_is_not_even_asked_about() -> None:
     paths, claims = made()
-    assert claims.hear(PEER, PATH_MINIMUM - 1, b"", now=0) is None
-    assert claims.hear(PEER, PATH_MINIMUM, b"", now=0) == NONCE
-    claims.hear(PEER, PATH_MINIMUM - 1, challenge(OWN, THEIRS, NONCE, 1472), now=0)
+    assert claims.hear(PEER, 551, b"", now=0) is None
+    assert claims.hear(PEER, 552, b"", now=0) == NONCE
+    claims.hear(PEER, 551, challenge(OWN, THEIRS, NONCE, 1472), now=0)
     assert paths.limits == {}
 
 

@@ -109,7 +109,12 @@ async def test_the_kernel_computes_the_same() -> None:
         port = probe.getsockname()[1]
     pairs = await open_sockets(address, port, 4)
     try:
-        assert len({pair.sending.getsockname()[1] for pair in pairs}) == 4
+        assert len({port, *(pair.sending.getsockname()[1] for pair in pairs)}) == 5
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            for pair in pairs:
+                stranger.sendto(b"?", pair.sending.getsockname())
+                with pytest.raises(BlockingIOError):
+                    pair.sending.recv(10)
         for host, sender_port in itertools.product((2, 3, 77), (0, 0, 0, 0)):
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
                 sender.bind((f"127.0.0.{host}", sender_port))
