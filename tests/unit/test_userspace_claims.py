@@ -94,7 +94,7 @@ def test_a_challenge_is_a_ping_answer_that_nobody_asked_for(nonce: bytes, length
     header = ip.decode(packet)
     assert (header.total_length, header.protocol, header.source, header.destination) == (length, 1, OWN, THEIRS)
     assert len(packet) == length
-    assert ip.header_is_intact(packet, 20)
+    assert plain_checksum(packet[:20]) == 0
     assert header.dont_fragment
     assert packet[20] == 0
     assert plain_checksum(packet[20:]) == 0
