@@ -123,14 +123,14 @@ def read_config(arguments: tuple[str, ...]) -> Mapping[str, Any]:
 
 def look() -> Daemon | None:
     """The Docker that runs; None where none does, or it does not answer: it may just be starting."""
-    arguments = _command_line()
+    arguments = command_line()
     if arguments is None:
         return None
     told = Told(arguments, read_config(arguments))
     try:
         version, info, networks = (_get(_socket(told), path) for path in ("/version", "/info", "/networks"))
         numbers = parse_version(str(version["Version"]))
-        found = tuple(_bridges(networks))
+        found = tuple(bridges(networks))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, http.client.HTTPException):
         return None
     if numbers is None:
@@ -146,7 +146,8 @@ def look() -> Daemon | None:
     )
 
 
-def _command_line() -> tuple[str, ...] | None:
+def command_line() -> tuple[str, ...] | None:
+    """That of the Docker that runs, by the process number that it leaves; None where none does."""
     for path in PID_FILES:
         try:
             words = Path("/proc", str(int(path.read_text())), "cmdline").read_bytes().split(b"\0")
@@ -192,7 +193,8 @@ def _get(path: Path, resource: str) -> Any:
         connection.close()
 
 
-def _bridges(networks: Any) -> Iterator[BridgeNetwork]:
+def bridges(networks: Any) -> Iterator[BridgeNetwork]:
+    """Of what ``GET /networks`` answers, those on bridges. Raises KeyError, TypeError, AttributeError, ValueError."""
     for network in networks:
         if network["Driver"] == "bridge":
             pools = (network.get("IPAM") or {}).get("Config") or ()

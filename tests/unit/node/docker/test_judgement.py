@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from overlay.node.docker.daemon import BridgeNetwork, Daemon, Told
+from overlay.lab.process import poll
+from overlay.node.docker import daemon
+from overlay.node.docker.daemon import BridgeNetwork, Daemon, Told, bridges
 from overlay.node.docker.judgement import Place, judge
 from overlay.node.docker.needs import Needs, needs
 from overlay.node.docker.program import Abilities, parse_version
@@ -39,6 +42,11 @@ RAW = ("-A PREROUTING -d 10.0.5.2/32 ! -i docker0 -j DROP",)
                     "DOCKER_OPT_ACCEPT_MARK": "--bridge-accept-fwmark=0x100000/0x100000",
                 }
             ),
+        ),
+        (
+            Abilities((29, 1), True, True),
+            Told(file={"firewall-backend": "nftables", "bridge-accept-fwmark": "1", "allow-direct-routing": True}),
+            Needs(),
         ),
         (
             Abilities((29, 1), True, True),
@@ -80,7 +88,10 @@ def trusting(options: str, value: str) -> BridgeNetwork:
         (docker((29, 0), "--allow-direct-routing", nftables=True), (), ["docker-mark"]),
         (docker((29, 0), "--bridge-accept-fwmark=0x100000/0x100000", nftables=True), (), []),
         (docker((29, 0), "--bridge-accept-fwmark", "1048576", nftables=True), (), []),
+        (docker((29, 0), "--bridge-accept-fwmark=0/1", nftables=True), (), []),
         (docker((29, 0), "--bridge-accept-fwmark=1/1", nftables=True), (), ["docker-mark"]),
+        (docker((29, 0), "--bridge-accept-fwmark=0x100001", nftables=True), (), ["docker-mark"]),
+        (docker((29, 0), "--bridge-accept-fwmark=nonsense", nftables=True), (), ["docker-mark"]),
     ],
 )
 def test_what_is_said_of_a_docker_that_runs(running: Daemon, raw: tuple[str, ...], codes: list[str]) -> None:
@@ -90,9 +101,30 @@ def test_what_is_said_of_a_docker_that_runs(running: Daemon, raw: tuple[str, ...
     assert all("docker" in problem.remedy for problem in found)
 
 
-def test_with_live_restore_the_remedy_is_another() -> None:
-    (problem,) = judge(docker((20, 10), network=ELSEWHERE, live_restore=True, containers=2), Place(SUBNET, "flannel0"))
-    assert "stop all of them" in problem.remedy
+@pytest.mark.parametrize(
+    ("running", "remedy"),
+    [
+        (docker((20, 10), "--bip=10.0.5.1/24", network=ELSEWHERE, live_restore=True, containers=2), "stop all of them"),
+        (docker((20, 10), "--bip=10.0.5.1/24", network=ELSEWHERE, live_restore=True), "nothing else gives it --bip"),
+        (docker((20, 10), "--bip=10.0.5.1/24", network=ELSEWHERE, containers=2), "nothing else gives it --bip"),
+        (docker((20, 10), network=ELSEWHERE), "started without --bip"),
+        (docker((28, 0)), "DOCKER_INSECURE_NO_IPTABLES_RAW=1"),
+        (docker((28, 1)), "DOCKER_INSECURE_NO_IPTABLES_RAW=1"),
+        (docker((28, 2)), "--allow-direct-routing"),
+        (docker((29, 0), *DIRECT[1:], nftables=True), "--bridge-accept-fwmark=0x100000/0x100000"),
+    ],
+)
+def test_what_is_wrong_says_what_to_do(running: Daemon, remedy: str) -> None:
+    rules = tuple(Saved.parse("\n".join(RAW)).chain("PREROUTING")) if running.version < (28, 2) else ()
+    (problem,) = judge(running, Place(SUBNET, "flannel0", rules if running.networks == (HERE,) else ()))
+    assert remedy in problem.remedy
+
+
+def test_containers_of_another_network_in_the_subnet_are_enough() -> None:
+    """Docker's default bridge may be where it likes then."""
+    own = BridgeNetwork("own", "br-1", (IPv4Network("10.0.5.128/25"),))
+    running = Daemon((26, 1), Told(), (ELSEWHERE, own))
+    assert list(judge(running, Place(SUBNET, "flannel0"))) == []
 
 
 BIP = "--bip=10.0.5.1/24"
@@ -152,13 +184,45 @@ def test_options_as_docker_reads_them() -> None:
     ]
     assert told.is_on("c")
     assert told.is_off("b")
+    assert Told(("dockerd", "--mtu=1"), {"mtu": 2}).value("mtu") == "1"
+
+
+def test_networks_as_docker_describes_them() -> None:
+    pools = {"Config": [{"Subnet": "10.0.5.0/24"}, {"Subnet": "fd00::/64"}, {}]}
+    named = {"com.docker.network.bridge.name": "docker0"}
+    described = [
+        {"Name": "host", "Driver": "host", "Id": "0", "IPAM": {"Config": None}, "Options": {}},
+        {"Name": "bridge", "Driver": "bridge", "Id": "1" * 64, "IPAM": pools, "Options": named},
+        {"Name": "own", "Driver": "bridge", "Id": "abcdef0123456789", "IPAM": None, "Options": None},
+    ]
+    assert list(bridges(described)) == [
+        BridgeNetwork("bridge", "docker0", (SUBNET,), named),
+        BridgeNetwork("own", "br-abcdef012345", ()),
+    ]
+
+
+def test_a_process_number_that_was_left_behind_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker's own counts, with its command line; another program that has its number by now does not."""
+    program = tmp_path / "dockerd"
+    program.symlink_to("/bin/sleep")
+    monkeypatch.setattr(daemon, "PID_FILES", (tmp_path / "missing", tmp_path / "pid"))
+    for command, found in (([str(program), "60"], (str(program), "60")), (["/bin/sleep", "60"], None)):
+        process = subprocess.Popen(command)
+        try:
+            (tmp_path / "pid").write_text(f"{process.pid}\n")
+            assert poll(lambda: Path(f"/proc/{process.pid}/cmdline").read_bytes() != b"", 30)  # noqa: B023
+            assert daemon.command_line() == found
+        finally:
+            process.kill()
+            process.wait()
+    assert daemon.command_line() is None
 
 
 def test_a_docker_of_another_namespace_is_not_ours() -> None:
-    daemon = docker((20, 10))
-    assert daemon.is_here({"docker0": [IPv4Address("10.0.5.1")]})
-    assert not daemon.is_here({"docker0": [IPv4Address("10.0.9.1")]})
-    assert not daemon.is_here({"br-1": [IPv4Address("10.0.5.1")]})
+    running = docker((20, 10))
+    assert running.is_here({"docker0": [IPv4Address("10.0.5.1")]})
+    assert not running.is_here({"docker0": [IPv4Address("10.0.9.1")]})
+    assert not running.is_here({"br-1": [IPv4Address("10.0.5.1")]})
 
 
 @pytest.mark.parametrize(
