@@ -84,6 +84,7 @@ TABLE = {
     "blackholes for what is unused": Row(
         ETH0 + "route add blackhole 10.0.0.0/8\nroute add unreachable 10.5.9.0/24\n", "10.5.0.0/16"
     ),
+    "a blackhole of another class of service": Row(ETH0 + "route add blackhole 10.5.0.0/16 tos 0x10\n", "10.5.0.0/16"),
     "etcd behind a router": Row(ETH0, "10.5.0.0/16", "etcd at 10.5.0.3 is inside it", etcd=("10.4.0.1", "10.5.0.3")),
     "this node's public IP": Row(
         ETH0, "10.5.0.0/16", "this node's public IP 10.5.0.7 is inside it", public_ip="10.5.0.7"
@@ -102,6 +103,25 @@ TABLE = {
         link("eth0") + bridge("br0", "10.5.3.9/24", ports=("eth0",)) + "route add default via 10.5.3.1\n",
         "10.5.0.0/16",
         "is inside it",
+    ),
+    "a LAN on a bridge of veths with a default route": Row(
+        ETH0
+        + link("veth1")
+        + bridge("br0", "10.5.3.9/24", ports=("veth1",))
+        + "route append default via 10.5.3.1 metric 9\n",
+        "10.5.0.0/16",
+        "route 10.5.3.0/24 dev br0 is inside it",
+    ),
+    "a LAN on a bridge of veths that is the underlay": Row(
+        link("veth1") + bridge("br0", "172.20.0.1/16", "10.5.3.9/24", ports=("veth1",)),
+        "10.5.0.0/16",
+        "route 10.5.3.0/24 dev br0 is inside it",
+        public_ip="172.20.0.1",
+    ),
+    "a site behind a container": Row(
+        ETH0 + DOCKER0 + "route add 10.0.99.0/24 via 10.0.58.9\n",
+        "10.0.0.0/16",
+        "route 10.0.99.0/24 via 10.0.58.9 dev docker0 is inside it",
     ),
     "flannel0 of before": Row(
         ETH0 + tun("flannel0", "10.0.58.0/32") + "route add 10.0.0.0/16 dev flannel0\n", "10.0.0.0/16"

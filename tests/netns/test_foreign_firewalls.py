@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -198,12 +200,50 @@ def test_a_docker_with_rules_in_nftables_gets_marks(router: Router) -> None:
             assert before.split("chain filter-FORWARD")[1].split("}")[0] in without_handles(everything(router))
 
 
-def test_what_others_refuse_is_said(router: Router) -> None:
-    """But not where they were told of us."""
-    for text, codes in ((FIREWALLD % "eth0", ["firewall-refuses"]), (FIREWALLD % "flannel0", [])):
-        router.inside("router", "nft", f"flush ruleset; {text}")
-        found = list(others.look(router.tools, NETWORK, "flannel0"))
-        assert [problem.code for problem in found] == codes
+SITE = "table inet site { chain c { type filter hook forward priority 0; policy %s; %s; }; }"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_named"),
+    [
+        (FIREWALLD % "eth0", True),
+        (FIREWALLD % "flannel0", False),
+        (SITE % ("drop", ""), True),
+        (SITE % ("drop", 'iifname "flannel0" accept; oifname "flannel0" accept'), False),
+        (SITE % ("drop", "ip saddr 10.77.0.0/16 accept; ip daddr 10.77.0.0/16 accept"), False),
+        (SITE % ("accept", "counter log reject"), True),
+        (SITE % ("accept", "ip saddr 192.0.2.7 drop"), False),
+        (SITE % ("accept", "counter"), False),
+        (SITE.replace("forward", "input") % ("drop", ""), False),
+        (SITE.replace("inet", "ip6") % ("drop", ""), False),
+    ],
+)
+def test_what_others_refuse_is_said(router: Router, text: str, is_named: bool) -> None:
+    """But not where they were told of us, and not what they refuse to somebody else."""
+    router.inside("router", "nft", text)
+    found = list(others.look(router.tools, NETWORK, "flannel0"))
+    assert [problem.code for problem in found] == ["firewall-refuses"] * is_named
+
+
+def test_nothing_is_said_of_our_own(router: Router) -> None:
     Firewall(tools=router.tools, enable_nftables=True).reconcile(BOTH)
+    Firewall(tools=router.tools, enable_nftables=True, device="flannel1").reconcile(BOTH)
     router.restore(DOCKER_28)
     assert list(others.look(router.tools, NETWORK, "flannel0")) == []
+
+
+@pytest.mark.parametrize("shared", ["iptables-nft"], indirect=True, scope="module")
+def test_rules_that_no_tool_here_can_read_are_said(
+    router: Router, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = tmp_path / "ip_tables_names"
+    monkeypatch.setattr(others, "LEGACY_TABLES", names)
+    alone = replace(router.tools, others=())
+    for tables, tools, codes in (
+        ("filter\n", alone, ["firewall-unread"]),
+        ("filter\n", router.tools, []),
+        ("nat\n", alone, []),
+        ("", alone, []),
+    ):
+        names.write_text(tables)
+        assert [problem.code for problem in others.look(tools, NETWORK, "flannel0")] == codes

@@ -237,6 +237,7 @@ TABLE = (
     Foreign("nothing"),
     Foreign("an operator's rules, one of them empty", OPERATOR),
     Foreign("an end that rejects", DROPS_AT_THE_END),
+    Foreign("an end that rejects, gone to", DROPS_AT_THE_END.replace("-j site-end", "-g site-end")),
     Foreign("the other iptables drops", other="*filter\n:FORWARD DROP [0:0]\nCOMMIT\n"),
     Foreign("the other iptables has its end", OPERATOR, other=DROPS_AT_THE_END),
     Foreign("both have rules", OPERATOR, other=OPERATOR),
