@@ -96,16 +96,17 @@ UNIT_MUTANTS: tuple[Mutant, ...] = (
         ("        if self._engine.settle():\n            self._wake.set()\n", "        self._engine.settle()\n"),
     ),
     *_of(
-        "store/mirror",
-        "control/leases/test_view",
-        ("        self.revision = max(self.revision, batch.revision)\n", ""),
-        ("            self.epoch += 1\n", "            pass\n"),
-        ("            if event.kv.mod_revision <= self.revision:\n                continue\n", ""),
-    ),
-    *_of(
         "control/leases/view",
         "control/leases/test_view",
         ("            self._occupy_if_named(kv.key)\n", ""),
+    ),
+    *_of(
+        "store/mirror",
+        "store/test_mirror",
+        ("        self.revision = max(self.revision, batch.revision)\n", ""),
+        ("            self.epoch += 1\n", "            pass\n"),
+        ("            if event.kv.mod_revision <= self.revision:\n                continue\n", ""),
+        ("            self._left(kv)\n", "            pass\n"),
     ),
     *_of(
         "store/gojson",
