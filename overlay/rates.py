@@ -17,12 +17,16 @@ class TokenBucket:
 
     def allow(self, now: float) -> bool:
         """Whether one more event is allowed at ``now``; if so it is taken."""
-        self._tokens = min(self._burst, self._tokens + max(0.0, now - self._last) * self._rate)
-        self._last = now
-        if self._tokens < 1:
+        if self.wait(now) > 0:
             return False
         self._tokens -= 1
         return True
+
+    def wait(self, now: float) -> float:
+        """Seconds from ``now`` until one more event is allowed, 0 where one is; none is taken."""
+        self._tokens = min(self._burst, self._tokens + max(0.0, now - self._last) * self._rate)
+        self._last = now
+        return 0.0 if self._tokens >= 1 else (1 - self._tokens) / self._rate
 
 
 @dataclass(slots=True)

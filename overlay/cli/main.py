@@ -29,6 +29,7 @@ _COMMANDS = {
     "kubectl": ("overlay.cli.kubectl:kubectl", "Run kubectl against an API that lives as long as the command."),
     "lab": ("overlay.cli.lab:lab", "A cluster in network namespaces on this machine."),
     "leases": ("overlay.cli.leases:leases", "Print the subnet leases in etcd."),
+    "services": ("overlay.cli.services:services", "Run the services daemon: containers as pods, Services, endpoints."),
     "status": ("overlay.cli.status:status", "Show what this node's agent says of itself."),
     "release": ("overlay.cli.reservations:release", "Give a subnet back."),
     "reserve": ("overlay.cli.reservations:reserve", "Lease a subnet to a public IP for ever."),

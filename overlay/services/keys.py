@@ -25,6 +25,8 @@ from dataclasses import dataclass
 
 DEFAULT_PREFIX = "/overlay"
 
+_FOLDERS = ("objects", "pods", "nodes", "alive", "addresses", "ports", "owners")
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectKey:
@@ -93,6 +95,11 @@ class Keys:
     def owner(self, ip: str = "") -> str:
         """The key of an outside address's owner; without an address, the prefix of all."""
         return f"{self.root}owners/{ip}"
+
+    def is_ours(self, key: str) -> bool:
+        """Whether it begins as one of the table's."""
+        folder, slash, rest = key.removeprefix(self.root).partition("/")
+        return key == self.config or (folder in _FOLDERS and bool(slash and rest))
 
     def parse_object(self, key: str, namespaced: bool) -> ObjectKey | None:
         """Undoes :meth:`object`; None for a key of another form."""

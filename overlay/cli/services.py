@@ -1,0 +1,90 @@
+"""``overlay services``: the daemon that brings Kubernetes' objects of the network to this node."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import click
+
+from overlay.cli.goflags import flag
+from overlay.cli.options import Etcd, etcd_flags, node_id
+from overlay.control.schema import subnets_prefix
+from overlay.daemon.status_socket import ask
+from overlay.errors import UsageError
+from overlay.observe.logging import set_up
+from overlay.services.daemon import run
+from overlay.services.keys import DEFAULT_PREFIX
+from overlay.services.machine import default_node_name
+from overlay.services.pods.directory import DEFAULT_DIRECTORY
+from overlay.services.pods.docker import DEFAULT_SOCKET
+from overlay.services.pods.names import is_dns_subdomain
+from overlay.services.pods.registration import DEFAULT_TTL
+from overlay.services.settings import ServicesSettings
+from overlay.text import excerpt
+
+_STATE_DIR = "/run/overlay/services"
+
+
+@click.command()
+@etcd_flags
+@flag("services-prefix", default=DEFAULT_PREFIX, metavar="KEY", help="Where Services and pods are in etcd.")
+@flag("node-name", default="", metavar="NAME", help="This node's name; default: the host's.")
+@flag("node-id", default="", metavar="ID", help="This node's id; default: from machine-id.")
+@flag("subnet-file", default="/run/flannel/subnet.env", metavar="FILE", help="Where the agent writes our subnet.")
+@flag("docker-socket", default=str(DEFAULT_SOCKET), metavar="FILE", help="Docker's API.")
+@flag("pods-dir", default=str(DEFAULT_DIRECTORY), metavar="DIR", help="Pods that others make, a JSON file each.")
+@flag("services-state-dir", default=_STATE_DIR, metavar="DIR", help="Runtime state of this daemon.")
+@flag("services-lease-ttl", default=DEFAULT_TTL, type=click.IntRange(5, 86400), metavar="SECONDS",
+      help="So long after this node is lost its pods are endpoints still.")  # fmt: skip
+@flag("services-healthz-ip", default="127.0.0.1", metavar="IP", help="Where /healthz and /readyz are served.")
+@flag("services-healthz-port", default=0, type=click.IntRange(0, 65535), metavar="PORT",
+      help="Port for it; 0: not served.")  # fmt: skip
+@flag("log-format", default="text", type=click.Choice(["text", "json"]), help="Form of the log.")
+@flag("v", default=0, type=int, metavar="LEVEL", help="1 and more: debug messages.")
+@click.option("--status", "only_status", is_flag=True, help="Print what the running daemon says of itself, as JSON.")
+def services(etcd: Etcd, only_status: bool, **flags: Any) -> int:
+    """Run the services daemon of this node: its containers become pods, which Services select.
+
+    Needs etcd, Docker's socket (or a directory of pods) and the subnet that `overlay agent`, or flanneld, has leased.
+    Ends with 0 at SIGTERM or SIGINT; pods stay registered until the lease in etcd ends, so that a restart changes
+    nothing.
+    """
+    state_dir = Path(flags["services_state_dir"])
+    if only_status:
+        report = ask(state_dir)
+        print(json.dumps(report, indent=2))
+        return 0 if report["ready"] and not report["problems"] else 1
+    settings = _settings(etcd, state_dir, flags)
+    set_up(flags["log_format"], verbose=flags["v"] > 0, under_journald="JOURNAL_STREAM" in os.environ)
+    asyncio.run(run(settings))
+    return 0
+
+
+def _settings(etcd: Etcd, state_dir: Path, flags: dict[str, Any]) -> ServicesSettings:
+    name = flags["node_name"] or default_node_name()
+    if not is_dns_subdomain(name):
+        remedy = "use lower-case letters, digits, hyphens and dots"
+        raise UsageError("is no DNS name", about=f"--node-name {excerpt(name)}", remedy=remedy)
+    try:
+        ip_address(flags["services_healthz_ip"])
+    except ValueError as error:
+        raise UsageError("is no IP address", about=f"--services-healthz-ip {flags['services_healthz_ip']}") from error
+    port = flags["services_healthz_port"]
+    return ServicesSettings(
+        etcd=etcd.settings,
+        prefix=flags["services_prefix"],
+        leases=subnets_prefix(etcd.prefix),
+        node_name=name,
+        node_id=node_id(flags["node_id"]),
+        subnet_file=Path(flags["subnet_file"]),
+        state_dir=state_dir,
+        docker_socket=Path(flags["docker_socket"]),
+        pods_dir=Path(flags["pods_dir"]),
+        lease_ttl=flags["services_lease_ttl"],
+        health_address=(flags["services_healthz_ip"], port) if port else None,
+    )

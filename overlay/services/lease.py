@@ -1,0 +1,63 @@
+"""This node's place in the network: the subnet that the agent wrote down, and the address in the lease of it.
+
+The agent that leases it may be another flannel's: of both only what flannel has too is read.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network
+from random import Random
+
+import msgspec
+
+from overlay.errors import StoreError
+from overlay.store.contract import Events, KeyRange, Snapshot
+from overlay.store.follower import Follower, Read, Watch
+from overlay.store.mirror import Mirror
+
+
+class LeaseFollower:
+    """Follows all leases of the network, to know at which address a subnet's node is reached.
+
+    Args:
+        prefix: what every lease's key begins with.
+    """
+
+    def __init__(self, prefix: str, rng: Random) -> None:
+        self.span = KeyRange(prefix)
+        self._mirror = Mirror()
+        self._follower = Follower(rng)
+
+    def public_ip(self, subnet: IPv4Network) -> IPv4Address | None:
+        """The address of the node that leases a subnet; None where no lease says one."""
+        name = f"{self.span.key}{subnet.network_address}-{subnet.prefixlen}"
+        leases = self._mirror.items
+        kv = leases.get(name) or next((kv for key, kv in leases.items() if key.startswith(f"{name}&")), None)
+        try:
+            return None if kv is None else IPv4Address(msgspec.json.decode(kv.value, type=_Lease).PublicIP)
+        except (msgspec.DecodeError, ValueError):
+            return None
+
+    def next_step(self, now: float) -> Read | Watch | float:
+        """See :class:`~overlay.store.following.Follows`."""
+        return self._follower.next(now)
+
+    def loaded(self, snapshot: Snapshot, now: float) -> None:
+        """See :class:`~overlay.store.following.Follows`."""
+        self._follower.loaded(snapshot, now)
+        self._mirror.load(snapshot, self._follower.asked_at)
+
+    def heard(self, batch: Events, now: float) -> bool:
+        """See :class:`~overlay.store.following.Follows`."""
+        if not self._follower.heard(batch, now):
+            return False
+        self._mirror.apply(batch)
+        return True
+
+    def lost(self, error: StoreError, now: float) -> None:
+        """See :class:`~overlay.store.following.Follows`."""
+        self._follower.failed(error, now)
+
+
+class _Lease(msgspec.Struct):
+    PublicIP: str = ""

@@ -1,0 +1,212 @@
+"""One consistent view of all below the services' prefix: which Services, pods and nodes there are at one revision.
+
+It is fed by a :class:`~overlay.store.following.Following` (:class:`ServicesFollower`), and answers for the whole node:
+proxy, names and the API compute from it, so they cannot disagree. It keeps a document as the bytes that etcd has, and
+beside it only what endpoints are computed from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from random import Random
+
+from overlay.errors import StoreError
+from overlay.services import endpoints, facts
+from overlay.services.facts import Pod, Service, ServiceName
+from overlay.services.index import SelectorIndex
+from overlay.services.keys import Keys
+from overlay.services.objects.document import Object, ObjectFormatError, decode
+from overlay.services.pods.node import with_readiness
+from overlay.store.contract import Events, KeyRange, KeyValue, Snapshot
+from overlay.store.follower import Follower, Read, Watch
+from overlay.store.mirror import Mirror
+
+
+class ServicesMirror(Mirror):
+    """All services' keys as of ``revision``.
+
+    Attributes:
+        malformed: what is wrong with each key or value that is none of ours; it is passed over.
+        touched: the Services whose endpoints may have been changed by what came last.
+    """
+
+    def __init__(self, keys: Keys) -> None:
+        super().__init__()
+        self.keys = keys
+        self.malformed: dict[str, ObjectFormatError] = {}
+        self.touched: set[ServiceName] = set()
+        self._index = SelectorIndex()
+        self._service_keys: dict[str, ServiceName] = {}
+        self._pods_of: dict[str, set[str]] = {}
+        self._changed_at: dict[ServiceName, int] = {}
+
+    # --- what it is fed ---
+
+    def load(self, snapshot: Snapshot, asked_at: float) -> set[str]:
+        """See :meth:`Mirror.load`."""
+        self.touched = set()
+        changed = super().load(snapshot, asked_at)
+        self._date()
+        return changed
+
+    def apply(self, batch: Events) -> set[str]:
+        """See :meth:`Mirror.apply`."""
+        self.touched = set()
+        changed = super().apply(batch)
+        self._date()
+        return changed
+
+    def _date(self) -> None:
+        for name in self.touched:
+            if name in self._index.services:
+                self._changed_at[name] = self.revision
+            else:
+                self._changed_at.pop(name, None)
+
+    def _entered(self, kv: KeyValue) -> None:
+        try:
+            if (pod_key := self.keys.parse_pod(kv.key)) is not None:
+                pod = facts.pod(kv.key, decode(kv.value, kv.mod_revision, kv.key))
+                self._pods_of.setdefault(pod_key.node, set()).add(kv.key)
+                self.touched |= self._index.add_pod(pod)
+            elif kv.key.startswith(self.keys.objects("services")):
+                self._enter_service(kv)
+            elif not self.keys.is_ours(kv.key):
+                self.malformed[kv.key] = ObjectFormatError("is none of our keys", about=kv.key)
+        except ObjectFormatError as error:
+            self.malformed[kv.key] = error
+
+    def _enter_service(self, kv: KeyValue) -> None:
+        service = facts.service(decode(kv.value, kv.mod_revision, kv.key))
+        if (named := self.keys.object("services", *service.full_name)) != kv.key:
+            raise ObjectFormatError(f"is the Service of the key {named}", about=kv.key)
+        self._service_keys[kv.key] = service.full_name
+        self.touched |= self._index.add_service(service)
+
+    def _left(self, kv: KeyValue) -> None:
+        self.malformed.pop(kv.key, None)
+        if kv.key in self._index.pods:
+            node = kv.key.rsplit("/", 2)[-2]
+            self._pods_of[node].discard(kv.key)
+            if not self._pods_of[node]:
+                del self._pods_of[node]
+            self.touched |= self._index.remove_pod(kv.key)
+        elif (name := self._service_keys.pop(kv.key, None)) is not None:
+            self.touched |= self._index.remove_service(name)
+
+    # --- what it tells ---
+
+    @property
+    def services(self) -> Mapping[ServiceName, Service]:
+        """Every Service by namespace and name."""
+        return self._index.services
+
+    @property
+    def pods(self) -> Mapping[str, Pod]:
+        """Every pod by its key."""
+        return self._index.pods
+
+    def pods_of(self, node: str) -> set[str]:
+        """The keys of the pods that a node has registered."""
+        return self._pods_of.get(node, set())
+
+    def selected(self, name: ServiceName) -> list[Pod]:
+        """The pods that a Service selects."""
+        return self._index.selected(name)
+
+    def selecting(self, pod: Pod) -> set[ServiceName]:
+        """The Services that select a pod."""
+        return set(self._index.selecting(pod))
+
+    def document(self, key: str) -> Object | None:
+        """What is at a key, decoded; None where nothing is, or no object.
+
+        Its ``resourceVersion`` is its key's modification revision.
+        """
+        kv = self.items.get(key)
+        if kv is None or key in self.malformed:
+            return None
+        return decode(kv.value, kv.mod_revision, key)
+
+    def endpoints(self, name: ServiceName) -> Object | None:
+        """The Endpoints of a Service; of one without selector those that were written. None where there are none.
+
+        The ``resourceVersion`` of what is computed is the revision at which this mirror saw it change last.
+        """
+        service = self.services.get(name)
+        if service is None or not service.selector:
+            return self.document(self.keys.object("endpoints", *name))
+        return self._dated(name, [endpoints.endpoints(service, self.selected(name))])[0]
+
+    def slices(self, name: ServiceName) -> list[Object]:
+        """The EndpointSlices that are computed for a Service; none for one without selector."""
+        service = self.services.get(name)
+        if service is None or not service.selector:
+            return []
+        return self._dated(name, endpoints.slices(service, self.selected(name)))
+
+    def _dated(self, name: ServiceName, documents: list[Object]) -> list[Object]:
+        for document in documents:
+            document["metadata"]["resourceVersion"] = str(self._changed_at[name])
+        return documents
+
+    def nodes(self) -> list[Object]:
+        """Every node's v1 Node, by name; Ready are those whose etcd lease lives."""
+        prefix = self.keys.node()
+        names = sorted(key.removeprefix(prefix) for key in self.items if key.startswith(prefix))
+        return [node for name in names if (node := self.node(name)) is not None]
+
+    def node(self, name: str) -> Object | None:
+        """One node's v1 Node; None where there is none."""
+        if (record := self.document(self.keys.node(name))) is None:
+            return None
+        alive = self.items.get(self.keys.alive(name))
+        return with_readiness(record, None if alive is None else alive.mod_revision)
+
+
+class ServicesFollower:
+    """Follows all services' keys for a mirror: what a :class:`~overlay.store.following.Following` drives.
+
+    Attributes:
+        mirror: what is known.
+        error: why the store is not being followed; None while it is.
+    """
+
+    def __init__(self, keys: Keys, rng: Random) -> None:
+        self.span = KeyRange(keys.root)
+        self.mirror = ServicesMirror(keys)
+        self._follower = Follower(rng)
+
+    @property
+    def error(self) -> StoreError | None:
+        return self._follower.error
+
+    @property
+    def connected(self) -> bool:
+        """Whether every change is being heard of, as far as one can know."""
+        return self._follower.connected
+
+    @property
+    def last_contact(self) -> float | None:
+        """When the store last answered; None: never."""
+        return self._follower.last_contact
+
+    def next_step(self, now: float) -> Read | Watch | float:
+        """See :class:`~overlay.store.following.Follows`."""
+        return self._follower.next(now)
+
+    def loaded(self, snapshot: Snapshot, now: float) -> None:
+        """See :class:`~overlay.store.following.Follows`."""
+        self._follower.loaded(snapshot, now)
+        self.mirror.load(snapshot, self._follower.asked_at)
+
+    def heard(self, batch: Events, now: float) -> bool:
+        """See :class:`~overlay.store.following.Follows`."""
+        if not self._follower.heard(batch, now):
+            return False
+        self.mirror.apply(batch)
+        return True
+
+    def lost(self, error: StoreError, now: float) -> None:
+        """See :class:`~overlay.store.following.Follows`."""
+        self._follower.failed(error, now)

@@ -1,0 +1,252 @@
+"""Docker's containers, followed through its API on its Unix socket: events, and what each container is.
+
+Docker keeps 256 events only, so after every connection all containers are listed, once its events are being heard; and
+now and then without any cause. An event says of a container only that something about it has changed: what it is now is
+asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+from typing import Any, NoReturn
+
+import aiohttp
+import msgspec
+
+from overlay.errors import OverlayError
+from overlay.rates import Backoff
+from overlay.services.pods.container import Container, ContainerFormatError, parse
+
+_log = logging.getLogger(__name__)
+
+DEFAULT_SOCKET = Path("/run/docker.sock")
+
+MAX_CONTAINERS = 4096
+"""Of one node, of which each has a key in etcd."""
+
+LIST_SECONDS = 300.0
+"""How long a change that no event told of can last."""
+
+_ANSWER_SECONDS = 10.0
+_ANSWER_LIMIT = 64 << 20
+_EVENT_LIMIT = 4 << 20
+"""Bytes: an event has all labels of its container in it."""
+
+_WORKERS = 4
+_AGAIN_SECONDS = 5.0
+_FIRST_RETRY, _MAX_RETRY = 0.2, 5.0
+
+_EVENTS = (
+    "create", "start", "restart", "pause", "unpause", "health_status", "oom", "die", "stop", "rename", "update",
+    "destroy", "connect", "disconnect",
+)  # fmt: skip
+"""That may change what a container is; a health check alone makes three of others at every turn."""
+
+
+class DockerError(OverlayError):
+    """Docker does not answer, or not as its API says; that is tried again."""
+
+
+class Docker:
+    """Follows all containers of one dockerd, whatever becomes of it.
+
+    Attributes:
+        containers: as last known, by id; while Docker is away they may well run on.
+        listed: whether all of them have been known once.
+        error: why Docker is not followed now; None while it is.
+        left_out: containers beyond MAX_CONTAINERS.
+
+    Args:
+        changed: called after every change to any of these.
+    """
+
+    def __init__(self, socket: Path, changed: Callable[[], None], rng: Random | None = None) -> None:
+        self.containers: dict[str, Container] = {}
+        self.listed = False
+        self.error: DockerError | None = None
+        self.left_out = 0
+        self._socket = socket
+        self._changed = changed
+        self._backoff = Backoff(_FIRST_RETRY, _MAX_RETRY, rng or Random())
+
+    async def run(self) -> NoReturn:
+        """Follows until cancelled."""
+        while True:
+            try:
+                await self._follow()
+            except* (DockerError, aiohttp.ClientError, OSError, TimeoutError) as group:
+                self._lost(group)
+            await asyncio.sleep(self._backoff.next())
+
+    def _lost(self, group: BaseExceptionGroup[BaseException]) -> None:
+        first: BaseException = group
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        cause = str(first) or type(first).__name__
+        self.error = DockerError(
+            f"does not answer: {cause}", about=f"Docker at {self._socket}", remedy="is it running?"
+        )
+        self._changed()
+
+    async def _follow(self) -> None:
+        async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(self._socket))) as session:
+            connection = _Connection(session)
+            async with connection.events() as events, asyncio.TaskGroup() as group:
+                inspector = _Inspector(connection, self._known)
+                for worker in inspector.workers():
+                    group.create_task(worker)
+                group.create_task(self._hear(events, inspector))
+                group.create_task(self._list_for_ever(connection, inspector))
+
+    async def _hear(self, events: AsyncIterator[str], inspector: _Inspector) -> None:
+        async for ident in events:
+            if ident in self.containers or len(self.containers) < MAX_CONTAINERS:
+                inspector.ask(ident)
+        raise DockerError("its events have ended")
+
+    async def _list_for_ever(self, connection: _Connection, inspector: _Inspector) -> None:
+        while True:
+            before = set(self.containers)
+            began = time.monotonic()
+            listed = await connection.list()
+            kept = listed[:MAX_CONTAINERS]
+            self.left_out = len(listed) - len(kept)
+            for ident in before.difference(kept):
+                self.containers.pop(ident, None)
+            for ident in kept:
+                inspector.ask(ident)
+            await inspector.idle()
+            if not self.listed or self.error is not None:
+                _log.info("Docker: %d containers, listed in %.1f s", len(kept), time.monotonic() - began)
+            self.listed, self.error = True, None
+            self._backoff.reset()
+            self._changed()
+            await asyncio.sleep(LIST_SECONDS)
+
+    def _known(self, ident: str, container: Container | None) -> None:
+        """What a container is now; None: it is gone."""
+        if self.containers.get(ident) == container:
+            return
+        if container is None:
+            self.containers.pop(ident, None)
+        else:
+            self.containers[ident] = container
+        if self.listed:
+            self._changed()
+
+
+class _Inspector:
+    """Asks what containers are, a few at a time and each one's questions in turn; asked twice it asks once."""
+
+    def __init__(self, connection: _Connection, known: Callable[[str, Container | None], None]) -> None:
+        self._connection = connection
+        self._known = known
+        self._queues = [asyncio.Queue[str]() for _ in range(_WORKERS)]
+        self._waiting: set[str] = set()
+
+    def ask(self, ident: str) -> None:
+        if ident not in self._waiting:
+            self._waiting.add(ident)
+            self._queues[sum(ident[:8].encode()) % _WORKERS].put_nowait(ident)
+
+    async def idle(self) -> None:
+        """Until all that was asked is answered."""
+        for queue in self._queues:
+            await queue.join()
+
+    def workers(self) -> list[Any]:
+        return [self._work(queue) for queue in self._queues]
+
+    async def _work(self, queue: asyncio.Queue[str]) -> NoReturn:
+        while True:
+            ident = await queue.get()
+            self._waiting.discard(ident)  # before it is asked: what changes from here on is asked again
+            try:
+                self._known(ident, await self._connection.inspect(ident))
+            except (DockerError, ContainerFormatError, TimeoutError) as error:
+                # One that Docker itself cannot describe must not keep the others from being followed.
+                _log.debug("container %s: %s", ident[:12], error or "no answer in time")
+                asyncio.get_running_loop().call_later(_AGAIN_SECONDS, self.ask, ident)
+            finally:
+                queue.task_done()
+
+
+class _Connection:
+    """What we ask of Docker's API."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    @asynccontextmanager
+    async def events(self) -> AsyncIterator[AsyncIterator[str]]:
+        """The ids of containers about which something has changed, from now on."""
+        filters = json.dumps({"type": ["container", "network"], "event": list(_EVENTS)})
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_ANSWER_SECONDS)
+        async with self._session.get("http://docker/events", params={"filters": filters}, timeout=timeout) as answer:
+            if answer.status != 200:
+                raise DockerError(f"refuses its events with {answer.status}")
+            yield _ids(answer)
+
+    async def list(self) -> list[str]:
+        """The ids of all containers, the youngest first."""
+        answer = await self._get("/containers/json?all=1")
+        if not isinstance(answer, list):
+            raise DockerError("lists no containers")
+        return [ident for each in answer if isinstance(each, dict) and isinstance(ident := each.get("Id"), str)]
+
+    async def inspect(self, ident: str) -> Container | None:
+        """What a container is; None where there is none."""
+        answer = await self._get(f"/containers/{ident}/json")
+        return None if answer is None else parse(answer)
+
+    async def _get(self, path: str) -> Any:
+        """A decoded answer; None where nothing is there. Raises DockerError."""
+        timeout = aiohttp.ClientTimeout(total=_ANSWER_SECONDS)
+        async with self._session.get(f"http://docker{path}", timeout=timeout) as answer:
+            if answer.status == 404:
+                return None
+            body = bytearray()
+            async for part in answer.content.iter_any():
+                body += part
+                if len(body) > _ANSWER_LIMIT:
+                    raise DockerError(f"answers {path} without end")
+            if answer.status != 200:
+                raise DockerError(f"answers {path} with {answer.status}")
+            return _decoded(bytes(body))
+
+
+async def _ids(answer: aiohttp.ClientResponse) -> AsyncIterator[str]:
+    rest = bytearray()
+    async for part in answer.content.iter_any():
+        rest += part
+        *lines, last = rest.split(b"\n")
+        if len(last) > _EVENT_LIMIT:
+            raise DockerError("sends an event without end")
+        rest = bytearray(last)
+        for line in lines:
+            if line.strip() and (ident := _about(_decoded(bytes(line)))):
+                yield ident
+
+
+def _about(event: Any) -> str:
+    """The id of the container that an event is about; empty where it is about none."""
+    if not isinstance(event, dict) or not isinstance(actor := event.get("Actor"), dict):
+        return ""
+    if event.get("Type") == "container":
+        return str(actor.get("ID") or "")
+    attributes = actor.get("Attributes")
+    return str(attributes.get("container") or "") if isinstance(attributes, dict) else ""
+
+
+def _decoded(body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DockerError(f"sends what is no JSON: {error}") from None

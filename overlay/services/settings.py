@@ -1,0 +1,30 @@
+"""What the services daemon was started with: the command line as facts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from overlay.services.pods.registration import DEFAULT_TTL
+from overlay.store.etcd.settings import EtcdSettings
+
+
+@dataclass(frozen=True, slots=True)
+class ServicesSettings:
+    """One field a flag of ``overlay services``; its help says what each means. Times are in seconds.
+
+    Attributes:
+        leases: what the keys of the network's leases begin with.
+    """
+
+    etcd: EtcdSettings
+    prefix: str
+    leases: str
+    node_name: str
+    node_id: str
+    subnet_file: Path
+    state_dir: Path
+    docker_socket: Path
+    pods_dir: Path
+    lease_ttl: int = DEFAULT_TTL
+    health_address: tuple[str, int] | None = None
