@@ -71,7 +71,7 @@ class ServicesMirror(Mirror):
                 self.touched |= self._index.add_pod(pod)
             elif kv.key.startswith(self.keys.objects("services")):
                 self._enter_service(kv)
-            elif not self.keys.is_ours(kv.key):
+            elif kv.key.startswith(self.keys.pods()) or not self.keys.is_ours(kv.key):
                 self.malformed[kv.key] = ObjectFormatError("is none of our keys", about=kv.key)
         except ObjectFormatError as error:
             self.malformed[kv.key] = error

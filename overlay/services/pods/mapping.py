@@ -144,7 +144,7 @@ def _metadata(owner: Container, remarks: list[str]) -> dict[str, Any]:
         "uid": uid(owner.id),
         "creationTimestamp": owner.created or None,
         "labels": labels,
-        "annotations": {CONTAINER: owner.name, **_annotations(unfit_values, unfit_keys, remarks)},
+        "annotations": {**_annotations(unfit_values, unfit_keys, remarks), CONTAINER: owner.name},
     }
 
 

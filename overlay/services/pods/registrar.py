@@ -62,7 +62,7 @@ class Registrar:
             except StoreError as error:
                 self._registration.failed(error, self._clock())
             else:
-                self._registration.completed(result)
+                self._registration.completed(result, self._clock())
             self._told()
 
     async def _carry_out(self, action: Grant | Refresh | Write) -> Committed | int | None:

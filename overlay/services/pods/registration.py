@@ -54,11 +54,13 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What a key has, as far as we know, since ``revision``; None: there is no such key."""
+    """What a key has (None: it is not there), as the store told at its revision ``seen`` and at the time ``at``."""
 
     value: bytes | None
     lease_id: int
-    revision: int
+    mod_revision: int
+    seen: int = 0
+    at: float = -math.inf
 
 
 @dataclass(slots=True)
@@ -92,7 +94,6 @@ class Registration:
         self._session: Session | None = None
         self._wanted: dict[str, _Wanted] = {}
         self._written: dict[str, _Known] = {}
-        self._epoch = 0
         self._shown_ready: set[str] = set()
         self._all = TokenBucket(NODE_RATE, NODE_BURST)
         self._backoff = Backoff(_FIRST_RETRY, _MAX_RETRY, rng)
@@ -191,22 +192,24 @@ class Registration:
 
     def _now_at(self, key: str) -> _Known:
         """What a key has: what we wrote, until the mirror has come that far."""
-        if self._epoch != self._mirror.epoch:  # the store was restored: what we wrote may never have been
-            self._epoch = self._mirror.epoch
-            self._written.clear()
         written = self._written.get(key)
-        if written is not None and written.revision > self._mirror.revision:
+        if written is not None and self._is_ahead(written):
             return written
         self._written.pop(key, None)
         held = self._mirror.items.get(key)
         return _Known(None, NO_LEASE, 0) if held is None else _Known(held.value, held.lease_id, held.mod_revision)
 
+    def _is_ahead(self, written: _Known) -> bool:
+        """Whether the mirror cannot know of it. A store that was restored since has been read again."""
+        loaded_at = self._mirror.loaded_at
+        return written.seen > self._mirror.revision and (loaded_at is None or loaded_at <= written.at)
+
     def _as_known(self, key: str, known: _Known) -> Compare:
-        return Compare(key, 0) if known.value is None else Compare(key, known.revision, known.value)
+        return Compare(key, 0) if known.value is None else Compare(key, known.mod_revision, known.value)
 
     # --- what came of it ---
 
-    def completed(self, result: Committed | int | None) -> None:
+    def completed(self, result: Committed | int | None, now: float) -> None:
         """The action that :meth:`next` gave was carried out."""
         assert self._session is not None
         doing, self._doing = self._doing, None
@@ -221,33 +224,32 @@ class Registration:
             case Write(_, operations):
                 assert isinstance(result, Committed)
                 if result.succeeded:
-                    self._note(operations, result.revision)
+                    self._note(operations, result.revision, now)
                 else:
-                    self._correct(result)
+                    self._correct(result, now)
 
-    def _note(self, operations: tuple[Put | Delete, ...], revision: int) -> None:
+    def _note(self, operations: tuple[Put | Delete, ...], revision: int, now: float) -> None:
         for operation in operations:
             match operation:
                 case Put(key, value, lease_id):
-                    self._written[key] = _Known(value, lease_id, revision)
+                    self._written[key] = _Known(value, lease_id, revision, revision, now)
                     wanted = self._wanted.get(key)
                     if wanted is not None and wanted.ready and wanted.value == value:
                         self._shown_ready.add(key)
                     else:
                         self._shown_ready.discard(key)
                 case Delete(key):
-                    self._written[key] = _Known(None, NO_LEASE, revision)
+                    self._written[key] = _Known(None, NO_LEASE, 0, revision, now)
                     self._shown_ready.discard(key)
 
-    def _correct(self, result: Committed) -> None:
+    def _correct(self, result: Committed, now: float) -> None:
         """Our name is not as we thought: what it is now is known sooner than the mirror tells."""
         alive = self._keys.alive(self._node)
         held = {kv.key: kv for kv in result.current}.get(alive)
-        self._written[alive] = (
-            _Known(None, NO_LEASE, result.revision)
-            if held is None
-            else _Known(held.value, held.lease_id, held.mod_revision)
+        value, lease_id, revision = (
+            (None, NO_LEASE, 0) if held is None else (held.value, held.lease_id, held.mod_revision)
         )
+        self._written[alive] = _Known(value, lease_id, revision, result.revision, now)
 
     def failed(self, error: StoreError, now: float) -> None:
         """The action failed, or nobody knows whether it did."""
