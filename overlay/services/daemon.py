@@ -202,9 +202,9 @@ class Daemon:
         """What is wrong now."""
         found = []
         if (error := self._follower.error) is not None:
-            found.append(Problem("store", str(error), "nothing to do once etcd answers: it is tried again"))
+            found.append(Problem.of(error, "store", after="trying again; what is known is worked with"))
         elif (failure := self._registration.error) is not None:
-            found.append(Problem("registration", str(failure), "it is tried again"))
+            found.append(Problem.of(failure, "registration", after="trying again"))
         if (rival := self._registration.rival()) is not None:
             sentence = f"another machine ({rival}) is the node {self._settings.node_name}; no pod is registered here"
             found.append(Problem("node-name", sentence, "give one of them another --node-name"))
@@ -230,7 +230,7 @@ class Daemon:
         elif self._docker_away_since is None:
             self._docker_away_since = self._clock()
         elif self._docker.listed and self._clock() - self._docker_away_since > _DOCKER_GRACE:
-            found.append(Problem("docker", str(self._docker.error), "its containers count as they were last"))
+            found.append(Problem.of(self._docker.error, "docker", after="its containers count as they were last"))
         if self._docker.left_out:
             sentence = f"{self._docker.left_out} containers are left out, there are too many"
             found.append(Problem("containers", sentence, "remove those that have ended: docker container prune"))
@@ -266,7 +266,7 @@ class Daemon:
             try:
                 await http.serve(address, self._health, listening)
             except PortInUseError as error:
-                self._health_problem = Problem("health", f"{error.about}: {error.cause}", error.remedy)
+                self._health_problem = Problem.of(error, "health")
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def _health(self) -> Health:
