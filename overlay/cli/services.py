@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from overlay.cli.goflags import flag
-from overlay.cli.options import Etcd, etcd_flags, node_id
+from overlay.cli.options import Etcd, etcd_flags, node_id, state_dir_flag
 from overlay.control.schema import subnets_prefix
 from overlay.daemon.status_socket import ask
 from overlay.errors import UsageError
@@ -27,8 +27,6 @@ from overlay.services.pods.registration import DEFAULT_TTL
 from overlay.services.settings import ServicesSettings
 from overlay.text import excerpt
 
-_STATE_DIR = "/run/overlay/services"
-
 
 @click.command()
 @etcd_flags
@@ -38,7 +36,7 @@ _STATE_DIR = "/run/overlay/services"
 @flag("subnet-file", default="/run/flannel/subnet.env", metavar="FILE", help="Where the agent writes our subnet.")
 @flag("docker-socket", default=str(DEFAULT_SOCKET), metavar="FILE", help="Docker's API.")
 @flag("pods-dir", default=str(DEFAULT_DIRECTORY), metavar="DIR", help="Pods that others make, a JSON file each.")
-@flag("services-state-dir", default=_STATE_DIR, metavar="DIR", help="Runtime state of this daemon.")
+@state_dir_flag
 @flag("services-lease-ttl", default=DEFAULT_TTL, type=click.IntRange(5, 86400), metavar="SECONDS",
       help="So long after this node is lost its pods are endpoints still.")  # fmt: skip
 @flag("services-healthz-ip", default="127.0.0.1", metavar="IP", help="Where /healthz and /readyz are served.")
@@ -54,9 +52,9 @@ def services(etcd: Etcd, only_status: bool, **flags: Any) -> int:
     Ends with 0 at SIGTERM or SIGINT; pods stay registered until the lease in etcd ends, so that a restart changes
     nothing.
     """
-    state_dir = Path(flags["services_state_dir"])
+    state_dir = Path(flags["state_dir"])
     if only_status:
-        report = ask(state_dir)
+        report = ask(state_dir, "services")
         print(json.dumps(report, indent=2))
         return 0 if report["ready"] and not report["problems"] else 1
     settings = _settings(etcd, state_dir, flags)
