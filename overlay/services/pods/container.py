@@ -29,7 +29,9 @@ class State:
     """How a container is.
 
     Attributes:
-        status: Docker's word: created, running, paused, restarting, removing, exited or dead.
+        status: Docker's word: created, running, paused, restarting, removing, exited or dead; or ours, ``lost``: it has
+            ended while Docker was away, and nobody knows how.
+        pid: of its first process; 0 while it does not run.
         exit_code: of its last end; 0 while it runs.
         error: why Docker could not start it.
         started, finished: RFC 3339, empty where it never did.
@@ -43,6 +45,7 @@ class State:
     started: str = ""
     finished: str = ""
     health: str = ""
+    pid: int = 0
 
     @property
     def ready(self) -> bool:
@@ -116,6 +119,7 @@ def _state(state: Mapping[str, Any]) -> State:
         error=_text(state, "Error"),
         started=_moment(_text(state, "StartedAt")),
         finished=_moment(_text(state, "FinishedAt")),
+        pid=_number(state, "Pid"),
         health={"none": ""}.get(health := _text(_mapping(state, "Health"), "Status"), health),
     )
 

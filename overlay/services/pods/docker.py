@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any, NoReturn
@@ -38,6 +39,9 @@ _ANSWER_SECONDS = 10.0
 _ANSWER_LIMIT = 64 << 20
 _EVENT_LIMIT = 4 << 20
 """Bytes: an event has all labels of its container in it."""
+
+_BURY_SECONDS = 0.25
+"""How often is looked which containers have ended while Docker is away."""
 
 _WORKERS = 4
 _AGAIN_SECONDS = 5.0
@@ -72,6 +76,7 @@ class Docker:
         self.listed = False
         self.error: DockerError | None = None
         self.left_out = 0
+        self._processes: dict[str, Path] = {}
         self._socket = socket
         self._changed = changed
         self._backoff = Backoff(_FIRST_RETRY, _MAX_RETRY, rng or Random())
@@ -83,7 +88,21 @@ class Docker:
                 await self._follow()
             except* (DockerError, aiohttp.ClientError, OSError, TimeoutError) as group:
                 self._lost(group)
-            await asyncio.sleep(self._backoff.next())
+            again = time.monotonic() + self._backoff.next()
+            while (rest := again - time.monotonic()) > 0:
+                self._bury()
+                await asyncio.sleep(min(rest, _BURY_SECONDS))
+
+    def _bury(self) -> None:
+        """While Docker is away: a container whose process is gone has ended. Docker stops them without a word when it
+        is stopped itself, and where it has crashed they run on."""
+        ended = [ident for ident, path in self._processes.items() if not path.exists()]
+        for ident in ended:
+            del self._processes[ident]
+            container = self.containers[ident]
+            self.containers[ident] = replace(container, state=replace(container.state, status="lost", pid=0))
+        if ended:
+            self._changed()
 
     def _lost(self, group: BaseExceptionGroup[BaseException]) -> None:
         first: BaseException = group
@@ -119,7 +138,7 @@ class Docker:
             kept = listed[:MAX_CONTAINERS]
             self.left_out = len(listed) - len(kept)
             for ident in before.difference(kept):
-                self.containers.pop(ident, None)
+                self._known(ident, None)
             for ident in kept:
                 inspector.ask(ident)
             await inspector.idle()
@@ -132,6 +151,9 @@ class Docker:
 
     def _known(self, ident: str, container: Container | None) -> None:
         """What a container is now; None: it is gone."""
+        self._processes.pop(ident, None)
+        if container is not None and (pid := container.state.pid) and (path := Path(f"/proc/{pid}")).exists():
+            self._processes[ident] = path  # where it is not to be seen, this is another process tree than Docker's
         if self.containers.get(ident) == container:
             return
         if container is None:

@@ -290,7 +290,8 @@ def _phase(containers: Sequence[Container]) -> str:
         return "Pending"
     if any(state.status in ("running", "paused", "restarting") for state in states):
         return "Running"
-    return "Succeeded" if all(state.exit_code == 0 for state in states) else "Failed"
+    good = all(state.exit_code == 0 and state.status != "lost" for state in states)
+    return "Succeeded" if good else "Failed"
 
 
 def _container_status(container: Container, name: str) -> dict[str, Any]:
@@ -324,9 +325,13 @@ def _terminated(container: Container) -> dict[str, Any]:
     state = container.state
     ended = "OOMKilled" if state.out_of_memory else "Completed" if state.exit_code == 0 else "Error"
     message = {"message": state.error} if state.error else {}
+    exit_code = state.exit_code
+    if state.status == "lost":  # as the kubelet tells of a container that it cannot find
+        exit_code, ended = 137, "ContainerStatusUnknown"
+        message = {"message": "it has ended while Docker was away"}
     return {
         "containerID": f"docker://{container.id}",
-        "exitCode": state.exit_code,
+        "exitCode": exit_code,
         "reason": ended,
         "startedAt": state.started or None,
         "finishedAt": state.finished or None,

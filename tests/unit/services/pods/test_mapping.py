@@ -117,8 +117,9 @@ ENDED = {"started": "2026-11-28T09:00:43Z", "finished": "2026-11-28T09:01:00Z"}
         ),
         (State("exited", exit_code=0, **ENDED), "Succeeded", False, "Completed"),  # type: ignore[arg-type]
         (State("exited", exit_code=3, **ENDED), "Failed", False, "Error"),  # type: ignore[arg-type]
-        (State("exited", 137, out_of_memory=True, **ENDED), "Failed", False, "OOMKilled"),
+        (State("exited", 137, out_of_memory=True, **ENDED), "Failed", False, "OOMKilled"),  # type: ignore[arg-type]
         (State("dead", exit_code=1, **ENDED), "Failed", False, "Error"),  # type: ignore[arg-type]
+        (State("lost", started=ENDED["started"]), "Failed", False, "ContainerStatusUnknown"),
     ],
 )
 def test_how_a_container_is(state: State, phase: str, ready: bool, shown: dict[str, Any] | str) -> None:
@@ -128,8 +129,8 @@ def test_how_a_container_is(state: State, phase: str, ready: bool, shown: dict[s
     assert condition(pod, "ContainersReady") is ready
     if isinstance(shown, str):
         assert status["state"]["terminated"]["reason"] == shown
-        assert status["state"]["terminated"]["exitCode"] == state.exit_code
-        assert status["state"]["terminated"]["finishedAt"] == ENDED["finished"]
+        assert status["state"]["terminated"]["exitCode"] == (137 if state.status == "lost" else state.exit_code)
+        assert status["state"]["terminated"]["finishedAt"] == (state.finished or None)
     else:
         assert status["state"] == shown
     if not ready:

@@ -1,0 +1,296 @@
+"""Containers of a real Docker as pods in a real etcd, and as endpoints wherever somebody looks.
+
+one host in namespaces:   etcd ◀── overlay services ──▶ dockerd (docker0 = 10.0.5.1/24)
+                            │
+                            └──▶ watch_endpoints: what any other node or API computes
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from queue import Empty, Queue
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from tests.support.docker_host import ETCD, NODE_ADDRESS, DockerHost, docker_host
+from tests.support.limits import limit
+from tests.support.site import own_folder
+from tests.support.systemd import wait_until
+
+pytestmark = pytest.mark.root
+
+LIMIT = 60.0
+TTL = 5
+
+
+@dataclass
+class Watcher:
+    """What ``watch_endpoints`` says, as it comes."""
+
+    process: subprocess.Popen[str]
+    lines: Queue[dict[str, Any]]
+
+    def until(self, condition: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+        """The first line that fits; those before it are passed over."""
+        last: object = None
+        try:
+            while not condition(last := self.lines.get(timeout=LIMIT)):
+                pass
+        except Empty:
+            raise AssertionError(f"not within {LIMIT:g} s; last: {last}") from None
+        assert isinstance(last, dict)
+        return last
+
+    def alone(self, **expected: set[str]) -> dict[str, Any]:
+        """The first line whose addresses are these."""
+        return self.until(lambda line: all(set(line[name]) == names for name, names in expected.items()))
+
+
+@pytest.fixture
+def host() -> Iterator[DockerHost]:
+    with own_folder() as folder, docker_host(folder) as host:
+        yield host
+
+
+@pytest.fixture
+def watch(host: DockerHost) -> Iterator[Callable[..., Watcher]]:
+    started: list[subprocess.Popen[str]] = []
+
+    def make(name: str, namespace: str = "default") -> Watcher:
+        command = [sys.executable, "-m", "tests.support.watch_endpoints", ETCD, namespace, name]
+        process = subprocess.Popen(host.inside(*command), stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        lines: Queue[dict[str, Any]] = Queue()
+
+        def read() -> None:
+            assert process.stdout is not None
+            for line in process.stdout:
+                lines.put(json.loads(line))
+
+        Thread(target=read, daemon=True).start()
+        return Watcher(process, lines)
+
+    yield make
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def start_services(host: DockerHost, *flags: str) -> None:
+    command = (sys.executable, "-m", "overlay", "services", "--node-name", "n1", "--services-lease-ttl", str(TTL))
+    host.start("services", *command, *flags)
+    wait_until(lambda: report(host).get("ready") is True, LIMIT, "a daemon that is ready")
+
+
+def report(host: DockerHost) -> dict[str, Any]:
+    said: dict[str, Any] = json.loads(
+        host.run(sys.executable, "-m", "overlay", "services", "--status", check=False) or "{}"
+    )
+    return said
+
+
+def put_service(host: DockerHost, name: str = "web", selector: str = "web", **spec: Any) -> None:
+    document = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": "default", "uid": "u"},
+        "spec": {"selector": {"app": selector}, "ports": [{"port": 80, "targetPort": "http"}], **spec},
+    }
+    host.etcdctl("put", f"/overlay/objects/services/default/{name}", json.dumps(document))
+
+
+WEB = ("--label", "app=web", "--label", "overlay.io/ports=http=8080")
+
+
+def name_of(stem: str, ident: str) -> str:
+    return f"{stem}-{ident[:5]}"
+
+
+def test_a_container_is_a_pod_and_an_endpoint_and_is_none_when_it_ends(
+    host: DockerHost, watch: Callable[..., Watcher]
+) -> None:
+    put_service(host)
+    seen = watch("web")
+    start_services(host)
+    ident = host.container(*WEB, "--name", "Web_1")
+    name = name_of("web-1", ident)
+    address = host.docker("inspect", "-f", "{{.NetworkSettings.IPAddress}}", ident)
+    assert seen.alone(ready={name})["ready"] == {name: address}
+    pod: Any = host.pods()[name]
+    assert pod["status"]["podIP"] == address
+    assert pod["status"]["hostIP"] == NODE_ADDRESS
+    host.docker("pause", ident)
+    seen.alone(ready=set(), unready={name})
+    host.docker("unpause", ident)
+    seen.alone(ready={name}, unready=set())
+    host.docker("stop", "--time", "0", ident)
+    seen.alone(ready=set(), unready=set())
+    ended: Any = host.pods()[name]
+    assert ended["status"]["phase"] == "Failed"
+    assert ended["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 137
+    host.docker("rename", ident, "db")
+    wait_until(lambda: name_of("db", ident) in host.pods(), LIMIT, "its new name")
+    host.docker("rm", ident)
+    wait_until(lambda: host.pods() == {}, LIMIT, "no pod")
+    assert report(host)["problems"] == []
+
+
+def test_health_restarts_and_networks_as_docker_has_them(host: DockerHost, watch: Callable[..., Watcher]) -> None:
+    put_service(host)
+    seen = watch("web")
+    start_services(host)
+    health = ("--health-cmd", "test -e /tmp/well", "--health-interval", "1s", "--health-retries", "1")
+    ident = host.container(*WEB, *health, "--name", "sick")
+    name = name_of("sick", ident)
+    seen.alone(ready=set(), unready={name})
+    host.docker("exec", ident, "touch", "/tmp/well")
+    seen.alone(ready={name})
+    host.docker("exec", ident, "rm", "/tmp/well")
+    seen.alone(ready=set(), unready={name})
+
+    crashing = host.container("--name", "crash", "--restart", "always", command=("false",))
+
+    def crashed() -> bool:
+        pod: Any = host.pods().get(name_of("crash", crashing), {"status": {}})
+        (status,) = pod["status"].get("containerStatuses", [{}])
+        return bool(status.get("restartCount", 0) >= 2 and "CrashLoopBackOff" in json.dumps(status))
+
+    wait_until(crashed, LIMIT, "restarts that are counted")
+
+    host.docker("network", "create", "--subnet", "172.28.0.0/24", "back")
+    apart = host.container(*WEB, "--network", "back", "--name", "apart")
+
+    def without() -> bool:
+        pod: Any = host.pods().get(name_of("apart", apart), {"status": {}})
+        return "172.28.0.2" in pod["status"].get("message", "") and "podIP" not in pod["status"]
+
+    wait_until(without, LIMIT, "a pod without address, and why")
+    host.docker("network", "connect", "bridge", apart)
+    seen.alone(ready={name_of("apart", apart)})
+
+    hosts = host.container(*WEB, "--network", "host", "--name", "hosts")
+    assert (
+        seen.until(lambda line: name_of("hosts", hosts) in line["ready"])["ready"][name_of("hosts", hosts)]
+        == NODE_ADDRESS
+    )
+    joined = host.container("--network", f"container:{apart}", "--name", "sidecar")
+
+    def together() -> bool:
+        pod: Any = host.pods()[name_of("apart", apart)]
+        return [each["name"] for each in pod["spec"]["containers"]] == ["apart", "sidecar"]
+
+    wait_until(together, LIMIT, "one pod of two containers")
+    assert joined not in {
+        key.rpartition("/")[2] for key in host.etcdctl("get", "--prefix", "/overlay/pods", "--keys-only").split()
+    }
+
+
+def test_docker_restarts_and_dies_and_what_happened_meanwhile_is_known(
+    host: DockerHost, watch: Callable[..., Watcher]
+) -> None:
+    put_service(host)
+    seen = watch("web")
+    start_services(host)
+    stays = host.container(*WEB, "--name", "stays", "--restart", "always")
+    goes = host.container(*WEB, "--name", "goes")
+    seen.alone(ready={name_of("stays", stays), name_of("goes", goes)})
+    host.stop("dockerd")
+    seen.alone(ready=set())
+    host.start_docker()
+    seen.alone(ready={name_of("stays", stays)})
+    host.docker("rm", goes)
+    wait_until(lambda: set(host.pods()) == {name_of("stays", stays)}, LIMIT, "the pods that are left")
+    wait_until(lambda: report(host)["problems"] == [], LIMIT, "a status without a problem")
+
+
+def test_etcd_goes_and_comes_back_and_what_happened_meanwhile_is_written(
+    host: DockerHost, watch: Callable[..., Watcher]
+) -> None:
+    put_service(host)
+    start_services(host)
+    before = host.container(*WEB, "--name", "before")
+    wait_until(lambda: name_of("before", before) in host.pods(), LIMIT, "a pod")
+    host.stop("etcd", signal.SIGKILL)
+    meanwhile = host.container(*WEB, "--name", "meanwhile")
+    host.docker("rm", "--force", before)
+    wait_until(
+        lambda: any("store" in each or "etcd" in each for each in report(host)["problems"]), LIMIT, "the problem"
+    )
+    host.start_etcd()
+    seen = watch("web")
+    seen.alone(ready={name_of("meanwhile", meanwhile)})
+    assert set(host.pods()) == {name_of("meanwhile", meanwhile)}
+    wait_until(lambda: report(host)["ready"] and not report(host)["problems"], LIMIT, "a status without a problem")
+
+
+def test_a_node_that_is_killed_loses_its_endpoints_when_its_lease_ends(
+    host: DockerHost, watch: Callable[..., Watcher]
+) -> None:
+    put_service(host)
+    seen = watch("web")
+    start_services(host)
+    ident = host.container(*WEB, "--name", "web")
+    seen.alone(ready={name_of("web", ident)})
+    host.stop("services", signal.SIGKILL)
+    seen.alone(ready=set())
+    assert host.pods() == {}
+    start_services(host)
+    seen.alone(ready={name_of("web", ident)})
+
+
+def test_a_restarted_daemon_changes_nothing(host: DockerHost, watch: Callable[..., Watcher]) -> None:
+    start_services(host, "--services-lease-ttl", "30")
+    host.container(*WEB, "--name", "web")
+    wait_until(lambda: len(host.pods()) == 1, LIMIT, "a pod")
+    before = host.etcdctl("get", "--prefix", "/overlay/", "--write-out=json")
+    host.stop("services")
+    start_services(host, "--services-lease-ttl", "30")
+    after = host.etcdctl("get", "--prefix", "/overlay/", "--write-out=json")
+    assert json.loads(before)["kvs"] == json.loads(after)["kvs"]
+
+
+def test_pods_of_a_directory_are_pods_too(host: DockerHost, watch: Callable[..., Watcher]) -> None:
+    put_service(host)
+    seen = watch("web")
+    start_services(host)
+    pod = {
+        "metadata": {"name": "made", "labels": {"app": "web"}},
+        "spec": {"containers": [{"name": "c", "ports": [{"name": "http", "containerPort": 80}]}]},
+        "status": {"podIP": "10.0.5.99"},
+    }
+    target = "/run/overlay/pods.d"
+    script = f"mkdir -p {target} && cat >{target}/.x && mv {target}/.x {target}/made.json"
+    subprocess.run(host.inside("sh", "-c", script), input=json.dumps(pod), text=True, check=True, timeout=LIMIT)
+    assert seen.alone(ready={"made"})["ready"] == {"made": "10.0.5.99"}
+    host.run("rm", "/run/overlay/pods.d/made.json")
+    seen.alone(ready=set())
+
+
+def test_from_start_to_endpoint_in_200_ms(host: DockerHost, watch: Callable[..., Watcher]) -> None:
+    """From the moment that Docker says the container started to the moment that a client would be told."""
+    count = int(os.environ.get("OVERLAY_STARTS", "20"))
+    put_service(host)
+    seen = watch("web")
+    start_services(host)
+    took = []
+    for number in range(count):
+        ident = host.container(*WEB, "--name", f"c{number}")
+        line = seen.alone(ready={name_of(f"c{number}", ident)})
+        started = host.docker("inspect", "-f", "{{.State.StartedAt}}", ident)
+        took.append(line["time"] - datetime.fromisoformat(f"{started[:26].rstrip('Z')}+00:00").timestamp())
+        host.docker("rm", "--force", ident)
+    took.sort()
+    p99 = took[-1 - count // 100]
+    told = [f"{word} {seconds * 1e3:.0f} ms" for word, seconds in (("median", statistics.median(took)), ("p99", p99))]
+    print(f"{count} starts: {', '.join(told)}, {took[-1] * 1e3:.0f} ms at most")
+    assert p99 < limit(0.2, 20.0)
