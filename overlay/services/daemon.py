@@ -23,7 +23,8 @@ import os
 from datetime import UTC, datetime
 from ipaddress import IPv4Network, IPv6Network
 from random import Random
-from typing import Any
+
+import msgspec
 
 from overlay import __version__
 from overlay.daemon.clock import boottime
@@ -233,10 +234,10 @@ class _Services:
         """Whether what is known may be worked from, and this node's pods are known to the others."""
         return self._follower.mirror.loaded and self._registration.holds_name and self._registration.missing() == 0
 
-    async def _report(self) -> dict[str, Any]:
+    async def _report(self) -> bytes:
         mirror, docker = self._follower.mirror, self._docker
         contact = self._follower.last_contact
-        return {
+        report = {
             "version": __version__,
             "pid": os.getpid(),
             "node": self._here.node,
@@ -260,6 +261,7 @@ class _Services:
             },
             "services": len(mirror.services),
         }
+        return msgspec.json.encode(report)
 
 
 def _and_more(first: str, count: int, what: str) -> str:
