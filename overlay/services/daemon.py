@@ -88,7 +88,7 @@ class _Services:
         self._daemon = daemon
         self._settings = settings
         self._place, self._pods = Occasion(), Occasion()
-        self._follower = ServicesFollower(keys, rng)
+        self._follower = ServicesFollower(keys, rng, settings.node_name)
         self._leases = LeaseFollower(settings.leases, rng)
         self._following = {
             "mirror": Following(store, self._follower, boottime, self._mirror_changed),

@@ -7,17 +7,19 @@ as these.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
 from sys import intern
 from typing import Any, TypeAlias
 
+import msgspec
+
 from overlay.services.objects.document import (
     Object,
-    condition,
+    decode,
     labels_of,
     metadata_of,
     name_of,
-    namespace_of,
     spec_of,
     status_of,
 )
@@ -107,19 +109,58 @@ class Service:
         return bool(self.selector) and self.selector.items() <= labels.items()
 
 
-def pod(key: str, document: Object) -> Pod:
-    """The facts of a v1 Pod. What is of another form than the API has counts as absent."""
+def pod(key: str, value: bytes) -> Pod:
+    """The facts of a v1 Pod in JSON. What is of another form than the API has counts as absent.
+
+    Raises:
+        ObjectFormatError: it is no object with a name.
+    """
+    try:
+        known = msgspec.json.decode(value, type=_PodDocument)
+    except msgspec.DecodeError:
+        return _pod_of_another_form(key, decode(value, 0, key))
+    metadata, spec, status = known.metadata, known.spec, known.status
+    if not metadata.name:
+        return _pod_of_another_form(key, decode(value, 0, key))
+    listed = [each.ip for each in status.addresses] or [status.ip]
+    ports = [port for container in spec.containers for port in container.ports if port.container_port is not None]
+    return Pod(
+        key=key,
+        namespace=intern(metadata.namespace or "default"),
+        name=metadata.name,
+        uid=metadata.uid,
+        node=intern(spec.node_name),
+        labels={intern(name): intern(value) for name, value in metadata.labels.items()},
+        addresses=tuple(filter(_is_address, listed)),
+        ports=tuple(_container_port(port.name, port.container_port or 0, port.protocol or "TCP") for port in ports),
+        serving=any(each.type == "Ready" and each.status == "True" for each in status.conditions),
+        terminating=bool(metadata.deletion_timestamp),
+        ended=status.phase in ("Succeeded", "Failed"),
+        hostname=spec.hostname,
+        subdomain=spec.subdomain,
+    )
+
+
+@lru_cache(maxsize=4096)
+def _container_port(name: str, number: int, protocol: str) -> ContainerPort:
+    """One object for all pods that have it."""
+    return ContainerPort(name, number, protocol)
+
+
+def _pod_of_another_form(key: str, document: Object) -> Pod:
     metadata, spec, status = metadata_of(document), spec_of(document), status_of(document)
     return Pod(
         key=key,
-        namespace=intern(namespace_of(document) or "default"),
+        namespace=intern(_text(metadata_of(document).get("namespace")) or "default"),
         name=name_of(document),
         uid=_text(metadata.get("uid")),
         node=intern(_text(spec.get("nodeName"))),
         labels=_labels(document),
         addresses=_addresses(status),
         ports=tuple(_container_ports(spec)),
-        serving=condition(document, "Ready"),
+        serving=any(
+            each.get("type") == "Ready" and each.get("status") == "True" for each in _mappings(status.get("conditions"))
+        ),
         terminating=bool(metadata.get("deletionTimestamp")),
         ended=status.get("phase") in ("Succeeded", "Failed"),
         hostname=_text(spec.get("hostname")),
@@ -133,7 +174,7 @@ def service(document: Object) -> Service:
     families = tuple(each for each in _list(spec.get("ipFamilies")) if each in ("IPv4", "IPv6"))
     selector = spec.get("selector")
     return Service(
-        namespace=intern(namespace_of(document) or "default"),
+        namespace=intern(_text(metadata_of(document).get("namespace")) or "default"),
         name=name_of(document),
         uid=_text(metadata_of(document).get("uid")),
         labels=_labels(document),
@@ -143,6 +184,55 @@ def service(document: Object) -> Service:
         families=families or ("IPv4",),
         publish_not_ready=spec.get("publishNotReadyAddresses") is True,
     )
+
+
+class _PodAddress(msgspec.Struct, gc=False):
+    ip: str = ""
+
+
+class _PodPort(msgspec.Struct, gc=False, rename="camel"):
+    container_port: int | None = None
+    name: str = ""
+    protocol: str = "TCP"
+
+
+class _PodContainer(msgspec.Struct):
+    ports: list[_PodPort] = []
+
+
+class _PodCondition(msgspec.Struct, gc=False):
+    type: str = ""
+    status: str = ""
+
+
+class _PodMetadata(msgspec.Struct, rename="camel"):
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    labels: dict[str, str] = {}
+    deletion_timestamp: str | None = None
+
+
+class _PodSpec(msgspec.Struct, rename="camel"):
+    node_name: str = ""
+    hostname: str = ""
+    subdomain: str = ""
+    containers: list[_PodContainer] = []
+
+
+class _PodStatus(msgspec.Struct):
+    phase: str = ""
+    ip: str = msgspec.field(name="podIP", default="")
+    addresses: list[_PodAddress] = msgspec.field(name="podIPs", default_factory=list)
+    conditions: list[_PodCondition] = []
+
+
+class _PodDocument(msgspec.Struct):
+    """As pods are written here, and as Kubernetes has them: decoded in a tenth of the time of a ``dict``."""
+
+    metadata: _PodMetadata
+    spec: _PodSpec = msgspec.field(default_factory=_PodSpec)
+    status: _PodStatus = msgspec.field(default_factory=_PodStatus)
 
 
 def _addresses(status: dict[str, Any]) -> tuple[str, ...]:

@@ -7,7 +7,9 @@ beside it only what endpoints are computed from.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from random import Random
 
 from overlay.errors import StoreError
@@ -25,14 +27,19 @@ from overlay.store.mirror import Mirror
 class ServicesMirror(Mirror):
     """All services' keys as of ``revision``.
 
+    Args:
+        node: where given, of the pods of other nodes only the facts are kept: documents are nine tenths of them, and
+            only who shows them to people needs them.
+
     Attributes:
         malformed: what is wrong with each key or value that is none of ours; it is passed over.
         touched: the Services whose endpoints may have been changed by what came last.
     """
 
-    def __init__(self, keys: Keys) -> None:
+    def __init__(self, keys: Keys, node: str | None = None) -> None:
         super().__init__()
         self.keys = keys
+        self._node = node
         self.malformed: dict[str, ObjectFormatError] = {}
         self.touched: set[ServiceName] = set()
         self._index = SelectorIndex()
@@ -63,10 +70,19 @@ class ServicesMirror(Mirror):
             else:
                 self._changed_at.pop(name, None)
 
+    def _kept(self, kv: KeyValue) -> KeyValue:
+        if (
+            self._node is None
+            or not kv.key.startswith(self.keys.pods())
+            or kv.key.startswith(self.keys.pods(self._node))
+        ):
+            return kv
+        return replace(kv, value=hashlib.blake2b(kv.value, digest_size=16).digest())
+
     def _entered(self, kv: KeyValue) -> None:
         try:
             if (pod_key := self.keys.parse_pod(kv.key)) is not None:
-                pod = facts.pod(kv.key, decode(kv.value, kv.mod_revision, kv.key))
+                pod = facts.pod(kv.key, kv.value)
                 self._pods_of.setdefault(pod_key.node, set()).add(kv.key)
                 self.touched |= self._index.add_pod(pod)
             elif kv.key.startswith(self.keys.objects("services")):
@@ -119,12 +135,12 @@ class ServicesMirror(Mirror):
         return set(self._index.selecting(pod))
 
     def document(self, key: str) -> Object | None:
-        """What is at a key, decoded; None where nothing is, or no object.
+        """What is at a key, decoded; None where nothing is, or no object, or no document is kept.
 
         Its ``resourceVersion`` is its key's modification revision.
         """
         kv = self.items.get(key)
-        if kv is None or key in self.malformed:
+        if kv is None or key in self.malformed or self._kept(kv) is not kv:
             return None
         return decode(kv.value, kv.mod_revision, key)
 
@@ -167,14 +183,17 @@ class ServicesMirror(Mirror):
 class ServicesFollower:
     """Follows all services' keys for a mirror: what a :class:`~overlay.store.following.Following` drives.
 
+    Args:
+        node: see :class:`ServicesMirror`.
+
     Attributes:
         mirror: what is known.
         error: why the store is not being followed; None while it is.
     """
 
-    def __init__(self, keys: Keys, rng: Random) -> None:
+    def __init__(self, keys: Keys, rng: Random, node: str | None = None) -> None:
         self.span = KeyRange(keys.root)
-        self.mirror = ServicesMirror(keys)
+        self.mirror = ServicesMirror(keys, node)
         self._follower = Follower(rng)
 
     @property

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from overlay.services import endpoints, facts
 from overlay.services.facts import Pod, Service
-from overlay.services.objects.document import Object
+from overlay.services.objects.document import Object, encode
 
 
 def service_document(**spec: Any) -> Object:
@@ -39,7 +39,7 @@ def pod_document(number: int = 1, *, ready: bool = True, **more: Any) -> Object:
 
 
 def pods_of(documents: list[Object]) -> list[Pod]:
-    return [facts.pod(f"/overlay/pods/n1/{number}", document) for number, document in enumerate(documents)]
+    return [facts.pod(f"/overlay/pods/n1/{number}", encode(document)) for number, document in enumerate(documents)]
 
 
 def service_of(**spec: Any) -> Service:
@@ -313,11 +313,30 @@ def test_pods_of_one_address_and_uid_without_end_are_cut_all_the_same() -> None:
     assert len({each["metadata"]["name"] for each in made}) == 3
 
 
-@pytest.mark.parametrize("junk", [None, 7, "x", [], [7], {"a": 7}, {"podIPs": 3}, {"ports": [{"port": "x"}]}])
-def test_documents_of_another_form_break_nothing(junk: Any) -> None:
-    metadata = {"name": "x", "labels": junk, "uid": junk}
-    service = facts.service({"metadata": metadata, "spec": junk})
-    pod = facts.pod("/overlay/pods/n/x", {"metadata": metadata, "spec": junk, "status": junk})
-    address = facts.pod("k", {"metadata": metadata, "status": {"podIP": "no address", "podIPs": junk}})
-    assert endpoints.slices(service, [pod, address])
-    assert endpoints.endpoints(service, [pod, address])
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.sampled_from(["", "x", "10.0.0.1", "True", "Ready", "Failed"]),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from(["ip", "type", "status", "name", "ports", "containerPort", "a"]), inner, max_size=3
+        )
+    ),
+    max_leaves=6,
+)
+members = st.dictionaries(
+    st.sampled_from(
+        ["labels", "uid", "namespace", "deletionTimestamp", "nodeName", "hostname", "containers", "phase", "podIP",
+         "podIPs", "conditions", "selector", "ports", "ipFamilies", "clusterIP"]
+    ),
+    junk,
+    max_size=6,
+)  # fmt: skip
+
+
+@given(members, members | junk, members | junk)
+def test_documents_of_another_form_break_nothing_and_are_read_alike(metadata: Any, spec: Any, status: Any) -> None:
+    document = {"metadata": {"name": "x", **metadata}, "spec": spec, "status": status}
+    service, pod = facts.service(document), facts.pod("k", encode(document))
+    assert pod == facts._pod_of_another_form("k", document), "quickly or slowly"
+    assert endpoints.slices(service, [pod])
+    assert endpoints.endpoints(service, [pod])

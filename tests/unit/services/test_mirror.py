@@ -66,7 +66,7 @@ def test_what_is_selected_is_what_a_look_at_all_finds(
             mirror.apply(core.events(ALL, mirror.revision))
         held = core.read(ALL, 0.0).items
         documents = {item.key: msgspec.json.decode(item.value) for item in held}
-        pods = [facts.pod(key, each) for key, each in documents.items() if "/pods/" in key]
+        pods = [facts.pod(item.key, item.value) for item in held if "/pods/" in item.key]
         expected = {}
         for key, document in documents.items():
             if "/services/" in key:
@@ -158,3 +158,20 @@ def test_slices_are_those_of_its_pods() -> None:
     (made,) = mirror.slices(("default", "web"))
     assert made["metadata"].pop("resourceVersion") == "9"
     assert [made] == endpoints.slices(mirror.services["default", "web"], list(mirror.pods.values()))
+
+
+def test_of_other_nodes_pods_only_the_facts_are_kept() -> None:
+    mirror = ServicesMirror(KEYS, "n1")
+    own, other = (
+        KeyValue(KEYS.pod("n1", "p"), pod("default", "p", {}), 3),
+        KeyValue(KEYS.pod("n2", "q"), pod("default", "q", {"app": "w"}), 4),
+    )
+    assert mirror.load(Snapshot(9, (own, other)), 0.0) == {own.key, other.key}
+    assert mirror.items[own.key] == own
+    assert len(mirror.items[other.key].value) == 16
+    assert mirror.pods[other.key].labels == {"app": "w"}
+    assert mirror.document(own.key) is not None
+    assert mirror.document(other.key) is None
+    assert mirror.load(Snapshot(10, (own, other)), 0.0) == set(), "and still nothing has changed"
+    changed = KeyValue(other.key, pod("default", "q", {"app": "x"}), 4)
+    assert mirror.load(Snapshot(11, (own, changed)), 0.0) == {other.key}
