@@ -21,7 +21,7 @@ from __future__ import annotations
 import logging
 import os
 from datetime import UTC, datetime
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network
 from random import Random
 
 import msgspec
@@ -32,10 +32,9 @@ from overlay.daemon.http import Health
 from overlay.daemon.lifetime import Daemon
 from overlay.daemon.occasions import Occasion
 from overlay.daemon.reconcile import Look
-from overlay.node.subnet_env import previous_subnet
 from overlay.problem import Problem, Severity
 from overlay.services.keys import Keys
-from overlay.services.lease import LeaseFollower
+from overlay.services.lease import LeaseFollower, subnets_in
 from overlay.services.machine import this_machine
 from overlay.services.mirror import ServicesFollower
 from overlay.services.objects.document import metadata_of
@@ -136,9 +135,9 @@ class _Services:
             _log.info("ready: %d services, %d pods in all", len(mirror.services), len(mirror.pods))
 
     async def _look_at_place(self) -> Look:
-        subnet = previous_subnet(self._settings.subnet_file)
-        subnets: tuple[IPv4Network | IPv6Network, ...] = () if subnet is None else (subnet,)
-        here = Here(self._settings.node_name, None if subnet is None else self._leases.public_ip(subnet), subnets)
+        subnets = subnets_in(self._settings.subnet_file)
+        first = next((subnet for subnet in subnets if isinstance(subnet, IPv4Network)), None)
+        here = Here(self._settings.node_name, None if first is None else self._leases.public_ip(first), subnets)
         if here != self._here:
             self._here = here
             named = ", ".join(map(str, subnets)) or "no subnet"

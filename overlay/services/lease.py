@@ -5,7 +5,9 @@ The agent that leases it may be another flannel's: of both only what flannel has
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network
+import re
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_interface
+from pathlib import Path
 from random import Random
 
 import msgspec
@@ -14,6 +16,32 @@ from overlay.errors import StoreError
 from overlay.store.contract import Events, KeyRange, Snapshot
 from overlay.store.follower import Follower, Read, Watch
 from overlay.store.mirror import Mirror
+
+
+Subnet = IPv4Network | IPv6Network
+
+_LINE = re.compile(r"""^\s*(?:FLANNEL_SUBNET|FLANNEL_IPV6_SUBNET)=["']?([^"'\s]+)["']?\s*$""", re.MULTILINE)
+
+MAX_BYTES = 1 << 16
+"""Of subnet.env that are read; it has some hundred."""
+
+
+def subnets_in(path: Path) -> tuple[Subnet, ...]:
+    """What ``subnet.env`` names, IPv4 first; nothing where there is no file, or no usable line in it."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES).decode(errors="replace")
+    except OSError:
+        return ()
+    found: list[Subnet] = []
+    for match in _LINE.finditer(text):
+        try:
+            subnet = ip_interface(match[1].split(",")[0]).network
+        except ValueError:
+            continue
+        if 0 < subnet.prefixlen < subnet.max_prefixlen:  # else as of a file that was cut off, or filled in by a template
+            found.append(subnet)
+    return tuple(sorted(found, key=lambda subnet: subnet.version))
 
 
 class LeaseFollower:

@@ -77,8 +77,8 @@ class Following:
                 if isinstance(step, Watch):
                     await self._watch.run(self._hear(step.after))
                 else:
-                    snapshot = await self._store.read(self._follows.span)
-                    self._follows.loaded(snapshot, self._clock())
+                    # Kept in no variable: it would stay there for as long as the watch that follows lasts.
+                    self._follows.loaded(await self._store.read(self._follows.span), self._clock())
             except StoreError as error:
                 self._follows.lost(error, self._clock())
             self._told()
