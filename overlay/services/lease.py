@@ -17,7 +17,6 @@ from overlay.store.contract import Events, KeyRange, Snapshot
 from overlay.store.follower import Follower, Read, Watch
 from overlay.store.mirror import Mirror
 
-
 Subnet = IPv4Network | IPv6Network
 
 _LINE = re.compile(r"""^\s*(?:FLANNEL_SUBNET|FLANNEL_IPV6_SUBNET)=["']?([^"'\s]+)["']?\s*$""", re.MULTILINE)
@@ -39,7 +38,7 @@ def subnets_in(path: Path) -> tuple[Subnet, ...]:
             subnet = ip_interface(match[1].split(",")[0]).network
         except ValueError:
             continue
-        if 0 < subnet.prefixlen < subnet.max_prefixlen:  # else as of a file that was cut off, or filled in by a template
+        if 0 < subnet.prefixlen < subnet.max_prefixlen:  # else of a file that was cut off, or is a template still
             found.append(subnet)
     return tuple(sorted(found, key=lambda subnet: subnet.version))
 
