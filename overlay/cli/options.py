@@ -114,7 +114,11 @@ def etcd_flags(command: Command) -> Command:
 
 
 services_prefix_flag = flag(
-    "services-prefix", default="/overlay", metavar="KEY", help="Where Services, pods and the like are in etcd."
+    "services-prefix",
+    envvar="OVERLAY_SERVICES_PREFIX",
+    default="/overlay",
+    metavar="KEY",
+    help="Where Services, pods and the like are in etcd.",
 )
 
 _STATE_DIR = "/run/overlay"

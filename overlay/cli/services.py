@@ -12,13 +12,12 @@ from typing import Any
 import click
 
 from overlay.cli.goflags import flag
-from overlay.cli.options import Etcd, etcd_flags, node_id, state_dir_flag
+from overlay.cli.options import Etcd, Flag, etcd_flags, node_id, services_prefix_flag, state_dir_flag
 from overlay.control.schema import subnets_prefix
 from overlay.daemon.status_socket import ask
 from overlay.errors import UsageError
 from overlay.observe.logging import set_up
 from overlay.services.daemon import run
-from overlay.services.keys import DEFAULT_PREFIX
 from overlay.services.machine import default_node_name
 from overlay.services.pods.directory import DEFAULT_DIRECTORY
 from overlay.services.pods.docker import DEFAULT_SOCKET
@@ -28,19 +27,24 @@ from overlay.services.settings import ServicesSettings
 from overlay.text import excerpt
 
 
+def _own(name: str, **settings: Any) -> Flag:
+    """A flag that flanneld has nothing like: ``--name``, and ``OVERLAY_NAME`` in the environment."""
+    return flag(name, envvar=f"OVERLAY_{name.upper().replace('-', '_')}", **settings)
+
+
 @click.command()
 @etcd_flags
-@flag("services-prefix", default=DEFAULT_PREFIX, metavar="KEY", help="Where Services and pods are in etcd.")
-@flag("node-name", default="", metavar="NAME", help="This node's name; default: the host's.")
+@services_prefix_flag
+@_own("node-name", default="", metavar="NAME", help="This node's name; default: the host's.")
 @flag("node-id", default="", metavar="ID", help="This node's id; default: from machine-id.")
 @flag("subnet-file", default="/run/flannel/subnet.env", metavar="FILE", help="Where the agent writes our subnet.")
-@flag("docker-socket", default=str(DEFAULT_SOCKET), metavar="FILE", help="Docker's API.")
-@flag("pods-dir", default=str(DEFAULT_DIRECTORY), metavar="DIR", help="Pods that others make, a JSON file each.")
+@_own("docker-socket", default=str(DEFAULT_SOCKET), metavar="FILE", help="Docker's API.")
+@_own("pods-dir", default=str(DEFAULT_DIRECTORY), metavar="DIR", help="Pods that others make, a JSON file each.")
 @state_dir_flag
-@flag("services-lease-ttl", default=DEFAULT_TTL, type=click.IntRange(5, 86400), metavar="SECONDS",
+@_own("services-lease-ttl", default=DEFAULT_TTL, type=click.IntRange(5, 86400), metavar="SECONDS",
       help="So long after this node is lost its pods are endpoints still.")  # fmt: skip
-@flag("services-healthz-ip", default="127.0.0.1", metavar="IP", help="Where /healthz and /readyz are served.")
-@flag("services-healthz-port", default=0, type=click.IntRange(0, 65535), metavar="PORT",
+@_own("services-healthz-ip", default="127.0.0.1", metavar="IP", help="Where /healthz and /readyz are served.")
+@_own("services-healthz-port", default=0, type=click.IntRange(0, 65535), metavar="PORT",
       help="Port for it; 0: not served.")  # fmt: skip
 @flag("log-format", default="text", type=click.Choice(["text", "json"]), help="Form of the log.")
 @flag("v", default=0, type=int, metavar="LEVEL", help="1 and more: debug messages.")

@@ -9,6 +9,7 @@ import pytest
 
 from overlay.cli.agent import agent
 from overlay.cli.main import run
+from overlay.cli.services import services
 from overlay.cli.settings import effective, parse
 
 SOURCE = Path(__file__).resolve().parents[3]
@@ -38,7 +39,7 @@ def test_every_line_of_the_example_does_what_it_says() -> None:
     written = [line.removeprefix("#") for line in lines if "=" in line.split(" ")[0]]
     variables = effective(parse("\n".join(written)), agent)
     assert variables["FLANNELD_DATAPATH"] == "userspace"
-    known = {option.envvar for option in agent.params}
+    known = {option.envvar for command in (agent, services) for option in command.params}
     assert set(variables) <= known
 
 
