@@ -195,6 +195,32 @@ def test_health_restarts_and_networks_as_docker_has_them(host: DockerHost, watch
     }
 
 
+def test_a_container_that_is_stopped_gets_nobody_new_while_it_ends(
+    host: DockerHost, watch: Callable[..., Watcher]
+) -> None:
+    put_service(host)
+    seen = watch("web")
+    start_services(host)
+    until_told = "while ! test -e /tmp/go; do sleep 1; done; exit 0"
+    slow = ("sh", "-c", f"trap '{until_told}' TERM; while :; do sleep 1; done")
+    ident = host.container(*WEB, "--name", "slow", command=slow)
+    name = name_of("slow", ident)
+    seen.alone(ready={name})
+    host.docker("kill", "--signal", "HUP", host.container(*WEB, "--name", "other"))
+    stopping = subprocess.Popen(host.inside("docker", "stop", "--time", "100", ident), stdout=subprocess.DEVNULL)
+    line = seen.until(lambda line: name not in line["ready"])
+    assert line["serving"] == [name]
+    assert host.docker("inspect", "-f", "{{.State.Running}}", ident) == "true"
+    host.docker("exec", ident, "touch", "/tmp/go")
+    stopping.wait(LIMIT)
+    seen.until(lambda line: line["serving"] == [])
+    ended: Any = host.pods()[name]
+    assert ended["status"]["phase"] == "Succeeded"
+    assert "deletionTimestamp" not in ended["metadata"]
+    host.docker("start", ident)
+    seen.until(lambda line: name in line["ready"])
+
+
 def test_docker_restarts_and_dies_and_what_happened_meanwhile_is_known(
     host: DockerHost, watch: Callable[..., Watcher]
 ) -> None:

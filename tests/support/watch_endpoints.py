@@ -2,7 +2,8 @@
 
     python -m tests.support.watch_endpoints ETCD_URL NAMESPACE NAME
 
-A line has ``time`` (Unix seconds), ``ready`` and ``unready`` (addresses by the names of their pods).
+A line has ``time`` (Unix seconds), ``ready`` and ``unready`` (addresses by the names of their pods), and ``serving``
+(the names of those that terminate and serve still).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ async def main(url: str, namespace: str, name: str) -> None:
         nonlocal last
         now = time.time()
         document = follower.mirror.endpoints((namespace, name)) or {}
-        seen = {
+        seen: dict[str, object] = {
             word: {
                 address["targetRef"]["name"]: address["ip"]
                 for subset in document.get("subsets", [])
@@ -36,6 +37,12 @@ async def main(url: str, namespace: str, name: str) -> None:
             }
             for word, field in (("ready", "addresses"), ("unready", "notReadyAddresses"))
         }
+        seen["serving"] = [
+            endpoint["targetRef"]["name"]
+            for piece in follower.mirror.slices((namespace, name))
+            for endpoint in piece["endpoints"]
+            if endpoint["conditions"]["terminating"] and endpoint["conditions"]["serving"]
+        ]
         if seen != last and follower.mirror.loaded:
             last = seen
             print(json.dumps({"time": now, **seen}), flush=True)

@@ -5,6 +5,7 @@ Fields are those of Docker's Engine API 1.24 and later; what is missing or of an
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -46,6 +47,7 @@ class State:
     finished: str = ""
     health: str = ""
     pid: int = 0
+    stopping: str = ""
 
     @property
     def ready(self) -> bool:
@@ -64,6 +66,7 @@ class Container:
         exposed: ports that its image or its command line names, with their protocols in upper case.
         addresses: one a network that it is connected to; none unless it runs.
         restart_policy: Docker's: no, always, unless-stopped or on-failure.
+        stop_signal: by which Docker tells it to end.
     """
 
     id: str
@@ -76,6 +79,7 @@ class Container:
     state: State = State()
     restarts: int = 0
     restart_policy: str = "no"
+    stop_signal: int = signal.SIGTERM
     joins: str = ""
     host_network: bool = False
     exposed: tuple[tuple[int, str], ...] = ()
@@ -104,6 +108,7 @@ def parse(answer: Any) -> Container:
         state=_state(_mapping(answer, "State")),
         restarts=_number(answer, "RestartCount"),
         restart_policy=_text(_mapping(host, "RestartPolicy"), "Name") or "no",
+        stop_signal=_signal(_text(config, "StopSignal")),
         joins=mode.removeprefix(_JOINS) if mode.startswith(_JOINS) else "",
         host_network=mode == "host",
         exposed=tuple(sorted(_ports(config))),
@@ -145,6 +150,14 @@ def _addresses(network: Mapping[str, Any]) -> list[Address]:
                 except ValueError:
                     continue
     return found
+
+
+def _signal(text: str) -> int:
+    """``SIGTERM``, ``TERM`` or ``15``; a real-time signal, or what is none, counts as SIGTERM."""
+    if text.isascii() and text.isdecimal() and len(text) < 4:
+        return int(text)
+    name = f"SIG{text.upper().removeprefix('SIG')}"
+    return signal.Signals[name].value if name in signal.Signals.__members__ else signal.SIGTERM.value
 
 
 def _moment(text: str) -> str:

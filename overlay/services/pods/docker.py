@@ -13,7 +13,8 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from typing import Any, NoReturn
@@ -40,6 +41,10 @@ _ANSWER_LIMIT = 64 << 20
 _EVENT_LIMIT = 4 << 20
 """Bytes: an event has all labels of its container in it."""
 
+STOPPING_SECONDS = 120.0
+"""How long a container that was told to end counts as ending: one that does not end by then has other ideas. Docker
+itself kills it after ten seconds, or after what ``docker stop --time`` says."""
+
 _BURY_SECONDS = 0.25
 """How often is looked which containers have ended while Docker is away."""
 
@@ -49,7 +54,7 @@ _FIRST_RETRY, _MAX_RETRY = 0.2, 5.0
 
 _EVENTS = (
     "create", "start", "restart", "pause", "unpause", "health_status", "oom", "die", "stop", "rename", "update",
-    "destroy", "connect", "disconnect",
+    "destroy", "connect", "disconnect", "kill",
 )  # fmt: skip
 """That may change what a container is; a health check alone makes three of others at every turn."""
 
@@ -124,11 +129,30 @@ class Docker:
                 group.create_task(self._hear(events, inspector))
                 group.create_task(self._list_for_ever(connection, inspector))
 
-    async def _hear(self, events: AsyncIterator[str], inspector: _Inspector) -> None:
-        async for ident in events:
-            if ident in self.containers or len(self.containers) < MAX_CONTAINERS:
-                inspector.ask(ident)
+    async def _hear(self, events: AsyncIterator[_Event], inspector: _Inspector) -> None:
+        async for event in events:
+            if event.signal is not None:
+                self._told_to_end(event.container, event.signal)
+            elif event.container in self.containers or len(self.containers) < MAX_CONTAINERS:
+                inspector.ask(event.container)
         raise DockerError("its events have ended")
+
+    def _told_to_end(self, ident: str, number: int) -> None:
+        """Somebody sent a container a signal: the one by which it is stopped, or another that is none of ours."""
+        container = self.containers.get(ident)
+        if container is None or number != container.stop_signal or container.state.status != "running":
+            return
+        stopping = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        self.containers[ident] = replace(container, state=replace(container.state, stopping=stopping))
+        asyncio.get_running_loop().call_later(STOPPING_SECONDS, self._goes_on, ident, container.state.started)
+        self._changed()
+
+    def _goes_on(self, ident: str, started: str) -> None:
+        """It was told to end and runs still."""
+        container = self.containers.get(ident)
+        if container is not None and container.state.stopping and container.state.started == started:
+            self.containers[ident] = replace(container, state=replace(container.state, stopping=""))
+            self._changed()
 
     async def _list_for_ever(self, connection: _Connection, inspector: _Inspector) -> None:
         while True:
@@ -154,7 +178,10 @@ class Docker:
         self._processes.pop(ident, None)
         if container is not None and (pid := container.state.pid) and (path := Path(f"/proc/{pid}")).exists():
             self._processes[ident] = path  # where it is not to be seen, this is another process tree than Docker's
-        if self.containers.get(ident) == container:
+        before = self.containers.get(ident)
+        if container is not None and before is not None and before.state.started == container.state.started:
+            container = replace(container, state=replace(container.state, stopping=before.state.stopping))
+        if before == container:
             return
         if container is None:
             self.containers.pop(ident, None)
@@ -207,14 +234,14 @@ class _Connection:
         self._session = session
 
     @asynccontextmanager
-    async def events(self) -> AsyncIterator[AsyncIterator[str]]:
-        """The ids of containers about which something has changed, from now on."""
+    async def events(self) -> AsyncIterator[AsyncIterator[_Event]]:
+        """What happens to containers, from now on."""
         filters = json.dumps({"type": ["container", "network"], "event": list(_EVENTS)})
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_ANSWER_SECONDS)
         async with self._session.get("http://docker/events", params={"filters": filters}, timeout=timeout) as answer:
             if answer.status != 200:
                 raise DockerError(f"refuses its events with {answer.status}")
-            yield _ids(answer)
+            yield _events(answer)
 
     async def list(self) -> list[str]:
         """The ids of all containers, the youngest first."""
@@ -244,7 +271,15 @@ class _Connection:
             return _decoded(bytes(body))
 
 
-async def _ids(answer: aiohttp.ClientResponse) -> AsyncIterator[str]:
+@dataclass(frozen=True, slots=True)
+class _Event:
+    """Something has changed about a container; or it was sent a signal."""
+
+    container: str
+    signal: int | None = None
+
+
+async def _events(answer: aiohttp.ClientResponse) -> AsyncIterator[_Event]:
     rest = bytearray()
     async for part in answer.content.iter_any():
         rest += part
@@ -253,18 +288,23 @@ async def _ids(answer: aiohttp.ClientResponse) -> AsyncIterator[str]:
             raise DockerError("sends an event without end")
         rest = bytearray(last)
         for line in lines:
-            if line.strip() and (ident := _about(_decoded(bytes(line)))):
-                yield ident
+            if line.strip() and (event := _event(_decoded(bytes(line)))) is not None:
+                yield event
 
 
-def _about(event: Any) -> str:
-    """The id of the container that an event is about; empty where it is about none."""
+def _event(event: Any) -> _Event | None:
+    """What an event says of a container; None where it is about none."""
     if not isinstance(event, dict) or not isinstance(actor := event.get("Actor"), dict):
-        return ""
-    if event.get("Type") == "container":
-        return str(actor.get("ID") or "")
+        return None
     attributes = actor.get("Attributes")
-    return str(attributes.get("container") or "") if isinstance(attributes, dict) else ""
+    attributes = attributes if isinstance(attributes, dict) else {}
+    ident = actor.get("ID") if event.get("Type") == "container" else attributes.get("container")
+    if not isinstance(ident, str) or not ident:
+        return None
+    if event.get("Action") != "kill":
+        return _Event(ident)
+    number = str(attributes.get("signal", ""))
+    return _Event(ident, int(number)) if number.isascii() and number.isdecimal() else None
 
 
 def _decoded(body: bytes) -> Any:

@@ -118,9 +118,16 @@ def _pod(owner: Container, others: Sequence[Container], here: Here) -> Object:
     status = _status(containers, names, addresses, unreachable, here)
     if remarks:
         metadata["annotations"][REMARKS] = "; ".join(remarks)
-    if owner.state.status == "removing":
-        metadata["deletionTimestamp"] = owner.state.finished or owner.created
+    if going := _going_since(owner):
+        metadata["deletionTimestamp"] = going
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": specification, "status": status}
+
+
+def _going_since(owner: Container) -> str:
+    """Since when it is on its way out: it serves whom it has, and gets nobody new. Empty where it is not."""
+    if owner.state.status == "removing":
+        return owner.state.finished or owner.created
+    return owner.state.stopping if owner.state.status in ("running", "paused") else ""
 
 
 _RESTART_POLICIES = {"always": "Always", "unless-stopped": "Always", "on-failure": "OnFailure"}

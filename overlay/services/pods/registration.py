@@ -22,7 +22,7 @@ from overlay.errors import LeaseNotFoundError, StoreError
 from overlay.rates import Backoff, TokenBucket
 from overlay.services.keys import Keys
 from overlay.services.mirror import ServicesMirror
-from overlay.services.objects.document import Object, condition, encode
+from overlay.services.objects.document import Object, condition, encode, metadata_of
 from overlay.store.contract import NO_LEASE, Committed, Compare, Delete, Put
 from overlay.store.session import Grant, Refresh, Session
 
@@ -65,7 +65,7 @@ class _Known:
 
 @dataclass(slots=True)
 class _Wanted:
-    """What a key is to have. ``ready`` is a pod's condition; a record that is no pod never is."""
+    """What a key is to have. ``ready``: a pod that gets new connections; a record that is no pod never is."""
 
     value: bytes
     ready: bool
@@ -107,7 +107,8 @@ class Registration:
         """This node's document, and its pods by their ids: as they are from now on."""
         wanted = {self._keys.node(self._node): _Wanted(encode(record), ready=False, lasting=True)}
         for ident, pod in pods.items():
-            wanted[self._keys.pod(self._node, ident)] = _Wanted(encode(pod), condition(pod, "Ready"), lasting=False)
+            ready = condition(pod, "Ready") and not metadata_of(pod).get("deletionTimestamp")
+            wanted[self._keys.pod(self._node, ident)] = _Wanted(encode(pod), ready, lasting=False)
         for key, each in wanted.items():
             if (before := self._wanted.get(key)) is not None:
                 each.bucket = before.bucket

@@ -322,6 +322,22 @@ def test_whatever_docker_says_the_pod_is_one_that_kubernetes_takes(container: Co
             assert told.get(key, others.get(key)) == value, "nothing is dropped in silence"
 
 
+def test_a_container_that_is_told_to_end_is_terminating_until_it_has() -> None:
+    stopping = replace(RUNNING, stopping="2026-11-28T10:00:00Z")
+    pod = pod_of(replace(WEB, state=stopping))
+    assert pod["metadata"]["deletionTimestamp"] == "2026-11-28T10:00:00Z"
+    assert condition(pod, "Ready"), "it serves whom it has"
+    ended = pod_of(replace(WEB, state=replace(stopping, status="exited")))
+    assert "deletionTimestamp" not in ended["metadata"]
+
+
+@pytest.mark.parametrize(
+    ("written", "number"), [("SIGQUIT", 3), ("quit", 3), ("9", 9), ("", 15), ("SIGRTMIN+3", 15), ("x", 15), ("٣", 15)]
+)
+def test_stop_signals(written: str, number: int) -> None:
+    assert parse({"Id": ID, "Config": {"StopSignal": written}}).stop_signal == number
+
+
 def test_what_docker_answers() -> None:
     answer = {
         "Id": ID,

@@ -256,6 +256,16 @@ def test_a_pod_that_stops_being_ready_is_told_at_once() -> None:
     assert b'"status":"False"' in node.held()[KEYS.pod("n1", "a")]
 
 
+def test_a_pod_that_is_on_its_way_out_is_told_at_once() -> None:
+    node = Node(MemoryCore())
+    run_for(node, 60, lambda tick: {"a": pod("a", ready=True, version=tick)})
+    going = pod("a", ready=True)
+    going["metadata"]["deletionTimestamp"] = "2026-11-28T10:00:00Z"
+    node.registration.want(RECORD, {"a": going})
+    node.settle(160.0)
+    assert b"deletionTimestamp" in node.held()[KEYS.pod("n1", "a")]
+
+
 def test_containers_made_and_removed_without_end_are_written_at_a_bounded_rate() -> None:
     node = Node(MemoryCore())
     wrote = run_for(node, 60, lambda tick: {f"{tick}-{n}": pod("x") for n in range(10)})
