@@ -38,10 +38,10 @@ from overlay.services.lease import LeaseFollower, subnets_in
 from overlay.services.machine import this_machine
 from overlay.services.mirror import ServicesFollower
 from overlay.services.objects.document import metadata_of
-from overlay.services.pods import mapping, node
+from overlay.services.pods import node
 from overlay.services.pods.directory import Directory, complete
 from overlay.services.pods.docker import Docker
-from overlay.services.pods.mapping import Here
+from overlay.services.pods.mapping import Here, Mapper
 from overlay.services.pods.registrar import Registrar
 from overlay.services.pods.registration import Registration
 from overlay.services.settings import ServicesSettings
@@ -103,6 +103,7 @@ class _Services:
         self._registrar = Registrar(store, self._registration, boottime)
         self._machine = this_machine(settings.node_id)
         self._here = Here(settings.node_name)
+        self._mapper = Mapper()
         self._created: str | None = None
         self._registered = 0
         self._was_ready = False
@@ -150,7 +151,7 @@ class _Services:
         mirror = self._follower.mirror
         if not mirror.loaded or not (self._docker.listed or self._docker_is_away()):
             return Look(due=_STATE_SECONDS)
-        pods = mapping.documents(self._docker.containers.values(), self._here)
+        pods = self._mapper.documents(self._docker.containers.values(), self._here)
         for ident, written in self._directory.pods.items():
             pods.setdefault(ident, complete(ident, written, self._here))
         self._registered = len(pods)

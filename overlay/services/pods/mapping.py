@@ -56,17 +56,43 @@ class Here:
 
 def documents(containers: Iterable[Container], here: Here) -> dict[str, Object]:
     """All pods of this node by the id of the container that each is named after."""
-    by_id = {container.id: container for container in containers}
-    members: dict[str, list[Container]] = {}
-    for container in by_id.values():
-        members.setdefault(_owner(container, by_id), []).append(container)
-    pods = {}
-    for ident, group in sorted(members.items()):
-        owner = by_id[ident]
-        others = sorted((each for each in group if each.id != ident), key=lambda each: (each.created, each.id))
-        pods[ident] = _pod(owner, others, here)
-    _keep_apart(pods)
-    return pods
+    return Mapper().documents(containers, here)
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A pod's document and what it was made of."""
+
+    here: Here
+    containers: tuple[Container, ...]
+    document: Object
+
+
+class Mapper:
+    """:func:`documents`, again and again: a pod of which nothing has changed keeps its very document.
+
+    A node may have a thousand containers, and events come one at a time.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[str, _Made] = {}
+
+    def documents(self, containers: Iterable[Container], here: Here) -> dict[str, Object]:
+        """See :func:`documents`; nobody may change them."""
+        by_id = {container.id: container for container in containers}
+        members: dict[str, list[Container]] = {}
+        for container in by_id.values():
+            members.setdefault(_owner(container, by_id), []).append(container)
+        made: dict[str, _Made] = {}
+        for ident, group in sorted(members.items()):
+            others = sorted((each for each in group if each.id != ident), key=lambda each: (each.created, each.id))
+            pod = (by_id[ident], *others)
+            before = self._made.get(ident)
+            if before is None or before.here != here or before.containers != pod:
+                before = _Made(here, pod, _pod(pod[0], pod[1:], here))
+            made[ident] = before
+        self._made = made
+        return _kept_apart({ident: each.document for ident, each in made.items()})
 
 
 def _owner(container: Container, by_id: Mapping[str, Container]) -> str:
@@ -78,15 +104,17 @@ def _owner(container: Container, by_id: Mapping[str, Container]) -> str:
     return container.id
 
 
-def _keep_apart(pods: Mapping[str, Object]) -> None:
+def _kept_apart(pods: dict[str, Object]) -> dict[str, Object]:
     """Two pods of one node that would have one name get more of their ids into it."""
     taken: set[tuple[str, str]] = set()
     for ident, pod in pods.items():
         metadata, length = pod["metadata"], ID_LENGTH
         while (metadata["namespace"], metadata["name"]) in taken:
             length += 1
-            metadata["name"] = _name(pod["metadata"]["annotations"][CONTAINER], ident, length)
+            metadata = {**metadata, "name": _name(metadata["annotations"][CONTAINER], ident, length)}
+            pods[ident] = {**pod, "metadata": metadata}
         taken.add((metadata["namespace"], metadata["name"]))
+    return pods
 
 
 def _name(container_name: str, ident: str, length: int = ID_LENGTH) -> str:

@@ -63,6 +63,10 @@ class _Known:
     at: float = -math.inf
 
 
+def _new_bucket() -> TokenBucket:
+    return TokenBucket(1 / POD_SECONDS, POD_BURST)
+
+
 @dataclass(slots=True)
 class _Wanted:
     """What a key is to have. ``ready``: a pod that gets new connections; a record that is no pod never is."""
@@ -70,7 +74,8 @@ class _Wanted:
     value: bytes
     ready: bool
     lasting: bool
-    bucket: TokenBucket = field(default_factory=lambda: TokenBucket(1 / POD_SECONDS, POD_BURST))
+    document: Object | None = None
+    bucket: TokenBucket = field(default_factory=_new_bucket)
 
 
 class Registration:
@@ -104,14 +109,16 @@ class Registration:
     # --- what there is ---
 
     def want(self, record: Object, pods: Mapping[str, Object]) -> None:
-        """This node's document, and its pods by their ids: as they are from now on."""
+        """This node's document, and its pods by their ids: as they are from now on. Nobody may change them any more."""
         wanted = {self._keys.node(self._node): _Wanted(encode(record), ready=False, lasting=True)}
         for ident, pod in pods.items():
-            ready = condition(pod, "Ready") and not metadata_of(pod).get("deletionTimestamp")
-            wanted[self._keys.pod(self._node, ident)] = _Wanted(encode(pod), ready, lasting=False)
-        for key, each in wanted.items():
-            if (before := self._wanted.get(key)) is not None:
-                each.bucket = before.bucket
+            key = self._keys.pod(self._node, ident)
+            before = self._wanted.get(key)
+            if before is None or before.document is not pod:
+                ready = condition(pod, "Ready") and not metadata_of(pod).get("deletionTimestamp")
+                bucket = _new_bucket() if before is None else before.bucket
+                before = _Wanted(encode(pod), ready, lasting=False, document=pod, bucket=bucket)
+            wanted[key] = before
         self._wanted = wanted
 
     # --- what to do ---

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from overlay.services.objects.document import MAX_BYTES, Object, condition, encode
 from overlay.services.pods.container import Container, ContainerFormatError, State, parse
-from overlay.services.pods.mapping import MAX_ANNOTATIONS, REMARKS, Here, documents
+from overlay.services.pods.mapping import MAX_ANNOTATIONS, REMARKS, Here, Mapper, documents
 from overlay.services.pods.names import is_dns_label, is_label_key, is_label_value
 
 ID = "0123456789abcdef" * 4
@@ -215,6 +215,27 @@ def test_who_joins_what_is_gone_is_a_pod_of_its_own_without_an_address() -> None
 def test_those_that_say_to_join_each_other_do_not_go_round_for_ever() -> None:
     one, two = replace(WEB, joins=OTHER), replace(WEB, id=OTHER, joins=ID)
     assert documents([one, two], HERE)
+
+
+containers = st.builds(
+    Container,
+    id=st.sampled_from([ID, ID[:5] + "f" * 59, OTHER]),
+    name=st.sampled_from(["web", "Web", "db"]),
+    state=st.sampled_from([RUNNING, State("exited")]),
+    joins=st.sampled_from(["", "", OTHER]),
+)
+moments = st.tuples(st.lists(containers, max_size=3, unique_by=lambda each: each.id), st.booleans())
+
+
+@given(st.lists(moments, max_size=6))
+def test_what_is_kept_from_before_is_what_would_be_made_anew(steps: list[tuple[list[Container], bool]]) -> None:
+    mapper = Mapper()
+    for listed, moved in steps:
+        here = replace(HERE, address=None) if moved else HERE
+        made = mapper.documents(listed, here)
+        assert made == documents(listed, here)
+        again = mapper.documents(listed, here)
+        assert all(again[ident] is pod for ident, pod in made.items() if pod["metadata"]["name"][-6] == "-")
 
 
 def test_two_containers_whose_names_come_out_alike_are_told_apart() -> None:
