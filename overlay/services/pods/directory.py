@@ -26,8 +26,11 @@ MAX_FILES = 4096
 MAX_BYTES = 256 * 1024
 """Of one file."""
 
-LOOK_SECONDS = 0.5
-"""Seconds between two looks: a directory's time of change tells whether there is anything to read."""
+LOOK_SECONDS = 0.05
+"""How often is looked at the directory itself, whose time of change tells of new files, and of those that went."""
+
+READ_SECONDS = 5.0
+"""How often is looked at each file: one that is written to in its place changes nothing about the directory."""
 
 SETTLED_SECONDS = 2.0
 """A file that changed so shortly before it was read may have changed again within one tick of the clock."""
@@ -56,15 +59,29 @@ class Directory:
         self._path = path
         self._changed = changed
         self._read: dict[str, tuple[tuple[int, int, int], Object | PodFileError]] = {}
+        self._stamp: int | None = None
+        self._looked_at = 0.0
 
     async def run(self) -> NoReturn:
         """Follows until cancelled."""
         while True:
-            self.look(time.time())
+            now = time.time()
+            stamp = self._own_stamp()
+            fresh = stamp is not None and now - stamp / 1e9 < SETTLED_SECONDS
+            if fresh or stamp != self._stamp or not 0 <= now - self._looked_at < READ_SECONDS:
+                self._stamp = stamp
+                self.look(now)
             await asyncio.sleep(LOOK_SECONDS)
+
+    def _own_stamp(self) -> int | None:
+        try:
+            return self._path.stat().st_mtime_ns
+        except OSError:
+            return None
 
     def look(self, now: float) -> None:
         """Reads what has changed since the last look; ``now`` is of the wall clock, as files' times are."""
+        self._looked_at = now
         found: dict[str, Object] = {}
         faults: list[str] = []
         read: dict[str, tuple[tuple[int, int, int], Object | PodFileError]] = {}

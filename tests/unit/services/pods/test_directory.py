@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
@@ -112,3 +113,55 @@ def test_their_number_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     directory, _ = followed(tmp_path)
     directory.look(time.time())
     assert len(directory.pods) == 3
+
+
+async def test_it_is_followed_as_it_comes_and_goes(tmp_path: Path) -> None:
+    path = tmp_path / "pods.d"
+    told = asyncio.Event()
+    directory = Directory(path, told.set)
+
+    async def until(names: set[str]) -> None:
+        async with asyncio.timeout(30):
+            while set(directory.pods) != names:
+                await told.wait()
+                told.clear()
+
+    following = asyncio.create_task(directory.run())
+    try:
+        await asyncio.sleep(0)
+        path.mkdir()
+        write(path / "a.json", metadata={"name": "a"})
+        await until({"a"})
+        write(path / "b.json", metadata={"name": "b"})
+        await until({"a", "b"})
+        (path / "a.json").unlink()
+        await until({"b"})
+        (path / "b.json").unlink()
+        path.rmdir()
+        await until(set())
+    finally:
+        following.cancel()
+
+
+async def test_a_file_that_is_written_in_its_place_is_read_again_after_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("overlay.services.pods.directory.READ_SECONDS", 0.2)
+    old = time.time() - 1000
+    file = tmp_path / "a.json"
+    write(file, metadata={"name": "a"})
+    os.utime(file, (old, old))
+    os.utime(tmp_path, (old, old))
+    told = asyncio.Event()
+    directory = Directory(tmp_path, told.set)
+    following = asyncio.create_task(directory.run())
+    try:
+        async with asyncio.timeout(30):
+            await told.wait()
+            told.clear()
+            file.write_text(json.dumps({"metadata": {"name": "changed"}}))
+            while directory.pods["a"]["metadata"]["name"] != "changed":
+                await told.wait()
+                told.clear()
+    finally:
+        following.cancel()
