@@ -248,21 +248,33 @@ def test_a_restart_loop_is_written_at_a_bounded_rate_and_ends_right() -> None:
     assert node.registration.missing() == 0
 
 
+def out_of_tokens(node: Node) -> float:
+    """A moment at which the pod ``a``, which is shown as ready, has changed again and must wait for its turn."""
+    run_for(node, 60, lambda tick: {"a": pod("a", version=tick)})
+    now = 160.0
+    while True:
+        node.registration.want(RECORD, {"a": pod("a", version=int(now * 10))})
+        node.settle(now)
+        if node.registration.missing():
+            return now
+        now += 0.1
+
+
 def test_a_pod_that_stops_being_ready_is_told_at_once() -> None:
     node = Node(MemoryCore())
-    run_for(node, 60, lambda tick: {"a": pod("a", ready=True, version=tick)})
+    now = out_of_tokens(node)
     node.registration.want(RECORD, {"a": pod("a", ready=False)})
-    node.settle(160.0)
+    node.settle(now)
     assert b'"status":"False"' in node.held()[KEYS.pod("n1", "a")]
 
 
 def test_a_pod_that_is_on_its_way_out_is_told_at_once() -> None:
     node = Node(MemoryCore())
-    run_for(node, 60, lambda tick: {"a": pod("a", ready=True, version=tick)})
+    now = out_of_tokens(node)
     going = pod("a", ready=True)
     going["metadata"]["deletionTimestamp"] = "2026-11-28T10:00:00Z"
     node.registration.want(RECORD, {"a": going})
-    node.settle(160.0)
+    node.settle(now)
     assert b"deletionTimestamp" in node.held()[KEYS.pod("n1", "a")]
 
 
@@ -290,6 +302,17 @@ def test_a_restored_store_gets_everything_again() -> None:
     node.core.wipe()
     node.must_read = True
     node.settle(10.0)
+    assert names(node) == {"alive/n1", "nodes/n1", "pods/n1/a"}
+
+
+def test_a_store_that_is_restored_before_the_mirror_hears_of_what_was_written() -> None:
+    node = Node(MemoryCore())
+    node.registration.want(RECORD, {"a": pod("a")})
+    node.hear(0.0)
+    node.settle(0.0, hearing=False)
+    node.core.wipe()
+    node.must_read = True
+    node.settle(1.0)
     assert names(node) == {"alive/n1", "nodes/n1", "pods/n1/a"}
 
 
