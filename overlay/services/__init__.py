@@ -13,9 +13,13 @@ Concepts, and which way they flow::
 * ``configuration``: the cluster's service CIDR, node ports and domain, one document in etcd.
 * ``allocation`` (pure): which ClusterIP and which node port a new Service gets.
 * ``storage``: objects to keys and back; what must be unique is taken in the transaction that writes the object.
-* ``pods``: each node registers its own containers; ``mirror`` is one consistent view of all keys.
+* ``pods``: each node registers its own containers.
+* ``facts`` (pure): of a Service and a pod what endpoints are computed from; ``index`` (pure): which pods each Service
+  selects; ``mirror``: one consistent view of all keys, kept with both.
 * ``endpoints`` (pure): from Services and pods to Endpoints and EndpointSlices. Nobody stores those: every node and
   every API server computes the same from the same revision, so that there is neither controller nor leader.
+
+* ``daemon``: ``overlay services``, which joins these on a node; ``lease`` and ``machine``: where and what the node is.
 
 This package stands on ``store`` and below; it never imports control, agent, backends or datapath. ``overlay.api``
 serves all of it to kubectl.
