@@ -285,6 +285,20 @@ def test_a_restarted_daemon_changes_nothing(host: DockerHost, watch: Callable[..
     assert json.loads(before)["kvs"] == json.loads(after)["kvs"]
 
 
+def test_it_needs_no_privileges_but_dockers_socket(host: DockerHost, watch: Callable[..., Watcher]) -> None:
+    """What its unit leaves it; Docker's socket belongs to root, and so does the daemon."""
+    put_service(host)
+    seen = watch("web")
+    bounded = ("setpriv", "--bounding-set=-all,+dac_read_search", "--inh-caps=-all", "--no-new-privs")
+    host.start("services", *bounded, sys.executable, "-m", "overlay", "services", "--node-name", "n1")
+    wait_until(lambda: report(host).get("ready") is True, LIMIT, "a daemon that is ready")
+    assert int(host.run("grep", "CapEff", f"/proc/{report(host)['pid']}/status").split()[1], 16) in (0, 1 << 2)
+    ident = host.container(*WEB, "--name", "web")
+    seen.alone(ready={name_of("web", ident)})
+    host.docker("rm", "--force", ident)
+    seen.alone(ready=set())
+
+
 def test_pods_of_a_directory_are_pods_too(host: DockerHost, watch: Callable[..., Watcher]) -> None:
     put_service(host)
     seen = watch("web")
