@@ -16,6 +16,7 @@ from overlay.errors import StoreError
 from overlay.store.contract import Events, KeyRange, Snapshot
 from overlay.store.follower import Follower, Read, Watch
 from overlay.store.mirror import Mirror
+from overlay.store.recall import Recall
 
 Subnet = IPv4Network | IPv6Network
 
@@ -73,6 +74,14 @@ class LeaseFollower:
         """See :class:`~overlay.store.following.Follows`."""
         self._follower.loaded(snapshot, now)
         self._mirror.load(snapshot, self._follower.asked_at)
+
+    def recall(self) -> Recall | None:
+        """See :class:`~overlay.store.following.Follows`."""
+        return self._follower.recall(self._mirror.items.values())
+
+    def proved(self, now: float) -> None:
+        """See :class:`~overlay.store.following.Follows`."""
+        self._follower.proved(now)
 
     def heard(self, batch: Events, now: float) -> bool:
         """See :class:`~overlay.store.following.Follows`."""

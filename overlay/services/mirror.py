@@ -8,8 +8,8 @@ beside it only what endpoints are computed from.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from random import Random
 
 from overlay.errors import StoreError
@@ -19,9 +19,10 @@ from overlay.services.index import SelectorIndex
 from overlay.services.keys import Keys
 from overlay.services.objects.document import Object, ObjectFormatError, decode
 from overlay.services.pods.node import with_readiness
-from overlay.store.contract import Events, KeyRange, KeyValue, Snapshot
+from overlay.store.contract import Events, KeyRange, KeyValue, Recollection, Snapshot
 from overlay.store.follower import Follower, Read, Watch
 from overlay.store.mirror import Mirror
+from overlay.store.recall import Recall
 
 
 class ServicesMirror(Mirror):
@@ -70,7 +71,7 @@ class ServicesMirror(Mirror):
             else:
                 self._changed_at.pop(name, None)
 
-    def _kept(self, kv: KeyValue) -> KeyValue:
+    def kept(self, kv: KeyValue) -> KeyValue:
         if (
             self._node is None
             or not kv.key.startswith(self.keys.pods())
@@ -140,7 +141,7 @@ class ServicesMirror(Mirror):
         Its ``resourceVersion`` is its key's modification revision.
         """
         kv = self.items.get(key)
-        if kv is None or key in self.malformed or self._kept(kv) is not kv:
+        if kv is None or key in self.malformed or self.kept(kv) is not kv:
             return None
         return decode(kv.value, kv.mod_revision, key)
 
@@ -219,6 +220,15 @@ class ServicesFollower:
         self._follower.loaded(snapshot, now)
         self.mirror.load(snapshot, self._follower.asked_at)
 
+    def recall(self) -> Recall | None:
+        """See :class:`~overlay.store.following.Follows`."""
+        recall = self._follower.recall(self.mirror.items.values())
+        return None if recall is None else _RecallOfKept(recall.revision, recall.count, recall.marks, self.mirror.kept)
+
+    def proved(self, now: float) -> None:
+        """See :class:`~overlay.store.following.Follows`."""
+        self._follower.proved(now)
+
     def heard(self, batch: Events, now: float) -> bool:
         """See :class:`~overlay.store.following.Follows`."""
         if not self._follower.heard(batch, now):
@@ -229,3 +239,14 @@ class ServicesFollower:
     def lost(self, error: StoreError, now: float) -> None:
         """See :class:`~overlay.store.following.Follows`."""
         self._follower.failed(error, now)
+
+
+@dataclass(frozen=True, slots=True)
+class _RecallOfKept(Recall):
+    """A recall by one who does not keep all values: what the store remembers is made what would be kept of it."""
+
+    kept: Callable[[KeyValue], KeyValue]
+
+    def agrees(self, answer: Recollection) -> bool:
+        """See :meth:`Recall.agrees`."""
+        return Recall.agrees(self, replace(answer, items=tuple(map(self.kept, answer.items))))

@@ -2,7 +2,7 @@
 what the store held at ``revision``.
 
 All who decide by the range decide from one mirror and keep no copies of their own, so they cannot disagree. An index is
-a subclass: :meth:`Mirror._entered`, :meth:`Mirror._left` and :meth:`Mirror._kept` are its hooks.
+a subclass: :meth:`Mirror._entered`, :meth:`Mirror._left` and :meth:`Mirror.kept` are its hooks.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Mirror:
         for key in changed:
             self._remove(key)
         for item in snapshot.items:
-            if self._raw.get(item.key) != self._kept(item):
+            if self._raw.get(item.key) != self.kept(item):
                 self._put(item)
                 changed.add(item.key)
         return changed
@@ -66,14 +66,14 @@ class Mirror:
 
     def _put(self, kv: KeyValue) -> None:
         self._remove(kv.key)
-        self._raw[kv.key] = self._kept(kv)
+        self._raw[kv.key] = self.kept(kv)
         self._entered(kv)
 
     def _remove(self, key: str) -> None:
         if (kv := self._raw.pop(key, None)) is not None:
             self._left(kv)
 
-    def _kept(self, kv: KeyValue) -> KeyValue:
+    def kept(self, kv: KeyValue) -> KeyValue:
         """What is kept of a key; whoever needs no values may keep something shorter that tells them apart."""
         return kv
 

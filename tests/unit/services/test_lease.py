@@ -54,6 +54,7 @@ def test_the_address_is_that_of_the_lease() -> None:
     assert follower.public_ip(subnet) == IPv4Address("172.31.0.1")
     assert follower.public_ip(other) == IPv4Address("172.31.0.2")
     assert isinstance(follower.next_step(0.1), Watch)
+    follower.proved(0.1)
     moved = KeyValue(f"{PREFIX}10.0.5.0-24", b'{"PublicIP":"172.31.0.9"}', 6)
     assert follower.heard(Events(6, (Event(moved),)), 0.2)
     assert follower.public_ip(subnet) == IPv4Address("172.31.0.9")

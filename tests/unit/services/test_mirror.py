@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from random import Random
 from typing import Any
 
 import msgspec
@@ -11,8 +13,9 @@ from hypothesis import strategies as st
 
 from overlay.services import endpoints, facts
 from overlay.services.keys import Keys
-from overlay.services.mirror import ServicesMirror
-from overlay.store.contract import Delete, KeyRange, KeyValue, Put, Snapshot
+from overlay.services.mirror import ServicesFollower, ServicesMirror
+from overlay.store.contract import Delete, KeyRange, KeyValue, Put, Recollection, Snapshot
+from overlay.store.follower import Read
 from tests.support.memory_store import MemoryCore
 
 KEYS = Keys()
@@ -175,3 +178,24 @@ def test_of_other_nodes_pods_only_the_facts_are_kept() -> None:
     assert mirror.load(Snapshot(10, (own, other)), 0.0) == set(), "and still nothing has changed"
     changed = KeyValue(other.key, pod("default", "q", {"app": "x"}), 4)
     assert mirror.load(Snapshot(11, (own, changed)), 0.0) == {other.key}
+
+
+def test_a_store_that_remembers_the_same_is_followed_on_although_not_all_of_it_was_kept() -> None:
+    """After an interruption the store has to prove its past; of other nodes' pods only a digest is there to compare."""
+    core, follower = MemoryCore(), ServicesFollower(KEYS, Random(1), "n1")
+    keys = [KEYS.pod("n1", "p"), KEYS.pod("n2", "q"), KEYS.object("services", "default", "s")]
+    core.commit([], [Put(key, pod("default", "p", {})) for key in keys[:2]], 0.0)
+    core.commit([], [Put(keys[2], service("default", "s", {"app": "w"}))], 0.0)
+    assert isinstance(follower.next_step(0.0), Read)
+    follower.loaded(core.read(ALL, 0.0), 0.1)
+    follower.next_step(0.1)
+    recall = follower.recall()
+    assert recall is not None
+    assert set(recall.keys) == set(keys)
+    remembered = core.read(ALL, 0.0).items
+    assert recall.agrees(Recollection(3, remembered))
+    other = tuple(replace(each, value=each.value + b" ") if each.key == keys[1] else each for each in remembered)
+    assert not recall.agrees(Recollection(3, other))
+    assert not recall.agrees(Recollection(4, remembered))
+    follower.proved(0.2)
+    assert follower.recall() is None
