@@ -47,6 +47,21 @@ UNIT_MUTANTS: tuple[Mutant, ...] = (
     ),
     *_of("store/recall", "store/test_follower", ("heapq.nlargest(", "heapq.nsmallest(")),
     *_of(
+        "store/session",
+        "store/test_session",
+        ("        self._live(self._granting_since, self.ttl)", "        self._live(self._sent_at, self.ttl)"),
+        ("now >= self._granting_since + self.ttl / 2:", "now >= self._granting_since + self.ttl:"),
+        ("        self.valid_until = 0.0\n        self._granting_since = None\n", "        self.valid_until = 0.0\n"),
+        ("self.phase is SessionPhase.FOUND and ttl != self.ttl)", "False)"),
+    ),
+    *_of(
+        "store/following",
+        "store/test_following",
+        ("lost(error, self._clock())\n            self._told()", "lost(error, self._clock())"),
+        ("proved(self._clock())\n                    self._told()", "proved(self._clock())"),
+        ("                    past = await", "                    self._told()\n                    past = await"),
+    ),
+    *_of(
         "control/leases/keeper",
         "control/leases/test_keeper",
         (
