@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address
 
-from overlay.control.leases.keeper import Held
+from overlay.control.leases.state import Held
 from overlay.control.plane import ControlState
 from overlay.control.schema import LeaseRecord, udp_port
 from overlay.datapath.base import DatapathStatus

@@ -16,7 +16,8 @@ from random import Random
 
 from overlay.control.configuration import Check, Configuration
 from overlay.control.leases.allocator import Identity, Memory
-from overlay.control.leases.keeper import KEEPER_PROBLEM, Action, Held, Keeper, Phase, ReadAgain
+from overlay.control.leases.keeper import KEEPER_PROBLEM, Keeper
+from overlay.control.leases.state import Action, Held, Phase, ReadAgain
 from overlay.control.leases.view import LeaseView
 from overlay.control.peers.membership import Membership
 from overlay.control.schema import LeaseRecord, config_key, parse_lease, subnets_prefix

@@ -19,7 +19,7 @@ from random import Random
 
 from overlay.control.engine import ControlSettings, ControlState, Engine, Span
 from overlay.control.leases.allocator import Identity, Memory
-from overlay.control.leases.keeper import Commit, Phase, ReadAgain, Revoke
+from overlay.control.leases.state import Commit, Phase, ReadAgain, Revoke
 from overlay.control.leases.view import LeaseView
 from overlay.daemon.clock import boottime
 from overlay.daemon.troubles import Troubles

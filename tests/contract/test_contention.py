@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from overlay.control.leases.allocator import Identity
-from overlay.control.leases.keeper import Phase
+from overlay.control.leases.state import Phase
 from overlay.control.plane import ControlPlane, ControlSettings
 from overlay.store.contract import Put
 from overlay.store.etcd.client import EtcdStore

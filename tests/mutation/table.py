@@ -101,7 +101,7 @@ FOLLOWER = (
 KEEPER = (
     Mutant("control/leases/keeper", "        if self.phase is Phase.HELD:\n            self._judge()\n", ""),
     Mutant(
-        "control/leases/keeper",
+        "control/leases/ownership",
         "            return record.lease.public_ip == self.identity.public_ip\n",
         "            return True\n",
     ),
@@ -116,7 +116,7 @@ KEEPER = (
         "        self._retry_at = now + wait\n        if isinstance",
         "        self._retry_at = now\n        if isinstance",
     ),
-    Mutant("control/leases/keeper", "        self._know_address(identity.public_ip)\n", ""),
+    Mutant("control/leases/ownership", "        self.know_address(identity.public_ip)\n", ""),
     Mutant(
         "control/leases/keeper",
         "            valid_until = 0.0\n        else:",
@@ -129,8 +129,8 @@ KEEPER = (
     ),
     Mutant(
         "control/leases/keeper",
-        "        elif not self._is_ours(record):\n            self._lose(record)",
-        "        elif not self._is_ours(record):\n            self._hold_as(record)",
+        "        elif not self._ownership.is_ours(record):\n            self._lose(record)",
+        "        elif not self._ownership.is_ours(record):\n            self._hold_as(record)",
     ),
 )
 

@@ -64,16 +64,12 @@ UNIT_MUTANTS: tuple[Mutant, ...] = (
     *_of(
         "control/leases/keeper",
         "control/leases/test_keeper",
-        (
-            "or self._overlapping_others(claim.lease, claim.key):\n            self._note",
-            "or False:\n            self._note",
-        ),
+        ("            or self._ownership.overlapping_others(claim.lease, claim.key)\n", ""),
         ("        if others:\n            self._lose", "        if False:\n            self._lose"),
         (
-            "            self._awaited = _Awaited(self._view.epoch, since=now, read_at=now)\n",
+            "            self._awaited = Awaited(self._view.epoch, since=now, read_at=now)\n",
             "            pass\n",
         ),
-        ("(view.loaded_at is not None and view.loaded_at > self.since):", "view.loaded_at is not None:"),
         (
             "            return Revoke(self._session.lease_id)\n        return Commit(Purpose.RELEASE",
             "            return NEVER\n        return Commit(Purpose.RELEASE",
@@ -89,12 +85,21 @@ UNIT_MUTANTS: tuple[Mutant, ...] = (
     *_of(
         "control/leases/keeper",
         "control/leases/test_clones",
+        (" and self._view.epoch == self._right_epoch:", ":"),
+        ("        return ours and self._view.epoch != self._held_epoch\n", "        return ours\n"),
+    ),
+    *_of(
+        "control/leases/state",
+        "control/leases/test_keeper",
+        ("(view.loaded_at is not None and view.loaded_at > self.since):", "view.loaded_at is not None:"),
+    ),
+    *_of(
+        "control/leases/ownership",
+        "control/leases/test_clones",
         (
             "return record.lease.node_id == self.identity.node_id and record.lease.public_ip in self._addresses",
             "return record.lease.node_id == self.identity.node_id",
         ),
-        (" and self._view.epoch == self._right_epoch:", ":"),
-        ("        return ours and self._view.epoch != self._held_epoch\n", "        return ours\n"),
     ),
     *_of(
         "control/leases/question",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
-from overlay.control.leases.keeper import Held, Phase
+from overlay.control.leases.state import Held, Phase
 from overlay.store.contract import ABSENT, NO_LEASE, Delete, KeyValue, Put
 from tests.simulation.clock import Clock
 from tests.simulation.meter import Meter

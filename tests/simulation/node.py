@@ -10,7 +10,7 @@ from random import Random
 
 from overlay.control.engine import ControlSettings, ControlState
 from overlay.control.leases.allocator import Identity, Memory
-from overlay.control.leases.keeper import Held, Phase
+from overlay.control.leases.state import Held, Phase
 from overlay.control.plane import ControlPlane
 from tests.simulation.clock import Clock
 from tests.simulation.loop import ProcessLoop

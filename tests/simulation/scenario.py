@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv4Network
 from random import Random
 
 from overlay.control.leases.allocator import Memory
-from overlay.control.leases.keeper import Phase
+from overlay.control.leases.state import Phase
 from overlay.store.contract import KeyRange, Put
 from tests.simulation.checker import QUIET, Checker
 from tests.simulation.clock import Clock

@@ -22,9 +22,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass, replace
-from enum import Enum
-from ipaddress import IPv4Address, IPv4Network
+from dataclasses import replace
 from random import Random
 
 from overlay.control.leases.allocator import (
@@ -40,15 +38,27 @@ from overlay.control.leases.allocator import (
     own_leases,
 )
 from overlay.control.leases.conflicts import conflicts
+from overlay.control.leases.ownership import Ownership
 from overlay.control.leases.question import ANSWER_TIME, Question, Reply
 from overlay.control.leases.rivals import Rivals
+from overlay.control.leases.state import (
+    TRANSITIONS,
+    Action,
+    Awaited,
+    Commit,
+    Held,
+    Phase,
+    Purpose,
+    ReadAgain,
+    Revoke,
+)
 from overlay.control.leases.view import LeaseView
 from overlay.control.schema import DEFAULT_BACKEND, LeaseRecord, format_lease_value
 from overlay.errors import LeaseFormatError, LeaseNotFoundError, OutOfSubnetsError, StoreError
 from overlay.model import Advertisement, Lease, NetworkConfig
 from overlay.problem import Problem, Severity
 from overlay.rates import Backoff
-from overlay.store.contract import ABSENT, NO_LEASE, Committed, Compare, Delete, Put
+from overlay.store.contract import ABSENT, NO_LEASE, Committed, Delete, Put
 from overlay.store.session import DEFAULT_MARGIN, DEFAULT_TTL, Grant, Refresh, Session
 from overlay.text import excerpt
 
@@ -61,69 +71,6 @@ MAX_RETRY = 30.0
 READ_AGAIN_AFTER = 1.0
 """Seconds that the watch gets to show what an answer spoke of, before the range is read again."""
 
-MAX_ADDRESSES = 8
-"""Own public addresses that are remembered while the agent runs, to know a late write of ours."""
-
-
-class Phase(Enum):
-    """Where the keeper is."""
-
-    WAITING = "has no config or no snapshot yet"
-    SEEKING = "has no subnet and chooses one"
-    EXHAUSTED = "out of subnets, until one becomes free"
-    CLAIMING = "has asked the store for a subnet"
-    CONFIRMING = "has written its lease, until the view shows that nothing overlaps it"
-    HELD = "has its subnet"
-    RECLAIMING = "its key or etcd lease is gone; the same subnet is taken again"
-    RELEASING = "gives its subnet back"
-    RELEASED = "has given it back"
-
-
-TRANSITIONS = {
-    Phase.WAITING: {Phase.SEEKING, Phase.RELEASING},
-    Phase.SEEKING: {Phase.EXHAUSTED, Phase.CLAIMING, Phase.HELD, Phase.RELEASING},
-    Phase.EXHAUSTED: {Phase.SEEKING, Phase.RELEASING},
-    Phase.CLAIMING: {Phase.CONFIRMING, Phase.SEEKING, Phase.RECLAIMING, Phase.RELEASING},
-    Phase.CONFIRMING: {Phase.HELD, Phase.SEEKING, Phase.RECLAIMING, Phase.RELEASING},
-    Phase.HELD: {Phase.RECLAIMING, Phase.SEEKING, Phase.RELEASING},
-    Phase.RECLAIMING: {Phase.CLAIMING, Phase.HELD, Phase.SEEKING, Phase.RELEASING},
-    Phase.RELEASING: {Phase.RELEASED},
-    Phase.RELEASED: set[Phase](),
-}
-
-
-class Purpose(Enum):
-    """What a transaction is for."""
-
-    CLAIM = "take a subnet"
-    REPAIR = "put our own lease right"
-    SWEEP = "delete a stray lease of ours"
-    ASK = "ask whether the owner of a lease like ours lives"
-    RELEASE = "give our subnet back"
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """Carry out one guarded transaction."""
-
-    purpose: Purpose
-    compares: tuple[Compare, ...]
-    operations: tuple[Put | Delete, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Revoke:
-    """End our etcd lease."""
-
-    lease_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class ReadAgain:
-    """Have the follower take a new snapshot. Needs no answer: the view shows it."""
-
-
-Action = Grant | Refresh | Commit | Revoke | ReadAgain
 NEVER = math.inf
 
 KEEPER_PROBLEM = "keeper"
@@ -131,53 +78,6 @@ KEEPER_PROBLEM = "keeper"
 
 OWN = "our lease"
 """What the keeper's problems are about."""
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """Our lease, as far as we know.
-
-    Attributes:
-        valid_until: no other node can have leased the subnet before this moment of the keeper's clock; infinite for a
-            reservation. In the past while the store is away for longer than the TTL or the lease is being taken
-            again; the subnet is still used then.
-    """
-
-    lease: Lease
-    key: str
-    mod_revision: int
-    etcd_lease_id: int
-    valid_until: float
-
-    @property
-    def subnet(self) -> IPv4Network:
-        """The subnet that is ours."""
-        return self.lease.subnet
-
-    @property
-    def reserved(self) -> bool:
-        """Whether it is permanent."""
-        return self.etcd_lease_id == NO_LEASE
-
-
-@dataclass(slots=True)
-class _Awaited:
-    """What the view has to show before the next decision: a revision, and why comparisons failed, or a new snapshot."""
-
-    epoch: int
-    since: float
-    read_at: float
-    revision: int | None = None
-    failed: tuple[Compare, ...] = ()
-
-    def is_shown(self, view: LeaseView) -> bool:
-        if view.epoch != self.epoch or (view.loaded_at is not None and view.loaded_at > self.since):
-            return True
-        if self.revision is None:
-            return False
-        if self.failed:
-            return all(view.mod_revision(c.key) != c.mod_revision for c in self.failed)
-        return view.revision >= self.revision
 
 
 class Keeper:
@@ -204,14 +104,13 @@ class Keeper:
         self.memory = memory or Memory()
         self.error: StoreError | None = None
         self.failed_at = -math.inf
-        self.identity = identity
         self._view = view
         self._rng = rng
         self.config: NetworkConfig | None = None
         self.advertisement = Advertisement(DEFAULT_BACKEND)
         self._session = Session(ttl, margin, rng, self.memory.etcd_lease_id)
         self._backoff = Backoff(FIRST_RETRY, MAX_RETRY, rng)
-        self._addresses: tuple[IPv4Address, ...] = (identity.public_ip,)
+        self._ownership = Ownership(view, identity)
         self._held: Held | None = None
         self._held_epoch = 0
         self._claim: Claim | None = None
@@ -223,13 +122,18 @@ class Keeper:
         self._right: Lease | None = None
         self._right_epoch = 0
         self._busy: Action | None = None
-        self._awaited: _Awaited | None = None
+        self._awaited: Awaited | None = None
         self._retry_at = 0.0
         self._exhausted: tuple[OutOfSubnetsError, int, int, NetworkConfig] | None = None
         self._release_wanted = False
         self._notes: list[tuple[int, str]] = []
 
     # --- what it tells ---
+
+    @property
+    def identity(self) -> Identity:
+        """What this node goes by."""
+        return self._ownership.identity
 
     @property
     def held(self) -> Held | None:
@@ -288,8 +192,7 @@ class Keeper:
 
     def identify(self, identity: Identity) -> None:
         """This node is reachable under another address."""
-        self.identity = identity
-        self._know_address(identity.public_ip)
+        self._ownership.identify(identity)
         self._retry_at = 0.0
 
     def observe(self) -> None:
@@ -361,7 +264,7 @@ class Keeper:
         self.failed_at = now
         self._retry_at = now + wait
         if isinstance(action, Commit):
-            self._awaited = _Awaited(self._view.epoch, since=now, read_at=now)
+            self._awaited = Awaited(self._view.epoch, since=now, read_at=now)
 
     # --- deciding ---
 
@@ -399,12 +302,9 @@ class Keeper:
             claim = self._seek(config)
         if claim is None:
             return self._sweep_contested(config, now)
-        if claim.record is not None and self._is_in_question(claim.record):
+        if claim.record is not None and self._ownership.is_in_question(claim.record):
             return self._ask(claim, claim.record, now)
         return self._take(claim, now)
-
-    def _is_in_question(self, record: LeaseRecord) -> bool:
-        return record.lease.node_id is not None and record.lease.public_ip not in self._addresses
 
     def _ask(self, claim: Claim, record: LeaseRecord, now: float) -> Action | float:
         """The next step towards a lease with our node id and an address that this process never had."""
@@ -446,7 +346,7 @@ class Keeper:
         claim = self._claim
         if self._mangled is None or claim is None or claim.key not in self._view.malformed:
             return None
-        if not fits(claim.lease, config) or self._overlapping_others(claim.lease, claim.key):
+        if not fits(claim.lease, config) or self._ownership.overlapping_others(claim.lease, claim.key):
             return None
         return replace(
             claim,
@@ -479,10 +379,10 @@ class Keeper:
         held = self._held
         assert held is not None
         record = self._view.record(held.key)
-        if record is not None and not self._is_ours(record):
+        if record is not None and not self._ownership.is_ours(record):
             self._lose(record)
             return None
-        others = self._overlapping_others(held.lease, held.key)
+        others = self._ownership.overlapping_others(held.lease, held.key)
         if others:
             self._lose(self._view.record(min(others)))
             return None
@@ -506,7 +406,7 @@ class Keeper:
             self._hold_from(record, claim.source)
             return now
         value = format_lease_value(claim.lease)
-        if record is not None and self._is_stray(record):
+        if record is not None and self._ownership.is_stray(record):
             self._rivals.took(record, now)
         self._claim, self._right, self._right_epoch = claim, claim.lease, self._view.epoch
         self._enter(Phase.CLAIMING)
@@ -519,7 +419,9 @@ class Keeper:
     def _leave_shared_etcd_lease(self, own_key: str) -> None:
         """Goes over to another etcd lease where ours has a lease on it that we leave to whoever has it: a clone."""
         if any(
-            record.lease_id == self._session.lease_id and record.key != own_key and self._is_in_question(record)
+            record.lease_id == self._session.lease_id
+            and record.key != own_key
+            and self._ownership.is_in_question(record)
             for record in self._view.of_node(self.identity.node_id)
         ):
             self._session.replace()
@@ -537,7 +439,11 @@ class Keeper:
             self._retry_at = now + self._mangling.next()
             self._enter(Phase.SEEKING if self._held is None else Phase.RECLAIMING)
             return
-        if record is None or not self._is_ours(record) or self._overlapping_others(claim.lease, claim.key):
+        if (
+            record is None
+            or not self._ownership.is_ours(record)
+            or self._ownership.overlapping_others(claim.lease, claim.key)
+        ):
             self._note(logging.WARNING, f"{claim.lease.subnet} is contested; choosing again")
             self._enter(Phase.SEEKING if self._held is None else Phase.RECLAIMING)
             return
@@ -578,9 +484,9 @@ class Keeper:
         elif record is None:  # garbage names no owner, so the subnet is still ours
             self._reclaim(f"lease of {held.subnet} was overwritten with a malformed value")
         elif self._is_of_our_past(record):
-            self._know_address(record.lease.public_ip)
+            self._ownership.know_address(record.lease.public_ip)
             self._hold_as(record)
-        elif not self._is_ours(record):
+        elif not self._ownership.is_ours(record):
             self._lose(record)
         elif record.lease.node_id is None:
             # Ours by its address alone, which another node may have too: it counts once our id is in it.
@@ -623,7 +529,7 @@ class Keeper:
     def _sweep_stray(self, own_key: str, now: float) -> Commit | None:
         """Deletes another lease of ours: a late write of this process at once, a rival's at the pace for rivals."""
         for record in self._view.of_node(self.identity.node_id):
-            if record.key == own_key or record.reserved or not self._is_stray(record):
+            if record.key == own_key or record.reserved or not self._ownership.is_stray(record):
                 continue
             if record.lease_id != self._session.lease_id:
                 self._rivals.notice(record, now, elsewhere=True)
@@ -653,14 +559,14 @@ class Keeper:
         self.memory = replace(self.memory, etcd_lease_id=NO_LEASE)  # a revocation may come late, in our next life
         self._enter(Phase.RELEASING)
         record = None if self._held is None else self._view.record(self._held.key)
-        if record is None or record.reserved or not self._is_stray(record):
+        if record is None or record.reserved or not self._ownership.is_stray(record):
             return Revoke(self._session.lease_id)
         return Commit(Purpose.RELEASE, (self._view.as_compare(record.key),), (Delete(record.key),))
 
     def _committed(self, action: Commit, result: Committed, now: float) -> None:
         if self.phase is Phase.RELEASING:
             return
-        wait = _Awaited(self._view.epoch, since=now, read_at=now + READ_AGAIN_AFTER, revision=result.revision)
+        wait = Awaited(self._view.epoch, since=now, read_at=now + READ_AGAIN_AFTER, revision=result.revision)
         self._awaited = wait
         if not result.succeeded:
             found = {item.key: item.mod_revision for item in result.current}
@@ -681,33 +587,10 @@ class Keeper:
 
     # --- judging ---
 
-    def _is_ours(self, record: LeaseRecord) -> bool:
-        """Whether what is at our key is our own: written by us, also late, or for us.
-
-        Our node id alone is not enough: a cloned machine has it too, but not an address that we advertised.
-        """
-        if record.lease.node_id is None:
-            return record.lease.public_ip == self.identity.public_ip
-        return record.lease.node_id == self.identity.node_id and record.lease.public_ip in self._addresses
-
-    def _know_address(self, address: IPv4Address) -> None:
-        self._addresses = (address, *(known for known in self._addresses if known != address))[:MAX_ADDRESSES]
-
     def _is_of_our_past(self, record: LeaseRecord) -> bool:
         """Whether a restored backup shows our lease as it was, with an address that an earlier process of ours had."""
         ours = record.lease.node_id == self.identity.node_id and record.lease_id == self._session.lease_id
         return ours and self._view.epoch != self._held_epoch
-
-    def _is_stray(self, record: LeaseRecord) -> bool:
-        return record.lease.node_id is not None and self._is_ours(record)
-
-    def _overlapping_others(self, lease: Lease, key: str) -> set[str]:
-        """Keys of other nodes' leases, malformed ones too, that share addresses with ``lease``."""
-        keys = self._view.overlapping(lease.subnet)
-        if lease.ipv6_subnet is not None:
-            keys |= self._view.overlapping(lease.ipv6_subnet)
-        records = ((other, self._view.record(other)) for other in keys if other != key)
-        return {other for other, record in records if record is None or not self._is_ours(record)}
 
     def _wanted(self, config: NetworkConfig, lease: Lease) -> Lease:
         return lease_of(self.identity, self.advertisement, lease.subnet, lease.ipv6_subnet)

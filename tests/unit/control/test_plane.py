@@ -15,7 +15,7 @@ import pytest
 
 from overlay.control.engine import ControlSettings, ControlState, Engine, Span
 from overlay.control.leases.allocator import Identity, Memory
-from overlay.control.leases.keeper import Phase
+from overlay.control.leases.state import Phase
 from overlay.control.plane import ControlPlane
 from overlay.errors import ConfigError, StoreDeniedError, StoreRestoredError, StoreUnavailableError
 from overlay.model import Advertisement, NetworkConfig

@@ -13,7 +13,7 @@ import pytest
 from overlay.agent import report
 from overlay.cli import status as command
 from overlay.cli.main import run
-from overlay.control.leases.keeper import Held
+from overlay.control.leases.state import Held
 from overlay.control.plane import ControlState
 from overlay.control.schema import LeaseRecord
 from overlay.datapath.base import DatapathStatus

@@ -13,8 +13,8 @@ import pytest
 
 from overlay.control.engine import ControlSettings
 from overlay.control.leases.allocator import Identity, Memory
-from overlay.control.leases.keeper import Commit, Phase, Purpose, ReadAgain
 from overlay.control.leases.question import ANSWER_TIME, Question, Reply
+from overlay.control.leases.state import Commit, Phase, Purpose, ReadAgain
 from overlay.control.plane import ControlPlane
 from overlay.control.schema import config_key, parse_lease
 from overlay.model import Advertisement

@@ -13,7 +13,8 @@ from random import Random
 import pytest
 
 from overlay.control.leases.allocator import Identity, Memory
-from overlay.control.leases.keeper import TRANSITIONS, Action, Commit, Keeper, Phase, Purpose, ReadAgain, Revoke
+from overlay.control.leases.keeper import Keeper
+from overlay.control.leases.state import TRANSITIONS, Action, Commit, Phase, Purpose, ReadAgain, Revoke
 from overlay.control.leases.view import LeaseView
 from overlay.control.schema import parse_config
 from overlay.errors import LeaseNotFoundError, StoreUnavailableError
