@@ -159,7 +159,7 @@ def test_an_etcd_that_lost_its_data_gets_everything_back_but_the_config(lab: Lab
     for node in lab.nodes:
         log = node.files.log("agent").read_text()
         assert log.count("etcd was restored from a backup or replaced: everything is compared anew") == 1
-        assert log.count("WARNING control.plane: etcd at") + log.count("WARNING control.etcd_cluster") == 1, log
+        assert log.count("WARNING control.plane: etcd at") + log.count("WARNING store.etcd.cluster") == 1, log
 
 
 def test_a_store_restored_empty_is_told_and_the_lease_put_back(lab: Lab) -> None:
