@@ -167,8 +167,11 @@ class Engine:
 
     def proved(self, span: Span, now: float) -> None:
         """The store remembers that."""
-        self._followers[span].proved(now)
-        self._answered(span, now)
+        follower = self._followers[span]
+        was_connected = follower.connected  # after a read, which was told of as an answer before
+        follower.proved(now)
+        if not was_connected:
+            self._answered(span, now)
 
     def _answered(self, span: Span, now: float) -> None:
         if span is Span.LEASES:

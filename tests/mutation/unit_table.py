@@ -36,6 +36,7 @@ UNIT_MUTANTS: tuple[Mutant, ...] = (
         ("        if wanted is None or advertisement is None:", "        if wanted is None:"),
         ("        self._configuration.reconsider(self._held_lease())\n", ""),
         ("            self.keeper.reconnected()\n", "            pass\n"),
+        ("        if not was_connected:", "        if True:"),
         ("        if now - self._restored_at > RESTORED_ONCE:", "        if True:"),
     ),
     *_of(

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 
+from overlay.errors import first_of
 from tests.simulation.node import Node
 from tests.simulation.scenario import Scenario
 
@@ -35,8 +36,8 @@ def replay(seed: int) -> int:
     log.addHandler(handler)
     try:
         scenario.run()
-    except AssertionError as violation:
-        print(f"{scenario.clock.now:9.3f}  VIOLATION: {violation}")
+    except (AssertionError, ExceptionGroup) as violation:
+        print(f"{scenario.clock.now:9.3f}  VIOLATION: {first_of(violation)}")
         return 1
     print(f"seed {seed}: every invariant held")
     return 0
@@ -51,9 +52,9 @@ def soak(first: int, count: int) -> int:
     for seed in range(first, first + count):
         try:
             result = Scenario(seed).run()
-        except AssertionError as violation:
+        except (AssertionError, ExceptionGroup) as violation:  # a process's tasks end in a group
             failed.append(seed)
-            print(f"seed {seed}: {violation}", flush=True)
+            print(f"seed {seed}: {first_of(violation)}", flush=True)
             continue
         faults += result.faults
         leases += result.leases

@@ -17,7 +17,7 @@ from overlay.control.engine import ControlSettings, ControlState, Engine, Span
 from overlay.control.leases.allocator import Identity, Memory
 from overlay.control.leases.state import Phase
 from overlay.control.plane import ControlPlane
-from overlay.errors import ConfigError, StoreDeniedError, StoreRestoredError, StoreUnavailableError
+from overlay.errors import CompactedError, ConfigError, StoreDeniedError, StoreRestoredError, StoreUnavailableError
 from overlay.model import Advertisement, NetworkConfig
 from overlay.store.contract import Delete, Event, Events, KeyRange, KeyValue, Put, Snapshot
 from overlay.store.follower import Read, Watch
@@ -255,6 +255,21 @@ def test_a_store_that_answers_again_is_not_waited_for() -> None:
     assert isinstance(engine.next_action(now), float)
     prove(engine, core, Span.LEASES, now)
     assert isinstance(engine.next_action(now), Grant)
+
+
+def test_a_proof_after_a_read_is_no_second_reason_not_to_wait() -> None:
+    """A write that is refused in between would be tried again at once, and each time again with the next read."""
+    core = new_core()
+    engine = loaded_engine(core, 100.0)
+    assert isinstance(engine.next_action(100.0), Grant)
+    engine.failed(StoreUnavailableError("away"), 100.0)
+    engine.lost(Span.LEASES, CompactedError(1), 100.0)
+    now = 100.1
+    read(engine, core, Span.LEASES, now)
+    assert isinstance(engine.next_action(now), Grant), "the store answers again"
+    engine.failed(StoreDeniedError("permission denied"), now)
+    prove(engine, core, Span.LEASES, now)
+    assert isinstance(engine.next_action(now), float)
 
 
 @pytest.mark.parametrize("span", Span)
