@@ -125,6 +125,29 @@ async def test_one_that_dies_or_hangs_is_replaced(
         assert not Path(f"/proc/{former}").exists()
 
 
+async def test_one_that_answers_is_left_alone(echo: tuple[Echo, Supervision], monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it has nothing to do but answer."""
+    charge, supervised = echo
+    monkeypatch.setattr(supervision, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(supervision, "HANG", 2.0)
+    asked = 0
+    answers = charge.answers
+
+    async def counted(patience: float) -> bool:
+        nonlocal asked
+        asked += 1
+        return await answers(20 + patience)
+
+    await supervised.start()
+    monkeypatch.setattr(charge, "answers", counted)
+    pid = charge.pid
+    before = asyncio.get_running_loop().time()
+    while asyncio.get_running_loop().time() - before < 4.5:
+        await asyncio.sleep(0.1)
+    assert asked > 1
+    assert (charge.pid, supervised.restarts) == (pid, 0)
+
+
 async def test_one_that_does_not_live_is_given_up_in_its_owners_words(
     echo: tuple[Echo, Supervision], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
