@@ -1,8 +1,8 @@
 """Traffic that goes on whatever happens, and knows each packet: ``python -m tests.support.steady send | receive``.
 
-``send ADDRESS PORT SECONDS`` sends trains of datagrams as QUIC does, one every 10 ms, and prints each train's first
-number, how many there were, and when it was sent. ``receive PORT`` prints ``ready``, and at SIGINT what came, by
-number. Times are seconds of the monotonic clock, which all namespaces share.
+``send ADDRESS PORT`` sends trains of datagrams as QUIC does, one every 10 ms, and prints each train's first number, how
+many there were, and when it was sent. ``receive PORT`` prints ``ready``, then what came, by number. Both end at SIGINT.
+Times are seconds of the monotonic clock, which all namespaces share.
 """
 
 from __future__ import annotations
@@ -30,12 +30,19 @@ def content(number: int, size: int) -> bytes:
     return _NUMBER.pack(number) + NOISE[number % 500 : number % 500 + size - _NUMBER.size]
 
 
-def send(address: str, port: int, seconds: float) -> list[tuple[int, int, float]]:
+def interrupted() -> list[int]:
+    """Empty until SIGINT."""
+    seen: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: seen.append(number))
+    return seen
+
+
+def send(address: str, port: int) -> list[tuple[int, int, float]]:
     """Trains that the kernel took."""
-    chance, sent, number = random.Random(port), [], 0
-    end = time.monotonic() + seconds
+    chance, sent, number, stopped = random.Random(port), [], 0, interrupted()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-        while (now := time.monotonic()) < end:
+        while not stopped:
+            now = time.monotonic()
             count, size = chance.randint(1, LONGEST), chance.choice(SIZES)
             train = b"".join(content(number + at, size) for at in range(count))
             segment = [(socket.SOL_UDP, UDP_SEGMENT, struct.pack("=H", size))] if count > 1 else []
@@ -51,9 +58,8 @@ def send(address: str, port: int, seconds: float) -> list[tuple[int, int, float]
 
 
 def receive(port: int) -> dict[str, object]:
-    """Until SIGINT: ranges of the numbers that came, how many came twice, and how many were not as they were sent."""
-    stopped: list[int] = []
-    signal.signal(signal.SIGINT, lambda *_: stopped.append(1))
+    """Ranges of the numbers that came, how many came twice, and how many were not as they were sent."""
+    stopped = interrupted()
     seen: set[int] = set()
     doubled = wrong = 0
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
@@ -87,6 +93,6 @@ def ranges(numbers: set[int]) -> list[tuple[int, int]]:
 
 if __name__ == "__main__":
     if sys.argv[1] == "send":
-        print(json.dumps(send(sys.argv[2], int(sys.argv[3]), float(sys.argv[4]))))
+        print(json.dumps(send(sys.argv[2], int(sys.argv[3]))))
     else:
         print(json.dumps(receive(int(sys.argv[2]))))
