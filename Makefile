@@ -14,7 +14,7 @@ MINUTES ?= 10
 # requirements/packages.sh. Docker's client is a package of its own from Debian 13 on.
 RUNTIME := python3-venv iproute2 libbpf1 iptables nftables procps
 LAB     := etcd=etcd-server etcdctl=etcd-client iputils-ping iperf3 sockperf ethtool tcpdump
-TESTS   := man-db dockerd=docker.io docker=docker-cli,docker.io openssl busybox-static dbus systemd clang llvm libbpf-dev
+TESTS   := man-db kubectl=kubectl,kubernetes-client dockerd=docker.io docker=docker-cli,docker.io openssl busybox-static dbus systemd clang llvm libbpf-dev
 PLATFORMS := qemu-system-x86 debootstrap kmod cpio squashfs-tools
 .DEFAULT_GOAL := help
 
@@ -23,7 +23,7 @@ help:  ## show this
 
 # -- set-up ----------------------------------------------------------------------------------------------------------
 
-.PHONY: test-docker help packages test-packages platform-packages test-platforms test-platforms-fault bench-vm lock demo test check lint types contracts unit lowest soak fuzz fuzz-keys bench bpf wheels release install uninstall clean herd mutants endurance
+.PHONY: definitions test-docker help packages test-packages platform-packages test-platforms test-platforms-fault bench-vm lock demo test check lint types contracts unit lowest soak fuzz fuzz-keys bench bpf wheels release install uninstall clean herd mutants endurance
 
 packages:
 	@requirements/packages.sh $(RUNTIME) $(LAB)
@@ -123,6 +123,10 @@ endurance: test-packages $(VENV)/.dev  ## traffic while agents are killed, resta
 
 bench: packages $(VENV)/.run  ## ratios against plain veth and kernel vxlan, in one run
 	@$(BIN)/overlay lab bench
+
+definitions: $(VENV)/.dev  ## Kubernetes' definitions again: make definitions WHEEL=kubernetes_validate….whl VERSION=1.37 PROTOS=DIR
+	@$(BIN)/python -m overlay.services.objects.build $(WHEEL) $(VERSION)
+	@$(BIN)/python -m overlay.api.build $(PROTOS)
 
 bpf: $(VENV)/.dev  ## compile the kernel programs again (needs clang); the object is committed
 	@$(BIN)/python -m overlay.datapath.kernel.build

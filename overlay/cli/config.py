@@ -13,6 +13,7 @@ import click
 from overlay import backends
 from overlay.cli.goflags import flag
 from overlay.cli.options import Etcd, etcd_flags
+from overlay.cli.services_config import services
 from overlay.control.schema import config_key, parse_config, parse_lease, render_config, subnets_prefix
 from overlay.errors import ConfigError, ConfigMissingError, LeaseFormatError, NodeError, StoreError, UsageError
 from overlay.linux.netlink import Netlink
@@ -26,6 +27,9 @@ from overlay.store.etcd.settings import Endpoint
 @click.group()
 def config() -> None:
     """Show, set or check the network's config in etcd."""
+
+
+config.add_command(services)
 
 
 @config.command()
