@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ import yaml
 
 from overlay.api import protobuf
 from overlay.services.objects import patches, status
+from overlay.services.objects.decoding import MAX_DEPTH
 
 JSON = "application/json"
 YAML = "application/yaml"
@@ -52,6 +54,18 @@ def parse_patch(content_type: str, body: bytes) -> tuple[str, Any]:
     return kind, _json(body)
 
 
+def _look_over(events: Iterable[yaml.Event]) -> None:
+    """Refuses what makes much out of little, before anything is built: aliases, which people write none of here, and
+    depth, for which libyaml takes the square of its time."""
+    depth = 0
+    for event in events:
+        if isinstance(event, yaml.AliasEvent):
+            raise status.bad_request("the object provided has YAML aliases, which are not taken")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise status.bad_request(f"the document is nested more than {MAX_DEPTH} levels deep")
+
+
 def _json(body: bytes) -> Any:
     try:
         return msgspec.json.decode(body)
@@ -64,9 +78,7 @@ def _yaml(body: bytes) -> Any:
         raise status.too_large(MAX_YAML)
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        # An alias stands for what may be large, many times over; people write none here.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(body, Loader=loader)):
-            raise status.bad_request("the object provided has YAML aliases, which are not taken")
+        _look_over(yaml.parse(body, Loader=loader))
         document = yaml.load(body, Loader=loader)
         return msgspec.json.decode(msgspec.json.encode(document))  # dates become texts again
     except (yaml.YAMLError, TypeError, ValueError, RecursionError, UnicodeDecodeError) as error:

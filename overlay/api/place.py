@@ -53,7 +53,7 @@ def kept(folder: Path) -> Identity:
     file = folder / "identity.json"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with suppress(FileNotFoundError, ValueError):
+        with suppress(FileNotFoundError, ValueError, msgspec.MsgspecError):
             identity = msgspec.json.decode(file.read_bytes(), type=Identity)
             if certificates.expires(identity.certificates.certificate) - RENEW_BEFORE > datetime.now(UTC):
                 return identity

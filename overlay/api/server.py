@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import ssl
+from asyncio.sslproto import SSLProtocol
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -45,6 +46,10 @@ WRITE_SECONDS = 60.0
 
 WATCH_SECONDS = (1800, 3600)
 """How long a watch lasts that does not say how long; at random, so that clients do not come back together."""
+
+TLS_BUFFER = 32 * 1024
+"""Bytes that each connection reads into: two records of TLS. asyncio's own choice is 256 KiB, which is 250 MB for a
+thousand watches that send nothing."""
 
 _JSON = "application/json"
 
@@ -87,7 +92,9 @@ class Rendering:
         return table(self.kind, shown, datetime.now(UTC), include=self.include, metadata=metadata)
 
     def _versioned(self, obj: Object) -> Object:
-        return {**obj, "apiVersion": self.api_version} if self.api_version else obj
+        if obj.get("kind") == "Status":
+            return obj
+        return {"kind": self.kind.name, **obj, "apiVersion": self.api_version or self.kind.api_version}
 
 
 class Api:
@@ -245,6 +252,7 @@ async def serving(api: Api, port: int, tls: ssl.SSLContext) -> AsyncIterator[int
 
     Raises OSError where it cannot listen there.
     """
+    SSLProtocol.max_size = TLS_BUFFER  # what makes the buffer takes no argument
     runner = web.AppRunner(api.application(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
     async with AsyncExitStack() as stack:
         await runner.setup()

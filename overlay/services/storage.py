@@ -405,7 +405,7 @@ def _parse_token(token: str, prefix: str) -> tuple[int, str]:
     try:
         document: Any = msgspec.json.decode(base64.urlsafe_b64decode(token))
         revision, after = document["rv"], document["k"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (msgspec.DecodeError, ValueError, KeyError, TypeError, RecursionError):
         raise status.bad_request("continue key is not valid: it is none that a list here gave out") from None
     if not isinstance(revision, int) or not isinstance(after, str) or not after.startswith(prefix) or revision < 1:
         raise status.bad_request("continue key is not valid: it is of another list")

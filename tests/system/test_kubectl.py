@@ -200,7 +200,7 @@ WORKS = [
     ("create service clusterip web --tcp=80 --dry-run=server", "service/web created (server dry run)"),
     ("expose svc redis --name other --port 80", "service/other exposed"),
     ("delete svc redis", 'service "redis" deleted'),
-    ("delete svc redis --dry-run=server", 'service "redis" deleted (server dry run)'),
+    ("delete svc redis --dry-run=server", "(server dry run)"),
     ("delete svc --all", 'service "redis" deleted'),
     ("delete svc -l !app", 'service "redis" deleted'),
     ("delete svc redis --now", 'service "redis" deleted'),

@@ -128,6 +128,8 @@ def keep_allocated(old: dict[str, Any], new: dict[str, Any]) -> None:
     So a manifest without ``clusterIP`` may replace a Service, and a change of ``type`` needs no other.
     """
     before, after = old.get("type", "ClusterIP"), new.get("type", "ClusterIP")
+    if new.get("clusterIP") != old.get("clusterIP") and new.get("clusterIPs") == old.get("clusterIPs"):
+        new.pop("clusterIPs", None)  # who changes the one means the other too
     if before in _ADDRESSED and after in _ADDRESSED:
         if not new.get("clusterIP") and not new.get("clusterIPs"):
             _take(old, new, "clusterIP", "clusterIPs")

@@ -113,6 +113,15 @@ def test_another_address_is_refused() -> None:
     assert 'spec.clusterIPs[0]: Invalid value: ["10.96.0.10"]: may not change once set' in raised.value.message
 
 
+def test_a_patch_of_the_address_alone_is_refused_as_a_change() -> None:
+    given = copy(_addressed())
+    given["spec"]["clusterIP"] = "10.96.0.10"
+    with pytest.raises(StatusError, match="may not change once set"):
+        _changed(_addressed(), given)
+    del given["spec"]["clusterIP"]
+    assert _changed(_addressed(), given)["clusterIP"] == "10.96.0.9"
+
+
 def test_node_ports_stay_and_go_with_the_type() -> None:
     node_ported = _addressed(type="NodePort", ports=[{"port": 6379, "nodePort": 30001}])
     assert _changed(node_ported, service(type="NodePort"))["ports"][0]["nodePort"] == 30001
