@@ -28,6 +28,7 @@ from overlay.services.objects import status
 from overlay.services.objects.document import Object
 from overlay.services.objects.kinds import Kind
 from overlay.services.objects.status import StatusError
+from overlay.services.reading import Reading
 from overlay.services.storage import Listing, Storage
 
 log = logging.getLogger(__name__)
@@ -106,6 +107,7 @@ class Api:
 
     def __init__(self, storage: Storage, tokens: Tokens) -> None:
         self._storage = storage
+        self._reading = Reading(storage)
         self._hub = Hub(storage)
         self._tokens = tokens
         self._slots = asyncio.Semaphore(MAX_REQUESTS)
@@ -155,9 +157,9 @@ class Api:
     async def _verb(self, request: web.Request, target: Target, query: Query) -> Answer:
         match request.method, bool(target.name):
             case "GET", True:
-                return await verbs.get(self._storage, target)
+                return await verbs.get(self._reading, target)
             case "GET", False:
-                return await verbs.list_(self._storage, target, query)
+                return await verbs.list_(self._reading, target, query)
             case "POST", _:
                 verb, work = "create", verbs.create
             case "PUT", True:
@@ -169,6 +171,8 @@ class Api:
             case method, _:
                 raise status.method_not_allowed(f"{method[:16]} is not supported here")
         verbs.refuse_unless_allowed(target, verb)
+        if verb != "create":
+            await self._reading.refuse_computed(target.kind, target.namespace, target.name)
         return await work(self._storage, target, query, await _body(request))
 
     async def _watch(
@@ -177,7 +181,7 @@ class Api:
         if self._watches >= MAX_WATCHES:
             raise StatusError(429, "TooManyRequests", f"there are {MAX_WATCHES} watches already", retry_after=5)
         self._watches += 1
-        found = streams.lines(self._storage, self._hub, target, query, rendering.event)
+        found = streams.lines(self._reading, self._hub, target, query, rendering.event)
         try:
             first = await anext(found)  # what is wrong with the request is told before the answer begins
             response = web.StreamResponse(headers={"Content-Type": _JSON})

@@ -9,13 +9,14 @@ from typing import Any
 
 import msgspec
 
+from overlay.api.derived import Change
 from overlay.api.paths import Query, Target
-from overlay.api.watching import Change, Hub
+from overlay.api.watching import Hub
 from overlay.services.objects.document import Object, ObjectFormatError, decode, metadata_of, namespace_of
 from overlay.services.objects.kinds import POD
 from overlay.services.objects.selectors import Selects, both, selector
 from overlay.services.objects.status import StatusError, bad_request
-from overlay.services.storage import Storage
+from overlay.services.reading import Reading
 from overlay.store.contract import KeyValue
 
 BOOKMARK_SECONDS = 60.0
@@ -77,7 +78,7 @@ def _decoded(item: KeyValue) -> Object | None:
 
 
 async def lines(
-    storage: Storage, hub: Hub, target: Target, query: Query, render: Render
+    reading: Reading, hub: Hub, target: Target, query: Query, render: Render
 ) -> AsyncGenerator[bytes, None]:
     """What a watch sends, in pieces. The first piece comes once it is sure that there is a watch.
 
@@ -95,13 +96,13 @@ async def lines(
     made = _Lines(target, takes, render)
     after = int(query.version or 0)
     if after == 0 or query.initial_events:
-        listing = await storage.list(target.kind, target.namespace, takes=takes)
+        listing = await reading.list(target.kind, target.namespace, takes=takes)
         after = listing.revision
         yield b"".join(made.event("ADDED", obj) for obj in listing.items)
         if query.initial_events:
             yield made.bookmark(after, initial=True)
     told = after
-    async for batch in hub.changes(storage.span(target.kind, target.namespace), after, tick=BOOKMARK_SECONDS):
+    async for batch in hub.changes(target.kind, target.namespace, after, tick=BOOKMARK_SECONDS):
         yield _joined(made, batch.changes)
         if batch.ticked and query.bookmarks and batch.live and batch.revision >= told:
             told = batch.revision

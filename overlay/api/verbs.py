@@ -15,6 +15,7 @@ from overlay.services.objects.decoding import Decoded, decode_as
 from overlay.services.objects.document import Object, metadata_of, name_of, namespace_of
 from overlay.services.objects.kinds import POD, SERVICE, Kind
 from overlay.services.objects.selectors import selector
+from overlay.services.reading import Reading
 from overlay.services.storage import Listing, Storage
 
 MAX_LIMIT = 10_000
@@ -56,16 +57,16 @@ def refuse_unless_allowed(target: Target, verb: str) -> None:
         raise status.method_not_allowed(f"{verb} is not supported on resources of kind {kind.resource!r}: {why}")
 
 
-async def get(storage: Storage, target: Target) -> Answer:
+async def get(reading: Reading, target: Target) -> Answer:
     """One object."""
-    return Answer(await storage.get(target.kind, target.namespace, target.name))
+    return Answer(await reading.get(target.kind, target.namespace, target.name))
 
 
-async def list_(storage: Storage, target: Target, query: Query) -> Answer:
+async def list_(reading: Reading, target: Target, query: Query) -> Answer:
     """The objects of a kind, or a part of them."""
     takes = selector(target.kind, query.labels, query.fields) if query.labels or query.fields else None
     limit = min(query.limit, MAX_LIMIT)
-    return Answer(await storage.list(target.kind, target.namespace, limit=limit, token=query.token, takes=takes))
+    return Answer(await reading.list(target.kind, target.namespace, limit=limit, token=query.token, takes=takes))
 
 
 async def create(storage: Storage, target: Target, query: Query, body: Body) -> Answer:

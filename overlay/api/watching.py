@@ -2,7 +2,7 @@
 
 A :class:`Hub` mirrors all keys below the prefix from its first client on. Clients have no queues: each has a place in
 the ring, and whoever falls out of it at its far end is told to start again. A client that starts before the ring gets
-the difference between then, as etcd still has it, and now.
+the difference between then, as etcd still has it, and now. Endpoints and nodes are computed (:mod:`derived`).
 """
 
 from __future__ import annotations
@@ -15,13 +15,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 
+from overlay.api.derived import Change, Derived
 from overlay.errors import CompactedError, StoreError
+from overlay.services.computed import COMPUTED
+from overlay.services.keys import Keys
+from overlay.services.mirror import ServicesMirror
 from overlay.services.objects import status
+from overlay.services.objects.kinds import Kind
+from overlay.services.reading import Reading
 from overlay.services.storage import Storage
 from overlay.store.contract import Events, KeyRange, KeyValue, Snapshot
 from overlay.store.follower import Follower, Read, Watch
 from overlay.store.following import Following
-from overlay.store.mirror import Mirror
 from overlay.store.recall import Recall
 
 RING = 10_000
@@ -29,21 +34,6 @@ RING = 10_000
 
 RING_BYTES = 32 * 1024 * 1024
 """What they may weigh, old and new values together."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One key went from ``old`` to ``new`` at ``revision``; None: there was, or is, nothing."""
-
-    revision: int
-    key: str
-    old: KeyValue | None
-    new: KeyValue | None
-
-    @property
-    def weight(self) -> int:
-        """Bytes, about."""
-        return sum(200 + len(each.value) for each in (self.old, self.new) if each is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +52,21 @@ class Batch:
     ticked: bool = False
 
 
-class _Noting(Mirror):
+class _Noting(ServicesMirror):
     """A mirror that notes what left and what entered."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, keys: Keys) -> None:
+        super().__init__(keys)
         self.left: dict[str, KeyValue] = {}
         self.entered: dict[str, KeyValue] = {}
 
     def _left(self, kv: KeyValue) -> None:
+        super()._left(kv)
         self.left.setdefault(kv.key, kv)
         self.entered.pop(kv.key, None)
 
     def _entered(self, kv: KeyValue) -> None:
+        super()._entered(kv)
         self.entered[kv.key] = kv
 
     def changes(self, keys: set[str], events: Events | None) -> list[Change]:
@@ -99,7 +91,9 @@ class Hub:
 
     def __init__(self, storage: Storage, rng: Random | None = None) -> None:
         self._storage = storage
-        self._mirror = _Noting()
+        self._reading = Reading(storage)
+        self._mirror = _Noting(storage.keys)
+        self._derived = Derived(self._mirror)
         self._follower = Follower(rng or Random())
         self._ring: deque[Change] = deque()
         self._first = 0  # the number of the ring's first change
@@ -114,8 +108,10 @@ class Hub:
         """All up to here is known; 0: nothing yet."""
         return self._mirror.revision
 
-    async def changes(self, span: KeyRange, after: int, *, tick: float) -> AsyncGenerator[Batch, None]:
-        """Every change in ``span`` after revision ``after``; a batch now and then, at least each ``tick`` seconds.
+    async def changes(self, kind: Kind, namespace: str, after: int, *, tick: float) -> AsyncGenerator[Batch, None]:
+        """Every change of a kind's objects, or of one namespace's, after revision ``after``.
+
+        There is a batch at least each ``tick`` seconds, without changes if need be.
 
         What happened to one key within one batch of etcd's may come as one change.
 
@@ -123,13 +119,14 @@ class Hub:
             StatusError: (410) what happened since is not known any more, or is of another past.
         """
         await self._load()
-        epoch = self._epoch
+        span, epoch = self._storage.span(kind, namespace), self._epoch
         if after > self._mirror.revision and after > await self._storage.revision():
             raise status.expired(f"too large resource version: {after}, current: {self._mirror.revision}")
-        before = await self._past(span, after) if after < self._from else None
+        begun = self._derived.begin(kind, self._mirror.revision)
+        before = await self._past(kind, namespace, after) if after < max(self._from, begun) else None
         number = self._first + len(self._ring)  # nothing is awaited from here to the first batch
         if before is not None:
-            caught_up = _difference(before, self._now(span), self._mirror.revision)
+            caught_up = _difference(before, self._now(kind, span), self._mirror.revision)
         else:
             caught_up = [each for each in self._ring if each.revision > after and _within(span, each.key)]
         yield Batch(caught_up, self._mirror.revision, self._follower.connected)
@@ -180,8 +177,9 @@ class Hub:
             self._first += len(self._ring)
             self._ring.clear()
             self._weight, self._from = 0, snapshot.revision
+            self._derived = Derived(self._mirror)
         else:
-            self._add(changes)
+            self._add(self._derived.follow(changes))
         self._follower.loaded(snapshot, now)
 
     def recall(self) -> Recall | None:
@@ -197,7 +195,7 @@ class Hub:
         if not self._follower.heard(batch, now):
             return False
         before = self._mirror.revision
-        self._add(self._mirror.changes(self._mirror.apply(batch), batch))
+        self._add(self._derived.follow(self._mirror.changes(self._mirror.apply(batch), batch)))
         if not batch.events and self._mirror.revision != before:
             self._tell()  # a Following tells of batches with events alone
         return True
@@ -232,15 +230,15 @@ class Hub:
             self._weight -= gone.weight
             self._from = max(self._from, gone.revision)
 
-    def _now(self, span: KeyRange) -> dict[str, KeyValue]:
-        return {key: kv for key, kv in self._mirror.items.items() if _within(span, key)}
+    def _now(self, kind: Kind, span: KeyRange) -> dict[str, KeyValue]:
+        items = self._derived.items if kind in COMPUTED else self._mirror.items
+        return {key: kv for key, kv in items.items() if _within(span, key)}
 
-    async def _past(self, span: KeyRange, revision: int) -> dict[str, KeyValue]:
+    async def _past(self, kind: Kind, namespace: str, revision: int) -> dict[str, KeyValue]:
         try:
-            page = await self._storage.store.page(span, revision=revision)
+            return await self._reading.snapshot(kind, namespace, revision)
         except CompactedError:
             raise status.expired(f"too old resource version: {revision} ({self._from})") from None
-        return {item.key: item for item in page.items}
 
 
 def _within(span: KeyRange, key: str) -> bool:
@@ -252,7 +250,7 @@ def _difference(before: dict[str, KeyValue], after: dict[str, KeyValue], revisio
     changes = [
         Change(kv.mod_revision, key, before.get(key), kv)
         for key, kv in after.items()
-        if key not in before or before[key].mod_revision != kv.mod_revision
+        if key not in before or before[key].value != kv.value
     ]
     changes += [Change(revision, key, kv, None) for key, kv in before.items() if key not in after]
     return sorted(changes, key=lambda change: (change.revision, change.key))

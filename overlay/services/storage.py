@@ -128,7 +128,7 @@ class Storage:
         span = self.span(kind, namespace)
         if kind is POD and namespace:
             takes = both(takes, lambda pod: namespace_of(pod) == namespace)
-        revision, after = _parse_token(token, span.key)
+        revision, after = parse_token(token, span.key)
         items: list[Object] = []
         while True:
             wanted = limit - len(items) if limit and takes is None else CHUNK if limit else 0
@@ -146,7 +146,7 @@ class Storage:
                     remaining = page.remaining + len(page.items) - index - 1
                     if not remaining:
                         return Listing(items, revision)
-                    return Listing(items, revision, _token(revision, after), remaining if takes is None else None)
+                    return Listing(items, revision, make_token(revision, after), remaining if takes is None else None)
             if not page.remaining:
                 return Listing(items, revision)
 
@@ -395,11 +395,13 @@ def _check_preconditions(kind: Kind, obj: Object, uid: str, version: str) -> Non
             raise status.conflict(kind, name_of(obj), why)
 
 
-def _token(revision: int, after: str) -> str:
+def make_token(revision: int, after: str) -> str:
+    """Where a list goes on: after a key, as of a revision."""
     return base64.urlsafe_b64encode(msgspec.json.encode({"rv": revision, "k": after})).decode()
 
 
-def _parse_token(token: str, prefix: str) -> tuple[int, str]:
+def parse_token(token: str, prefix: str) -> tuple[int, str]:
+    """Undoes :func:`make_token`; 0 and an empty key for no token. Raises StatusError (400)."""
     if not token:
         return 0, ""
     try:

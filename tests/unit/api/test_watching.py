@@ -170,7 +170,7 @@ async def test_a_client_that_is_too_slow_is_told_to_start_again(api: Served, mon
     monkeypatch.setattr(watching, "RING", 3)
     hub = watching.Hub(api.storage)
     try:
-        changes = hub.changes(api.storage.span(SERVICE), await api.storage.revision(), tick=60)
+        changes = hub.changes(SERVICE, "default", await api.storage.revision(), tick=60)
         await anext(changes)
         await anext(changes)
         await make(api, *"abcdefgh")
