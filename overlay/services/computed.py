@@ -44,17 +44,35 @@ def _stamp(mirror: ServicesMirror, name: ServiceName, found: dict[str, Object]) 
             each["metadata"]["creationTimestamp"] = created
 
 
-def everything(mirror: ServicesMirror, kind: Kind, namespace: str = "") -> dict[str, Object]:
-    """All objects of a computed kind, or those of one namespace, by key, stored ones with them."""
+def owners(mirror: ServicesMirror, kind: Kind, namespace: str = "") -> list[str]:
+    """What the objects of a computed kind are computed from, or stored as: keys in their order.
+
+    A list is made of them one by one, so that a part of it costs no more than that part.
+    """
     keys = mirror.keys
     if kind is NODE:
-        return {keys.node(str(metadata_of(each)["name"])): each for each in mirror.nodes()}
-    prefix = keys.objects(kind.resource, namespace)
-    found = {}
-    for key in mirror.items:
-        if key.startswith(prefix) and (document := mirror.document(key)) is not None:
-            found[key] = document
-    for name in mirror.services:
-        if not namespace or name[0] == namespace:
-            found |= {key: each for key, each in of_service(mirror, name).items() if key.startswith(prefix)}
-    return dict(sorted(found.items()))
+        return sorted(key for key in mirror.items if key.startswith(keys.node()))
+    stored = keys.objects(kind.resource, namespace)
+    found = {key for key in mirror.items if key.startswith(stored)}
+    found |= {keys.object(kind.resource, *name) for name in mirror.services if namespace in ("", name[0])}
+    return sorted(found)
+
+
+def of_owner(mirror: ServicesMirror, kind: Kind, owner: str) -> dict[str, Object]:
+    """The objects of a computed kind that one of :func:`owners` stands for, by key."""
+    if kind is NODE:
+        node = mirror.node(owner.removeprefix(mirror.keys.node()))
+        return {} if node is None else {owner: node}
+    prefix = mirror.keys.objects(kind.resource)
+    namespace, _, name = owner.removeprefix(prefix).partition("/")
+    found = {key: each for key, each in of_service(mirror, (namespace, name)).items() if key.startswith(prefix)}
+    if owner not in found and (document := mirror.document(owner)) is not None:
+        found[owner] = document
+    return found
+
+
+def everything(mirror: ServicesMirror, kind: Kind, namespace: str = "") -> dict[str, Object]:
+    """All objects of a computed kind, or those of one namespace, by key, stored ones with them."""
+    return {
+        key: each for owner in owners(mirror, kind, namespace) for key, each in of_owner(mirror, kind, owner).items()
+    }

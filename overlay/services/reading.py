@@ -7,7 +7,7 @@ stored.
 from __future__ import annotations
 
 from overlay.errors import CompactedError
-from overlay.services.computed import COMPUTED, everything
+from overlay.services.computed import COMPUTED, everything, of_owner, owners
 from overlay.services.mirror import ServicesMirror
 from overlay.services.objects import status
 from overlay.services.objects.document import Object, encode, metadata_of, name_of
@@ -23,6 +23,7 @@ class Reading:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._keys = storage.keys
+        self._last: tuple[tuple[str, str, str], int, ServicesMirror] | None = None  # for the next part of a list
 
     async def get(self, kind: Kind, namespace: str, name: str) -> Object:
         """One object. Raises StatusError (404)."""
@@ -44,14 +45,14 @@ class Reading:
             return await self._storage.list(kind, namespace, limit=limit, token=token, takes=takes)
         revision, after = parse_token(token, self._storage.span(kind, namespace).key)
         mirror = await self._mirror(kind, namespace, revision)
-        found = everything(mirror, kind, namespace)
-        rest = [key for key, obj in found.items() if key > after and (takes is None or takes(obj))]
-        shown = rest[: limit or None]
-        left = len(rest) - len(shown)
-        return Listing(
-            [found[key] for key in shown], mirror.revision,
-            make_token(mirror.revision, shown[-1]) if left else "", left or None,
-        )  # fmt: skip
+        rest = [owner for owner in owners(mirror, kind, namespace) if owner > after]
+        items: list[Object] = []
+        for number, owner in enumerate(rest, 1):
+            found = of_owner(mirror, kind, owner).values()
+            items += [obj for obj in found if takes is None or takes(obj)]
+            if limit and len(items) >= limit and number < len(rest):  # all of one Service's slices, or none
+                return Listing(items, mirror.revision, make_token(mirror.revision, owner))
+        return Listing(items, mirror.revision)
 
     async def snapshot(self, kind: Kind, namespace: str, revision: int) -> dict[str, KeyValue]:
         """The objects of a kind as they were, by key, as values that etcd has or would have.
@@ -80,6 +81,9 @@ class Reading:
 
     async def _mirror(self, kind: Kind, namespace: str, revision: int = 0, service: str = "") -> ServicesMirror:
         """What a computed kind is computed from, at one revision."""
+        about = (kind.resource, namespace, service)
+        if revision and self._last is not None and self._last[:2] == (about, revision):
+            return self._last[2]
         keys = self._keys
         spans = [self._storage.span(kind, namespace)]
         if kind is NODE:
@@ -105,6 +109,7 @@ class Reading:
                 mirror.load(Snapshot(revision, tuple(items)), 0.0)
         except CompactedError:
             raise status.expired(f"too old resource version: {revision}") from None
+        self._last = about, mirror.revision, mirror
         return mirror
 
 
