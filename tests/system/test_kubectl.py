@@ -9,7 +9,8 @@ import json
 import re
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -290,29 +291,84 @@ def test_unknown_fields_are_refused_or_warned_of(kubectl: Kubectl) -> None:
     assert "slector" not in kubectl("get", "svc", "redis", "-o", "jsonpath={.spec}")
 
 
-async def test_watch_prints_what_happens(kubectl: Kubectl) -> None:
-    kubectl("apply", "-f", "-", given=SERVICE_DEMO)
-    process = subprocess.Popen(
-        kubectl.command("get", "svc", "-w", "--no-headers"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    lines: list[str] = []
-    assert process.stdout is not None
-    reader = threading.Thread(target=lambda: lines.extend(iter(process.stdout.readline, "")), daemon=True)  # type: ignore[union-attr]
-    try:
-        reader.start()
+POD = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {
+        "name": "redis-1", "namespace": "default", "uid": "1", "labels": {"app": "redis", "role": "logstor"},
+    },
+    "spec": {"nodeName": "n1", "containers": [{"name": "redis", "image": "redis:7"}]},
+    "status": {
+        "phase": "Running",
+        "podIP": "10.244.1.190",
+        "podIPs": [{"ip": "10.244.1.190"}],
+        "conditions": [{"type": "Ready", "status": "True"}],
+        "containerStatuses": [{"name": "redis", "ready": True, "restartCount": 0, "state": {"running": {}}}],
+    },
+}  # fmt: skip
 
-        async def printed(text: str) -> bool:
+
+def test_the_endpoints_of_a_service_are_shown_by_all_who_show_them(kubectl: Kubectl, etcd: Etcd) -> None:
+    kubectl("apply", "-f", "-", given=SERVICE_DEMO)
+    etcd.ctl("put", "/overlay/pods/n1/1", json.dumps(POD))
+    assert re.search(r"^Endpoints: +10\.244\.1\.190:6379$", kubectl("describe", "svc", "redis"), re.MULTILINE)
+    like("""
+NAME    ENDPOINTS           AGE
+redis   10.244.1.190:6379   …s
+""", kubectl("get", "ep"))  # fmt: skip
+    assert "10.244.1.190" in kubectl("get", "endpointslices")
+    like("""
+NAME      READY   STATUS    RESTARTS   AGE         IP             NODE   NOMINATED NODE   READINESS GATES
+redis-1   1/1     Running   0          <unknown>   10.244.1.190   n1     <none>           <none>
+""", kubectl("get", "pods", "-o", "wide", "-l", "app=redis"))  # fmt: skip
+    ran = kubectl.run("delete", "ep", "redis")
+    assert "computed from the pods that Service redis selects" in ran.err
+    assert "with Docker on their node" in kubectl.run("delete", "pod", "redis-1").err
+
+
+@asynccontextmanager
+async def printing(kubectl: Kubectl, *arguments: str) -> AsyncIterator[Callable[[str], Awaitable[None]]]:
+    """A command that goes on until the context ends; gives what waits until a line of it has a text."""
+    process = subprocess.Popen(
+        kubectl.command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )  # fmt: skip
+    assert process.stdout is not None
+    out, lines = process.stdout, list[str]()
+    reader = threading.Thread(target=lambda: lines.extend(iter(out.readline, "")), daemon=True)
+
+    async def printed(text: str) -> None:
+        async def there() -> bool:
             assert process.poll() is None, lines
             return any(text in line for line in lines)
 
-        await eventually(lambda: printed("redis"), limit=LIMIT)
-        kubectl("apply", "-f", "-", given=MYAPP)
-        await eventually(lambda: printed("80:30080/TCP"), limit=LIMIT)
+        await eventually(there, limit=LIMIT)
+
+    try:
+        reader.start()
+        yield printed
     finally:
         process.terminate()
-        assert process.wait(LIMIT) != 0
+        process.wait(LIMIT)
         reader.join(LIMIT)
-        process.stdout.close()
+        out.close()
+
+
+@pytest.mark.parametrize("resource", ["endpoints", "endpointslices", "pods"])
+async def test_a_pod_is_told_to_whoever_watches(kubectl: Kubectl, etcd: Etcd, resource: str) -> None:
+    kubectl("apply", "-f", "-", given=SERVICE_DEMO)
+    etcd.ctl("put", "/overlay/pods/n1/0", json.dumps(POD).replace("10.244.1.190", "10.244.1.9"))
+    async with printing(kubectl, "get", resource, "-w", "--no-headers", "-o", "wide") as printed:
+        await printed("10.244.1.9")
+        etcd.ctl("put", "/overlay/pods/n1/1", json.dumps(POD).replace("redis-1", "redis-2"))
+        await printed("10.244.1.190")
+
+
+async def test_watch_prints_what_happens(kubectl: Kubectl) -> None:
+    kubectl("apply", "-f", "-", given=SERVICE_DEMO)
+    async with printing(kubectl, "get", "svc", "-w", "--no-headers") as printed:
+        await printed("redis")
+        kubectl("apply", "-f", "-", given=MYAPP)
+        await printed("80:30080/TCP")
 
 
 async def test_wait_ends_when_it_is_gone(kubectl: Kubectl) -> None:
