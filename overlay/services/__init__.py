@@ -18,6 +18,8 @@ Concepts, and which way they flow::
   selects; ``mirror``: one consistent view of all keys, kept with both.
 * ``endpoints`` (pure): from Services and pods to Endpoints and EndpointSlices. Nobody stores those: every node and
   every API server computes the same from the same revision, so that there is neither controller nor leader.
+* ``computed`` (pure): those, and nodes, by the keys that they would have; ``reading``: every kind, stored or computed,
+  as of one revision.
 
 * ``daemon``: ``overlay services``, which joins these on a node; ``lease`` and ``machine``: where and what the node is.
 
