@@ -184,10 +184,14 @@ def _children(pid: int) -> list[int]:
 
 
 def _remove_groups(name: str) -> None:
-    for root in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").glob("*/")):
-        group = root / name
-        for each in sorted(group.rglob("*/"), key=lambda path: -len(path.parts)) if group.is_dir() else ():
-            with contextlib.suppress(OSError):
-                each.rmdir()
-        with contextlib.suppress(OSError):
-            group.rmdir()
+    """Waits for it: a group can be removed once its last process has gone, which takes a moment after its end."""
+    groups = [root / name for root in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").glob("*/"))]
+
+    def gone() -> bool:
+        for group in (group for group in groups if group.is_dir()):
+            for each in sorted((group, *group.rglob("*/")), key=lambda path: -len(path.parts)):
+                with contextlib.suppress(OSError):
+                    each.rmdir()
+        return not any(group.is_dir() for group in groups)
+
+    wait_until(gone, _START_SECONDS, f"no cgroup {name}")
