@@ -26,6 +26,9 @@ from typing import Generic, TypeVar
 A = TypeVar("A", IPv4Address, IPv6Address)
 N = TypeVar("N", IPv4Network, IPv6Network)
 
+FLANNELS_DEVICE = "flannel0"
+"""flannel's TUN device. A second agent on a machine has another, and with it names of its own for all that it makes."""
+
 UDP_PORT = 8285
 """flannel's default port of the udp backend (pkg/backend/udp/udp_amd64.go, ``defaultPort``)."""
 

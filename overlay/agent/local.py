@@ -1,4 +1,4 @@
-"""This node made to match what control decided: device, routes, peers, firewall, ``subnet.env``, and who is told."""
+"""This node made to match what control decided: backend, peers, firewall, ``subnet.env``, and who is told."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import logging
 import time
 from dataclasses import replace
 
-from overlay import backends
 from overlay.agent.announce import Announcer
 from overlay.agent.settings import AgentSettings
-from overlay.backends.base import Backend, Desired
-from overlay.backends.udp.choice import Choice
+from overlay.backends.base import Desired
+from overlay.backends.succession import Succession
 from overlay.datapath.base import DatapathStatus
 from overlay.datapath.causes import Minute, judge
-from overlay.datapath.kernel.machine import cleanup as remove_programs
-from overlay.model import EMPTY_PEERS, PeerTable
-from overlay.node import subnet_env
+from overlay.model import Advertisement, NetworkConfig, PeerTable
+from overlay.node import blackhole, subnet_env
 from overlay.node.firewall import Firewall, desired_rules
+from overlay.node.interfaces import Underlay
+from overlay.node.routes import Outcome
 from overlay.node.subnet_env import SubnetEnv
 
 _log = logging.getLogger(__name__)
@@ -27,29 +27,34 @@ class Node:
     """Carries decisions out on this machine.
 
     Attributes:
-        reason: why this datapath, for people.
+        interface: by which peers' inner packets come in; of the device until that is known.
     """
 
-    def __init__(self, settings: AgentSettings, choice: Choice) -> None:
+    def __init__(self, settings: AgentSettings) -> None:
         self._settings = settings
-        self._datapath = choice.datapath
-        self.reason = choice.reason
-        self._backend: Backend | None = None
-        self._peers = EMPTY_PEERS
+        self._backends = Succession(settings.backend)
+        self.interface = settings.backend.device
+        self._peers: PeerTable | None = None
         self._firewall: Firewall | None = None
-        self._firewall_nftables = False
+        self._firewall_made_for: tuple[str, bool] | None = None
         self._guarding = asyncio.Lock()
         self._minute = Minute()
         command = settings.on_subnet_change
         self._announcer = Announcer(command, settings.state_dir) if command else None
 
-    def set_peers(self, table: PeerTable) -> None:
+    def advertisement(self, config: NetworkConfig) -> Advertisement | None:
+        """What our lease must say under ``config``; None before :meth:`prepare`."""
+        return self._backends.advertisement(config)
+
+    async def prepare(self, config: NetworkConfig, underlay: Underlay) -> bool:
+        """Prepares the config's backend; whether that was not done already. Raises as :meth:`Succession.prepare`."""
+        return await self._backends.prepare(config, underlay)
+
+    def set_peers(self, table: PeerTable, backend_type: str) -> None:
         """Hands the peers on at once; they need not wait for anything else to be right."""
-        if table is self._peers:
-            return
-        self._peers = table
-        if self._backend is not None:
-            self._backend.set_peers(table)
+        if table is not self._peers:
+            self._peers = table
+            self._backends.set_peers(table, backend_type)
 
     async def converge(self, desired: Desired) -> tuple[str, ...]:
         """Makes this machine match ``desired``, and repairs what others broke; does nothing where all is right.
@@ -60,22 +65,17 @@ class Node:
         Raises:
             ConfigError, NodeError, DatapathError: it could not; it is right to try again.
         """
-        if self._backend is None:
-            self._backend = backends.make(
-                desired.config,
-                self._datapath,
-                device=self._settings.datapath.device,
-                mtu=self._settings.mtu,
-                blackhole=self._settings.blackhole_route,
-                copy_dscp=self._settings.copy_dscp,
-            )
-            # Only now: with a lease the peers are known, and until then what an earlier agent left is better than none.
-            self._backend.set_peers(self._peers)
-        applied = await self._backend.apply(desired)
-        for change in applied.changes:
+        applied = await self._backends.apply(desired)
+        self.interface = applied.interface
+        hole = await asyncio.to_thread(self._blackhole, desired)
+        for change in (*applied.changes, *hole.changes):
             _log.info("%s", change)
         await self._publish(desired, applied.mtu)
-        return applied.failures
+        return (*applied.failures, *hole.failures)
+
+    def _blackhole(self, desired: Desired) -> Outcome:
+        subnet = desired.subnet if self._settings.blackhole_route else None
+        return blackhole.reconcile(subnet, self._settings.backend.device)
 
     async def guard(self, desired: Desired) -> None:
         """Puts the masquerading and forwarding rules in place, or back; with both flags off, removes old ones.
@@ -86,11 +86,10 @@ class Node:
         pool, settings = desired.config.ipv4, self._settings
         assert pool is not None
         async with self._guarding:
-            if self._firewall is None or self._firewall_nftables != desired.config.enable_nftables:
-                self._firewall = Firewall(
-                    device=settings.datapath.device, enable_nftables=desired.config.enable_nftables
-                )
-                self._firewall_nftables = desired.config.enable_nftables
+            wanted = self.interface, desired.config.enable_nftables
+            if self._firewall is None or self._firewall_made_for != wanted:
+                self._firewall = Firewall(owner=settings.backend.device, interface=wanted[0], enable_nftables=wanted[1])
+                self._firewall_made_for = wanted
             rules = desired_rules(
                 pool.network,
                 desired.subnet,
@@ -127,19 +126,17 @@ class Node:
             await self._announcer.run()
 
     async def status(self) -> DatapathStatus:
-        """How the datapath is, with what its counters say is wrong."""
-        status, now = await self._datapath.status(), time.monotonic()
+        """How packets are moved, with what the counters say is wrong."""
+        status, now = await self._backends.status(), time.monotonic()
         self._minute.add(status.counters, now)
         problems = judge(self._minute.gained(status.counters, now), status.causes)
         return replace(status, problems=(*status.problems, *problems))
 
     async def watch(self) -> None:
-        """Never returns; raises DatapathError when the datapath has failed for good."""
-        await self._datapath.watch()
+        """Never returns; raises DatapathError when the backend has failed for good."""
+        await self._backends.watch()
 
     async def close(self) -> None:
         """Ends what runs for us. Device, routes and files stay, and so do programs in the kernel, which go on working:
         but for a lease that was given back, whose subnet is not ours any more."""
-        await self._datapath.close()
-        if self._settings.release_on_exit:
-            await asyncio.to_thread(remove_programs, self._settings.datapath.device)
+        await self._backends.close(given_back=self._settings.release_on_exit)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, ip_address
 from typing import NoReturn
 
+from overlay import backends
 from overlay.agent.settings import AgentSettings
-from overlay.datapath.kernel.attach import gro_pair
 from overlay.errors import InterfaceError
 from overlay.linux.netlink import Netlink
 from overlay.node import collision, interfaces
@@ -43,7 +43,7 @@ class Lookout:
 
     def __init__(self, settings: AgentSettings) -> None:
         self._selection = settings.selection
-        self._devices = frozenset({settings.datapath.device, *gro_pair(settings.datapath.device)})
+        self._devices = backends.devices(settings.backend)
         self._members = settings.etcd.members()
         self._etcd: frozenset[IPv4Address] = frozenset()
         self._mtu = SettledMtu()

@@ -35,43 +35,42 @@ LOOK_SECONDS = 10.0
 class Neighbours:
     """Looks around, and asks for Docker's restart where that would help."""
 
-    def __init__(self, device: str, state_dir: Path, *, watch_docker: bool) -> None:
+    def __init__(self, state_dir: Path, *, watch_docker: bool) -> None:
         """
         Args:
-            device: of the tunnel.
             state_dir: where it is left that Docker should be restarted.
             watch_docker: whether this machine's Docker is meant to have the overlay.
         """
-        self._device = device
         self._restart = Restart(state_dir) if watch_docker else None
         self._tools = Tools.locate()
 
-    async def look(self, desired: Desired | None) -> Look:
+    async def look(self, desired: Desired | None, interface: str) -> Look:
         """
         Args:
             desired: what this node is set up for; None while it is not.
+            interface: by which peers' packets come in.
         """
-        return Look(() if desired is None else await asyncio.to_thread(self._look, desired))
+        return Look(() if desired is None else await asyncio.to_thread(self._look, desired, interface))
 
-    def _look(self, desired: Desired) -> tuple[Problem, ...]:
+    def _look(self, desired: Desired, interface: str) -> tuple[Problem, ...]:
         pool = desired.config.ipv4
         assert pool is not None
         found: list[Problem] = []
         if self._restart is not None:
-            found += self._docker(desired, self._restart)
+            found += self._docker(desired, interface, self._restart)
         # One that cannot be read is the firewall's own problem already: its rules are checked every few seconds.
         with contextlib.suppress(NodeError):
-            found += others.look(self._tools, pool.network, self._device)
+            found += others.look(self._tools, pool.network, interface)
         return tuple(found)
 
-    def _docker(self, desired: Desired, restart: Restart) -> Iterator[Problem]:
+    def _docker(self, desired: Desired, interface: str, restart: Restart) -> Iterator[Problem]:
         docker = daemon.look()
         if docker is None or not docker.is_here(_addresses()):
             return
         rules: tuple[Tokens, ...] = ()
         with contextlib.suppress(NodeError):
             rules = others.prerouting(self._tools)
-        place = judgement.Place(desired.subnet, self._device, rules)
+        place = judgement.Place(desired.subnet, interface, rules)
         # What cannot be written is said by what stays wrong: the remedy is in the status all the while.
         with contextlib.suppress(FileError):
             if restart.consider(would_help(docker, place), time.monotonic()):

@@ -21,14 +21,14 @@ N = TypeVar("N", IPv4Network, IPv6Network)
 
 _log = logging.getLogger(__name__)
 
-_NAME = "lease.json"
+FILE_NAME = "lease.json"
 
 
 def recall(directories: Iterable[Path], subnet_file: Path) -> Memory:
     """The memory in the first directory that has one, with the subnet of ``subnet_file`` (maybe flanneld's) first."""
     memory = Memory()
     for directory in directories:
-        path = directory / _NAME
+        path = directory / FILE_NAME
         try:
             memory = _parse(read_object(path))
             break
@@ -55,7 +55,7 @@ def remember(directories: Iterable[Path], memory: Memory) -> None:
     )
     for directory in directories:
         try:
-            write_atomically(directory / _NAME, f"{text}\n")
+            write_atomically(directory / FILE_NAME, f"{text}\n")
         except FileError as error:
             _log.warning("%s; after a reboot the node may get another subnet", error)
 

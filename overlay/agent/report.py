@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 
 from overlay.control.leases.state import Held
 from overlay.control.plane import ControlState
-from overlay.control.schema import LeaseRecord, udp_port
+from overlay.control.schema import LeaseRecord
 from overlay.datapath.base import DatapathStatus
 from overlay.datapath.causes import slow_path_share
 from overlay.model import PeerTable
@@ -57,16 +57,16 @@ def store(state: ControlState, endpoint: str, now: float) -> StoreStatus:
     return StoreStatus(state.store_connected, endpoint, silent, state.skipped)
 
 
-def datapath(status: DatapathStatus, reason: str, state: ControlState) -> DatapathReport:
+def datapath(status: DatapathStatus) -> DatapathReport:
     """What moves the packets, and why that."""
     return DatapathReport(
         name=status.name,
-        reason=reason,
+        reason=status.reason,
         running=status.running,
         detail=status.detail,
         counters=status.counters,
         slow_path=slow_path_share(status.counters, status.causes),
-        port=None if state.config is None else udp_port(state.config.backend),
+        port=status.port,
         notes=status.notes,
     )
 

@@ -3,20 +3,22 @@
 Tasks, and loops (:class:`~overlay.daemon.reconcile.Loop`), which look now, when told and after a while::
 
     control     follows etcd and keeps our lease; publishes ControlState
-    peers       ControlState → datapath, at once: a new peer must not wait for anything
+    peers       ControlState → backend, at once: a new peer must not wait for anything
     events      tells the next of the kernel's links, addresses and routes
     underlay    (loop) which interface it is, and what a Network collides with; has control told
     etcd's names  keeps the addresses of etcd's members, which the Network must not cover
+    backend     (loop) has the wanted config's prepared, without which nothing is leased
     node        (loop) ControlState and underlay → this machine
     announce    runs ``--on-subnet-change``
     firewall    (loop) masquerading and forwarding rules, every ``--iptables-resync`` seconds: netlink tells nothing
-    datapath    ends only by an error, which then ends the agent
+    datapath    follows the peers; ends only by an error, which then ends the agent
     neighbours  (loop) looks whether Docker and the firewalls of others let packets pass
     heartbeat   systemd's status and watchdog, from what control and datapath say of themselves
     report, health  answer ``overlay status`` and probes
 
 Everything that may fail while the world is incomplete (no etcd, no config, no interface, a port in use) is tried again,
-and a problem meanwhile. What can never work (no privileges, no TUN driver, wrong flags) ends the agent with one line.
+and a problem meanwhile. What can never work (no privileges, wrong flags, no means for the config's backend) ends the
+agent with one line.
 """
 
 from __future__ import annotations
@@ -34,7 +36,6 @@ from overlay.agent.neighbours import LOOK_SECONDS, Neighbours
 from overlay.agent.settings import AgentSettings
 from overlay.agent.whereabouts import Whereabouts
 from overlay.backends.base import Desired
-from overlay.backends.udp.choice import choose
 from overlay.control.peers.linger import Lingering
 from overlay.control.plane import ControlPlane, ControlSettings, ControlState
 from overlay.control.schema import LeaseRecord
@@ -62,13 +63,14 @@ async def run(settings: AgentSettings, notices: tuple[str, ...] = ()) -> None:
         notices: things about the command line that belong into the log.
 
     Raises:
-        PrivilegeError, DeviceError: this machine can never run it.
+        PrivilegeError: this machine can never run it.
         NodeError: another agent runs with the same state directory.
-        DatapathError: the datapath died and cannot be mended.
+        DeviceError, DatapathError: the machine has not what the first config's backend needs, or that died and cannot
+            be mended.
     """
     for notice in notices:
         _log.warning("%s", notice)
-    preflight.check()
+    preflight.may_change_network()
     heap.keep_small()
     daemon = Daemon("agent", settings.state_dir)
     await daemon.run(lambda: _bring_up(daemon, settings))
@@ -85,6 +87,8 @@ async def _bring_up(daemon: Daemon, settings: AgentSettings) -> None:
     whereabouts = Whereabouts(settings, store, daemon.notifier, remembered)
     daemon.keep("underlay", whereabouts.look, occasion=changes)
     underlay = await whereabouts.first()
+    node = Node(settings)
+    daemon.at_end(node.close)
     control = ControlPlane(
         store,
         ControlSettings(
@@ -92,16 +96,13 @@ async def _bring_up(daemon: Daemon, settings: AgentSettings) -> None:
             ttl=settings.lease_ttl,
             margin=settings.renew_margin,
             check_config=whereabouts.check_config,
+            advertise=node.advertisement,
         ),
         whereabouts.identity(underlay),
         remembered,
         troubles=daemon.troubles,
     )
     whereabouts.tell(control)
-    choice = await choose(settings.datapath)
-    _log.info("datapath: %s, %s", choice.name, choice.reason)
-    node = Node(settings, choice)
-    daemon.at_end(node.close)
     agent = _Agent(daemon, settings, store=store, whereabouts=whereabouts, control=control, node=node)
     daemon.start("control", control.run())
     daemon.start("etcd's names", whereabouts.resolve())
@@ -129,8 +130,8 @@ class _Agent:
         self._whereabouts = whereabouts
         self._control = control
         self._node = node
-        self._neighbours = Neighbours(settings.datapath.device, settings.state_dir, watch_docker=settings.watch_docker)
-        self._up = asyncio.Event()
+        self._neighbours = Neighbours(settings.state_dir, watch_docker=settings.watch_docker)
+        self._wanted = Occasion()
         self._applied: Desired | None = None
         """What the device is set up for, and the firewall is to be."""
         self._converged: Desired | None = None
@@ -141,9 +142,10 @@ class _Agent:
         daemon, resync = self._daemon, self._settings.firewall_resync
         self._firewall = daemon.keep("firewall", self._guard, every=resync, retry=resync)
         daemon.keep("node", self._converge, severity=Severity.DOWN, occasion=self._whereabouts.moved)
-        daemon.keep("neighbours", lambda: self._neighbours.look(self._converged), every=LOOK_SECONDS)
+        daemon.keep("neighbours", self._look_around, every=LOOK_SECONDS)
         daemon.start("peers", self._follow_control())
-        daemon.start("datapath", self._watch_datapath())
+        daemon.start("backend", self._keep_prepared())
+        daemon.start("datapath", self._node.watch())
         daemon.beat(self._is_alive, self._one_line)
         daemon.answer(self._report)
         if self._settings.health_address is not None:
@@ -166,9 +168,14 @@ class _Agent:
         control, state = self._control, self._control.state
         directories = tuple(dict.fromkeys((self._settings.state_dir, self._settings.data_dir)))
         written = None
-        lingering = Lingering()
+        backend_type, lingering = "", Lingering()
         while True:
-            self._node.set_peers(lingering.update(state.peers, boottime()))
+            if state.config is not None:
+                if backend_type != state.config.backend.type:  # no peer of the one lingers among those of the other
+                    backend_type, lingering = state.config.backend.type, Lingering()
+                self._node.set_peers(lingering.update(state.peers, boottime()), backend_type)
+            if state.wanted != state.config:
+                self._wanted.tell()
             if self._desired(state) != self._converged:
                 self._whereabouts.moved.tell()
             if state.memory != written:
@@ -180,23 +187,41 @@ class _Agent:
                     state = await control.changed(state.version)
 
     def _desired(self, state: ControlState) -> Desired | None:
-        """What this machine should be; None while there is no lease. While one is sought anew, what it was."""
+        """What this machine should be; None while there is no lease. What it was, while one is sought anew, or ours
+        still says that we have another backend."""
         underlay = self._whereabouts.underlay
         if state.config is None or state.held is None or underlay is None:
             return self._converged
+        if state.held.lease.backend_type != state.config.backend.type:
+            return self._converged
         return Desired(state.config, state.held.subnet, underlay, state.held.lease.ipv6_subnet)
+
+    async def _keep_prepared(self) -> None:
+        """Raises OverlayError where the first wanted config's backend cannot be: there is none that could run on."""
+        state = self._control.state
+        while state.wanted is None:
+            state = await self._control.changed(state.version)
+        await self._prepare()
+        self._daemon.keep("backend", self._prepare, occasion=self._wanted)
+
+    async def _prepare(self) -> Look:
+        wanted, underlay = self._control.state.wanted, self._whereabouts.underlay
+        if wanted is not None and underlay is not None and await self._node.prepare(wanted, underlay):
+            self._control.check_again()
+        return Look()
 
     async def _converge(self) -> Look:
         desired = self._desired(self._control.state)
         if desired is None:
             return Look()
+        if self._converged is not None and self._converged.underlay != desired.underlay:
+            self._wanted.tell()
         left = await self._node.converge(desired)
         before, self._applied = self._converged, desired
         if before is None or (before.config, before.subnet) != (desired.config, desired.subnet):
             await self._firewall.once()
         self._converged = desired
         if before is None:
-            self._up.set()
             self._daemon.notifier.status(self._one_line())
             self._daemon.notifier.ready()
             _log.info("ready: subnet %s", desired.subnet)
@@ -207,9 +232,8 @@ class _Agent:
             await self._node.guard(self._applied)
         return Look()
 
-    async def _watch_datapath(self) -> None:
-        await self._up.wait()
-        await self._node.watch()
+    async def _look_around(self) -> Look:
+        return await self._neighbours.look(self._converged, self._node.interface)
 
     # --- what it says of itself -------------------------------------------------------------------------------------
 
@@ -219,7 +243,7 @@ class _Agent:
         problems: tuple[Problem, ...] = ()
         if self._converged is not None:
             problems = status.problems
-            if (obstacle := forwarding.obstacle(self._settings.datapath.device)) is not None:
+            if (obstacle := forwarding.obstacle(self._node.interface)) is not None:
                 problems = (Problem.of(obstacle, "forwarding"), *problems)
         self._daemon.troubles.found("datapath", problems)
         return status
@@ -274,7 +298,7 @@ class _Agent:
                 lost_lease=report.lost_lease(self._taken_by(state)),
                 underlay=report.underlay(chosen),
                 store=report.store(state, self._store.endpoint, now),
-                datapath=report.datapath(status, self._node.reason, state),
+                datapath=report.datapath(status),
                 peers=tuple(report.peers(state.peers, status.path_mtus)),
                 problem_details=tuple(report.details(problems)),
             )

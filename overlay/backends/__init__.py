@@ -1,34 +1,60 @@
-"""One module a flannel backend type, and the one table of them."""
+"""One module a flannel backend type, behind one seam, and the one table of them.
+
+config ──▶ ``check`` ──▶ ``prepare(underlay)`` ──▶ Advertisement ──▶ lease ──▶ ``apply`` ──▶ ``removals``
+
+``base``
+    The seam: what the agent and the commands ask of a backend, in which order, and what they give it.
+``options``
+    How options in the config's ``Backend`` are read; which there are is each backend's own.
+``udp/``
+    A TUN device, and packets in UDP, carried by a datapath of its own choice.
+
+A new backend is a new module and a line in the table below: nothing outside asks which types there are.
+"""
 
 from __future__ import annotations
 
-from overlay.backends.base import Backend
+from collections.abc import Mapping
+
+from overlay.backends.base import Backend, Flags
 from overlay.backends.udp.backend import UdpBackend
-from overlay.datapath.base import Datapath
 from overlay.errors import ConfigError
-from overlay.model import NetworkConfig
+from overlay.model import BackendConfig, NetworkConfig
 from overlay.text import excerpt
 
-_TABLE: dict[str, type[UdpBackend]] = {"udp": UdpBackend}
+_TABLE: Mapping[str, type[UdpBackend]] = {backend.type: backend for backend in (UdpBackend,)}
+
+
+def make(kind: str, flags: Flags) -> Backend:
+    """A backend of this type, inert as yet. Raises ConfigError: there is none."""
+    if kind not in _TABLE:
+        raise ConfigError(
+            f"is not one of {', '.join(sorted(_TABLE))}",
+            about=f"Backend.Type '{excerpt(kind)}'",
+            remedy='take one of those, as flannel\'s udp format: {"Backend":{"Type":"udp"}}',
+        )
+    return _TABLE[kind](flags)
+
+
+def every(flags: Flags) -> tuple[Backend, ...]:
+    """One of each type: what any agent with these flags may have made on this machine, whatever the config was then."""
+    return tuple(make(kind, flags) for kind in _TABLE)
+
+
+def devices(flags: Flags) -> frozenset[str]:
+    """Names of all links that an agent with these flags may make."""
+    return frozenset().union(*(backend.devices for backend in every(flags)))
 
 
 def check(config: NetworkConfig) -> None:
     """Raises ConfigError for a valid config that no backend here can run."""
-    if config.backend.type not in _TABLE:
-        raise ConfigError(
-            f"is not one of {', '.join(sorted(_TABLE))}",
-            about=f"Backend.Type '{excerpt(config.backend.type)}'",
-            remedy='this agent speaks flannel\'s udp format: {"Backend":{"Type":"udp"}}',
-        )
-    if config.ipv4 is None:
-        raise ConfigError(
-            "the udp backend carries IPv4 only", about="EnableIPv4 false", remedy="enable IPv4 in the config"
-        )
+    make(config.backend.type, Flags()).check(config)
 
 
-def make(
-    config: NetworkConfig, datapath: Datapath, *, device: str, mtu: int | None, blackhole: bool, copy_dscp: bool = False
-) -> Backend:
-    """The backend that ``config`` names. Raises ConfigError."""
-    check(config)
-    return _TABLE[config.backend.type](datapath, device, mtu, blackhole, copy_dscp)
+def options(backend: BackendConfig) -> Mapping[str, object]:
+    """The config's options with their defaults filled in; as they stand there for a type that there is none of here.
+
+    Raises:
+        ConfigError: one has a value that nobody can run.
+    """
+    return make(backend.type, Flags()).options(backend) if backend.type in _TABLE else backend.options

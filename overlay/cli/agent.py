@@ -14,7 +14,7 @@ import click
 
 from overlay.agent.runner import run
 from overlay.agent.settings import AgentSettings
-from overlay.backends.udp.choice import Wish
+from overlay.backends.base import Flags
 from overlay.cli.goflags import GO_BOOL, Verbatim, flag
 from overlay.cli.options import Etcd, Places, address, etcd_flags, node_address, node_id, place_flags
 from overlay.control.schema import unfit_address
@@ -106,7 +106,13 @@ def _unknown_variables() -> tuple[str, ...]:
 @flag("offloads", default=True, type=GO_BOOL, help="Use TUN and UDP offloads where the kernel has them.")
 @flag("copy-dscp", default=False, type=GO_BOOL, help="Outer packets have the inner ones' class of service.")
 @place_flags
-@flag("mtu", default=0, type=_Mtu(), metavar="BYTES", help=f"Its MTU; 0: the underlay's less {UDP_ENCAPSULATION}.")
+@flag(
+    "mtu",
+    default=0,
+    type=_Mtu(),
+    metavar="BYTES",
+    help=f"MTU behind the node; 0: the underlay's, with udp less {UDP_ENCAPSULATION}.",
+)
 @flag("lease-ttl", default=86400, type=click.IntRange(5, _MAX_LEASE_TTL), metavar="SECONDS",
       help="Life of the lease in etcd.")  # fmt: skip
 @flag("node-id", default="", metavar="ID", help="This node's id; default: from machine-id.")
@@ -171,9 +177,14 @@ def _settings(etcd: Etcd, places: Places, flags: dict[str, Any]) -> AgentSetting
         firewall_resync=flags["iptables_resync"],
         blackhole_route=flags["ip_blackhole_route"],
         health_address=_health_address(flags),
-        datapath=Wish(flags["datapath"], flags["workers"] or None, flags["offloads"], places.device),
-        mtu=flags["mtu"] or None,
-        copy_dscp=flags["copy_dscp"],
+        backend=Flags(
+            device=places.device,
+            mtu=flags["mtu"] or None,
+            copy_dscp=flags["copy_dscp"],
+            datapath=flags["datapath"],
+            workers=flags["workers"] or None,
+            offloads=flags["offloads"],
+        ),
         release_on_exit=flags["release_on_exit"],
         on_subnet_change=flags["on_subnet_change"],
         watch_docker=flags["watch_docker"],

@@ -44,7 +44,7 @@ def show(etcd: Etcd, raw: bool) -> None:
             about=config_key(etcd.prefix),
             remedy="write one with overlay config set '{\"Network\": …}'",
         )
-    print(stored.value.decode(errors="replace") if raw else render_config(parse_config(stored.value)))
+    print(stored.value.decode(errors="replace") if raw else _rendered(parse_config(stored.value)))
 
 
 _device_flag = flag("device", default="flannel0", hidden=True)
@@ -61,7 +61,7 @@ def set_(etcd: Etcd, device: str, text: str) -> None:
     Warns of a Network that takes what this machine, etcd, or a node with a lease has already.
     """
     raw = _argument(text)
-    checked = parse_config(raw)
+    checked = _checked(raw)
     _warn(checked, device, etcd.settings.members())
     key = config_key(etcd.prefix)
 
@@ -85,9 +85,20 @@ def check(device: str, text: str) -> None:
 
     Warns of a Network that takes what this machine has already.
     """
-    checked = parse_config(_argument(text))
+    checked = _checked(_argument(text))
     _warn(checked, device)
-    print(render_config(checked))
+    print(_rendered(checked))
+
+
+def _checked(text: bytes) -> NetworkConfig:
+    """A config that some node can run. Raises ConfigError."""
+    config = parse_config(text)
+    backends.options(config.backend)
+    return config
+
+
+def _rendered(config: NetworkConfig) -> str:
+    return render_config(config, backends.options(config.backend))
 
 
 async def _stored(store: Store, prefix: str) -> KeyValue | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from posixpath import normpath
@@ -16,7 +17,7 @@ from types import MappingProxyType
 from typing import Generic, Self, TypeVar
 
 from overlay.errors import ConfigError, LeaseFormatError
-from overlay.model import UDP_PORT, BackendConfig, Lease, NetworkConfig, Pool
+from overlay.model import BackendConfig, Lease, NetworkConfig, Pool
 from overlay.store.contract import NO_LEASE, KeyValue
 from overlay.store.gojson import Members
 from overlay.text import excerpt
@@ -29,12 +30,6 @@ DEFAULT_BACKEND = "udp"
 
 UNTYPED_BACKENDS = frozenset({"udp", "alloc"})
 """Backends whose leases carry no BackendType (flannel: ``pkg/backend/udp``, ``pkg/backend/alloc``)."""
-
-MIN_MTU = 68
-"""Smallest MTU of an IPv4 link (RFC 791, section 3.2)."""
-
-MAX_MTU = 65535 - 28
-"""Largest inner packet: an IPv4 datagram (RFC 791) less the outer IPv4 and UDP headers, 20 + 8 bytes."""
 
 _NODE_ID_LENGTH = f"must have at most {MAX_NODE_ID_CHARS} characters"
 _THIS_NETWORK = IPv4Network("0.0.0.0/8")
@@ -292,7 +287,8 @@ _IPV6 = _Family("IPv6", "EnableIPv6", "IPv6Network", "IPv6SubnetLen", "IPv6Subne
 def parse_config(text: bytes | str) -> NetworkConfig:
     """The network's config, checked by flannel's rules and with its defaults filled in.
 
-    One rule more than flannel's: SubnetMin must not be above SubnetMax.
+    One rule more than flannel's: SubnetMin must not be above SubnetMax. What ``Backend`` says besides its type is the
+    backend's to judge (:mod:`overlay.backends`).
 
     Raises:
         ConfigError: names the field, its value, the rule it breaks and what to do.
@@ -309,9 +305,6 @@ def parse_config(text: bytes | str) -> NetworkConfig:
     if ipv4 is None and ipv6 is None:
         raise _bad_config("EnableIPv4", "false", "must be true unless EnableIPv6 is")
     backend = _backend(members.nested("Backend"))
-    if backend.type == "udp":
-        udp_port(backend)
-        mtu(backend)
     return NetworkConfig(ipv4, ipv6, backend, members.get("EnableNFTables", bool, False))
 
 
@@ -394,25 +387,6 @@ def _backend(members: Members | None) -> BackendConfig:
     return BackendConfig(kind.lower(), MappingProxyType(options))
 
 
-def udp_port(backend: BackendConfig) -> int:
-    """The udp backend's ``Port``, UDP_PORT where there is none. Raises ConfigError: not a port number."""
-    return _number(backend, "Port", 1, 65535, UDP_PORT)
-
-
-def mtu(backend: BackendConfig) -> int | None:
-    """The backend's ``MTU`` in bytes, None where the agent may choose. Raises ConfigError: not a possible MTU."""
-    return _number(backend, "MTU", MIN_MTU, MAX_MTU, 0) or None
-
-
-def _number(backend: BackendConfig, name: str, low: int, high: int, default: int) -> int:
-    value = backend.options.get(name.lower(), default)
-    if value == 0 and type(value) is int:  # Go's zero value: as if it were not there
-        return default
-    if type(value) is not int or not low <= value <= high:
-        raise _bad_config(f"Backend.{name}", value, f"must be a whole number from {low} to {high}")
-    return value
-
-
 def _bad_config(name: str, value: object, rule: str) -> ConfigError:
     return ConfigError(
         f"{name} = {excerpt(value)}: {rule}" if name else f"{rule}, not {excerpt(value)}",
@@ -421,8 +395,12 @@ def _bad_config(name: str, value: object, rule: str) -> ConfigError:
     )
 
 
-def render_config(config: NetworkConfig) -> str:
-    """The config with every default filled in, as indented JSON that :func:`parse_config` reads back to the same."""
+def render_config(config: NetworkConfig, options: Mapping[str, object]) -> str:
+    """The config with every default filled in, as indented JSON that :func:`parse_config` reads back to the same.
+
+    Args:
+        options: of its backend, likewise.
+    """
     fields: dict[str, object] = {"EnableIPv4": config.ipv4 is not None, "EnableIPv6": config.ipv6 is not None}
     fields["EnableNFTables"] = config.enable_nftables
     for family, pool in ((_IPV4, config.ipv4), (_IPV6, config.ipv6)):
@@ -431,9 +409,5 @@ def render_config(config: NetworkConfig) -> str:
             fields[family.subnet_len] = pool.subnet_len
             fields[family.subnet_min] = str(pool.subnet_min)
             fields[family.subnet_max] = str(pool.subnet_max)
-    options: dict[str, object] = dict(config.backend.options)
-    if config.backend.type == "udp":
-        options.pop("port", None)
-        options["Port"] = udp_port(config.backend)
     fields["Backend"] = {"Type": config.backend.type, **options}
     return json.dumps(fields, indent=2)

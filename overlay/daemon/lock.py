@@ -10,6 +10,11 @@ from pathlib import Path
 from overlay.errors import FileError, NodeError
 
 
+def file_name(name: str) -> str:
+    """Of the lock of the daemon ``name``, in its state directory."""
+    return f"{name}.lock"
+
+
 def lock(directory: Path, name: str) -> int:
     """Takes the lock of the daemon ``name``; it lasts as long as the returned file descriptor is open.
 
@@ -17,7 +22,7 @@ def lock(directory: Path, name: str) -> int:
         NodeError: another one holds it.
         FileError: the directory cannot be used.
     """
-    path = directory / f"{name}.lock"
+    path = directory / file_name(name)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

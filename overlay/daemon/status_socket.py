@@ -70,8 +70,13 @@ def _short(directory: Path, name: str) -> Iterator[Path]:
         os.close(descriptor)
 
 
+def file_name(name: str) -> str:
+    """Of the socket of the daemon ``name``, in its state directory."""
+    return f"{name}.sock"
+
+
 def _path(directory: Path, name: str) -> Path:
-    return directory / f"{name}.sock"
+    return directory / file_name(name)
 
 
 def ask(directory: Path, name: str = "agent") -> dict[str, Any]:

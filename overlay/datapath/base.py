@@ -19,9 +19,9 @@ class DatapathStatus:
     """What a datapath says of itself.
 
     Attributes:
-        name: ``userspace`` or ``kernel``.
+        name: ``userspace`` or ``kernel``, or the backend's where it needs neither.
         running: whether packets can pass right now.
-        detail: one line for people: which offloads are on, why this datapath was chosen.
+        detail: one line for people: which offloads are on, how many routes there are.
         counters: monotonic counts since start by name, e.g. ``tx_packets``, ``rx_bytes``, ``drop_inner_source``.
         notes: what is not wrong, and should be known: a line each.
         problems: what is wrong with it on this machine, apart from what ``counters`` say.
@@ -29,6 +29,8 @@ class DatapathStatus:
             :mod:`overlay.datapath.causes`.
         path_mtus: by a peer's underlay address the largest inner packet, in bytes, that reaches it, where that is known
             to be less than the device's MTU.
+        reason: one line for people: why this datapath and no other.
+        port: UDP port of every node; None where packets cross the underlay as they are.
     """
 
     name: str
@@ -39,6 +41,8 @@ class DatapathStatus:
     notes: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
     causes: Mapping[str, Cause] = field(default_factory=lambda: MappingProxyType({}))
+    reason: str = ""
+    port: int | None = None
 
 
 class Datapath(Protocol):

@@ -14,8 +14,8 @@ from ipaddress import IPv4Address, IPv4Network
 from overlay.errors import ConfigError
 from overlay.linux.netlink import Netlink
 from overlay.linux.routes import Route, RouteType
-from overlay.node.device import PROTOCOL
 from overlay.node.interfaces import Ours, Underlay, without_uplink
+from overlay.node.routes import PROTOCOL
 
 _NOWHERE = frozenset({RouteType.BLACKHOLE, RouteType.UNREACHABLE, RouteType.PROHIBIT, RouteType.THROW})
 _REMEDY = "choose a Network that nothing else here uses (overlay config set)"

@@ -1,4 +1,4 @@
-"""What must be there before anything else makes sense; each missing thing is named at once, with its remedy."""
+"""What must be there before anything else makes sense, each named with its remedy where it is missing."""
 
 from __future__ import annotations
 
@@ -14,9 +14,16 @@ _CAP_NET_ADMIN = 12
 _TUN = Path("/dev/net/tun")
 
 
-def check() -> None:
-    """Raises PrivilegeError or DeviceError where the agent could never work."""
-    may_change_network()
+def may_change_network() -> None:
+    """Raises PrivilegeError where links and routes of this namespace may not be changed."""
+    if not _effective_capabilities() & (1 << _CAP_NET_ADMIN):
+        raise PrivilegeError(
+            "this changes links and routes, and may not", remedy="run it as root, or with CAP_NET_ADMIN"
+        )
+
+
+def may_make_tun() -> None:
+    """Raises DeviceError where no TUN device can be made."""
     try:
         mode = os.stat(_TUN).st_mode
     except OSError as error:
@@ -28,14 +35,6 @@ def check() -> None:
             "is no character device",
             about=str(_TUN),
             remedy=f"remove it and make it with 'mknod {_TUN} c 10 200'",
-        )
-
-
-def may_change_network() -> None:
-    """Raises PrivilegeError where links and routes of this namespace may not be changed."""
-    if not _effective_capabilities() & (1 << _CAP_NET_ADMIN):
-        raise PrivilegeError(
-            "this changes links and routes, and may not", remedy="run it as root, or with CAP_NET_ADMIN"
         )
 
 

@@ -183,11 +183,15 @@ class TestWhatIsWrongIsSaid:
         assert running.log.count("\n") == 1
 
     def test_no_tun_driver(self, node: Lab, tmp_path: Path) -> None:
+        """Where the config's backend needs one, and before anything is leased."""
         hide = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /dev/net && exec "$@"', "sh")
+        node.start_etcd()
+        node.put_config()
         with agent(node.nodes[0], tmp_path, before=hide) as running:
             assert running.ends() == 1
-        assert "/dev/net/tun: No such file or directory; load the driver with 'modprobe tun'" in running.log
-        assert running.log.count("\n") == 1
+        last = running.log.splitlines()[-1]
+        assert last == "overlay: /dev/net/tun: No such file or directory; load the driver with 'modprobe tun'"
+        assert json.loads(node.nodes[0].overlay("leases", "--json").stdout) == []
 
     def test_an_unknown_interface_is_named_with_those_there_are(self, node: Lab, tmp_path: Path) -> None:
         with agent(

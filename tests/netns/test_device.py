@@ -21,7 +21,8 @@ import os, socket, struct, sys
 from ipaddress import IPv4Address, IPv4Network
 from overlay.errors import NodeError
 from overlay.datapath.spec import TunnelSpec
-from overlay.node import device
+from overlay.backends.udp import device
+from overlay.node import blackhole
 from overlay.linux import tun
 from overlay.linux.netlink import Netlink
 from overlay.packet.checksum import checksum
@@ -58,10 +59,12 @@ with Netlink() as netlink:
     if "learn" in modes:
         learn()
     try:
-        outcome = device.reconcile(spec, netlink, blackhole="blackhole" in modes)
+        outcomes = [device.reconcile(spec, netlink)]
     except NodeError as error:
         print(f"FAILED {error}")
-    else:
+        outcomes = []
+    outcomes.append(blackhole.reconcile(spec.subnet if "blackhole" in modes else None, name))
+    for outcome in outcomes:
         for line in outcome.changes:
             print(line)
         for line in outcome.failures:
@@ -158,7 +161,8 @@ def test_a_route_of_another_is_never_replaced(namespace: str, theirs: str) -> No
     for command in (*UP, "ip tuntap add flannel1 mode tun", "ip link set flannel1 up", f"ip route add {theirs}"):
         inside(namespace, *command.split())
     before = inside(namespace, "ip", "route", "show", "10.0.0.0/16")
-    (told,) = reconcile(namespace, "make", "blackhole")
+    told, hole = reconcile(namespace, "make", "blackhole")
+    assert hole == "blackhole 10.0.58.0/24 added"
     assert "route 10.0.0.0/16: is there already, and not ours; choose another Network" in told
     assert inside(namespace, "ip", "route", "show", "10.0.0.0/16") == before
     assert "10.0.58.0/32" in inside(namespace, "ip", "address", "show", "dev", "flannel0")

@@ -159,7 +159,7 @@ def test_two_agents_leave_each_others_rules_alone(nft_router: Router, enable_nft
     theirs = desired_rules(network, subnet, ip_masq=True)
     nft_router.restore(DOCKER_28)
     first, second = (
-        Firewall(device=device, enable_nftables=enable_nftables, tools=nft_router.tools)
+        Firewall(owner=device, enable_nftables=enable_nftables, tools=nft_router.tools)
         for device in ("flannel0", "fifteen-letters")
     )
     first.reconcile(BOTH)

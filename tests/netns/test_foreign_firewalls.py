@@ -152,7 +152,7 @@ def test_what_iptables_makes_for_us_goes_with_us(router: Router, before: str, me
     if before:
         router.inside("router", "nft", before)
     as_it_was = without_handles(everything(router))
-    first, second = (Firewall(tools=router.tools, device=device) for device in ("flannel0", "flannel1"))
+    first, second = (Firewall(tools=router.tools, owner=device) for device in ("flannel0", "flannel1"))
     first.reconcile(BOTH)
     second.reconcile(BOTH)
     assert first.remove()
@@ -174,7 +174,7 @@ def test_dockers_networks_stay_apart(router: Router, docker: str) -> None:
     router.restore(docker.replace("br-cd6108d8fb25", "flannel0").replace("br-67a3f87c2988", "flannel0"))
     router.iptables("-t", "raw", "-F")
     assert not router.reaches("container", "192.0.2.2")
-    Firewall(tools=router.tools, device="flannel1").reconcile(BOTH)
+    Firewall(tools=router.tools, owner="flannel1").reconcile(BOTH)
     assert not router.reaches("container", "192.0.2.2")
 
 

@@ -102,11 +102,12 @@ def test_what_works_is_kept_while_the_probe_cannot_tell(pair: Pair, wish: str) -
     assert attached(first)
     script = (
         "import asyncio, sys\n"
-        "from overlay.backends.udp.choice import Wish, choose\n"
+        "from overlay.backends.base import Flags\n"
+        "from overlay.backends.udp.choice import choose\n"
         "from overlay.errors import DatapathError\n"
         "for device in sys.argv[1:]:\n"
         "    try:\n"
-        f"        choice = asyncio.run(choose(Wish({wish!r}, 1, True, device)))\n"
+        f"        choice = asyncio.run(choose(Flags(device=device, datapath={wish!r}, workers=1)))\n"
         "        print(choice.name, choice.reason)\n"
         "    except DatapathError as error:\n"
         "        print('refused', error)\n"

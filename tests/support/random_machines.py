@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from random import Random
 
-from overlay.node.device import PROTOCOL, blackhole_route
+from overlay.node.routes import PROTOCOL, blackhole_route
 from tests.support.machines import bridge, link, tun
 
 NETWORKS = (

@@ -6,72 +6,112 @@ Peers are no kernel routes: the datapath looks them up (pkg/backend/udp of flann
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NoReturn
 
-from overlay.backends.base import Applied, Desired
-from overlay.control.schema import mtu as configured_mtu
-from overlay.control.schema import udp_port
-from overlay.datapath.base import Datapath, DatapathStatus
+from overlay.backends.base import Applied, Desired, Flags
+from overlay.backends.options import as_given
+from overlay.backends.udp import device
+from overlay.backends.udp.choice import Choice, choose
+from overlay.backends.udp.options import UdpOptions
+from overlay.datapath.base import DatapathStatus
+from overlay.datapath.kernel.attach import gro_pair
+from overlay.datapath.kernel.machine import cleanup as remove_programs
 from overlay.datapath.spec import TunnelSpec
+from overlay.errors import ConfigError, DatapathError
 from overlay.linux.netlink import Netlink
-from overlay.model import PeerTable
-from overlay.node import device
-from overlay.node.device import Outcome
+from overlay.model import Advertisement, BackendConfig, NetworkConfig, PeerTable
+from overlay.node import preflight
+from overlay.node.interfaces import Underlay
+from overlay.node.removal import Removal
+from overlay.node.routes import Outcome
 from overlay.packet.mtu import inner_mtu
 
+_log = logging.getLogger(__name__)
 
-@dataclass(frozen=True, slots=True)
+
 class UdpBackend:
-    """See :class:`overlay.backends.base.Backend`.
+    """See :class:`overlay.backends.base.Backend`. Its lease needs to say nothing: peers know port and format."""
 
-    Attributes:
-        device: name of the TUN device.
-        mtu: what the command line asked for, which wins over the config; None to have it computed.
-        blackhole: whether packets to our subnet end here while no bridge has it.
-        copy_dscp: whether outer headers have the inner packets' class of service.
-    """
+    type = "udp"
 
-    datapath: Datapath
-    device: str = "flannel0"
-    mtu: int | None = None
-    blackhole: bool = False
-    copy_dscp: bool = False
-    type: str = "udp"
+    def __init__(self, flags: Flags) -> None:
+        self._flags = flags
+        self._choice: Choice | None = None
+        self._port: int | None = None
+
+    @property
+    def devices(self) -> frozenset[str]:
+        return frozenset({self._flags.device, *gro_pair(self._flags.device)})
+
+    def options(self, backend: BackendConfig) -> Mapping[str, object]:
+        return as_given(backend, Port=UdpOptions.of(backend).port)
+
+    def check(self, config: NetworkConfig) -> None:
+        UdpOptions.of(config.backend)
+        if config.ipv4 is None:
+            raise ConfigError(
+                "the udp backend carries IPv4 only", about="EnableIPv4 false", remedy="enable IPv4 in the config"
+            )
+
+    async def prepare(self, config: NetworkConfig, underlay: Underlay) -> Advertisement:
+        if self._choice is None:
+            preflight.may_make_tun()
+            self._choice = await choose(self._flags)
+            _log.info("datapath: %s, %s", self._choice.name, self._choice.reason)
+        return Advertisement(self.type)
 
     def spec(self, desired: Desired) -> TunnelSpec:
         """This node's end of the tunnel. Raises ConfigError."""
-        pool = desired.config.ipv4
-        assert pool is not None, "backends.check lets no such config through"
-        underlay = desired.underlay
+        pool, options, underlay = desired.config.ipv4, UdpOptions.of(desired.config.backend), desired.underlay
+        assert pool is not None, "check lets no such config through"
         return TunnelSpec(
-            device=self.device,
+            device=self._flags.device,
             network=pool.network,
             subnet=desired.subnet,
-            mtu=inner_mtu(underlay.mtu, self.mtu or configured_mtu(desired.config.backend)),
+            mtu=inner_mtu(underlay.mtu, self._flags.mtu or options.mtu),
             underlay_interface=underlay.interface,
             underlay_address=underlay.address,
-            port=udp_port(desired.config.backend),
-            copy_dscp=self.copy_dscp,
+            port=options.port,
+            copy_dscp=self._flags.copy_dscp,
         )
 
     async def apply(self, desired: Desired) -> Applied:
         spec = self.spec(desired)
-        await self.datapath.configure(spec)
+        await self._prepared.datapath.configure(spec)
+        self._port = spec.port
         outcome = await asyncio.to_thread(self._reconcile, spec)
-        return Applied(spec.mtu, outcome.changes, outcome.failures)
+        return Applied(spec.mtu, spec.device, outcome.changes, outcome.failures)
 
     def _reconcile(self, spec: TunnelSpec) -> Outcome:
         with Netlink() as netlink:
-            return device.reconcile(spec, netlink, blackhole=self.blackhole)
+            return device.reconcile(spec, netlink)
 
     def set_peers(self, table: PeerTable) -> None:
-        self.datapath.set_peers(table)
+        self._prepared.datapath.set_peers(table)
 
     async def status(self) -> DatapathStatus:
-        return await self.datapath.status()
+        choice = self._prepared
+        return replace(await choice.datapath.status(), reason=choice.reason, port=self._port)
 
-    async def watch(self) -> None:
-        await self.datapath.watch()
+    async def watch(self) -> NoReturn:
+        await self._prepared.datapath.watch()
+        raise DatapathError("ended", about=f"{self._prepared.name} datapath")
 
-    async def close(self) -> None:
-        await self.datapath.close()
+    async def close(self, *, given_back: bool = False) -> None:
+        if self._choice is not None:
+            await self._choice.datapath.close()
+        if given_back:
+            # Device and route may stay, as nothing reads the device; programs in the kernel would go on working.
+            await asyncio.to_thread(remove_programs, self._flags.device)
+
+    def removals(self) -> tuple[Removal, ...]:
+        name = self._flags.device
+        return Removal("programs", lambda: remove_programs(name)), Removal("device", lambda: device.remove(name))
+
+    @property
+    def _prepared(self) -> Choice:
+        assert self._choice is not None, "prepare comes first"
+        return self._choice

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from dataclasses import dataclass
 
+from overlay.backends.base import Flags
 from overlay.datapath.base import Datapath
 from overlay.datapath.kernel.datapath import KernelDatapath
 from overlay.datapath.kernel.machine import cleanup, is_in_use
@@ -27,23 +28,6 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What the operator asked for.
-
-    Attributes:
-        name: ``auto``, ``kernel`` or ``userspace``.
-        workers: processes of the userspace datapath; None: one for every two cores.
-        offloads: whether it may use those of TUN and UDP.
-        device: name of the TUN device.
-    """
-
-    name: str
-    workers: int | None
-    offloads: bool
-    device: str
-
-
-@dataclass(frozen=True, slots=True)
 class Choice:
     """A datapath, its name, and one line that says why it was taken."""
 
@@ -52,28 +36,28 @@ class Choice:
     reason: str
 
 
-async def choose(wish: Wish) -> Choice:
+async def choose(flags: Flags) -> Choice:
     """The datapath that was asked for; ``auto`` takes the kernel's where a packet sent through it comes out,
     and where it is in use and nothing could be sent through it.
 
     Raises:
         DatapathError: the kernel's was asked for, and does not work here.
     """
-    if wish.name == "userspace":
-        return await _userspace(wish, "asked for")
+    if flags.datapath == "userspace":
+        return await _userspace(flags, "asked for")
     answer = await _try()
     reason = answer.reason
-    if answer.answer is Answer.UNKNOWN and await _is_in_use(wish.device):
+    if answer.answer is Answer.UNKNOWN and await _is_in_use(flags.device):
         return _kernel(f"it is in use here; whether it works could not be tried: {reason}")
     if answer.answer is Answer.YES:
         return _kernel(reason)
-    if wish.name == "kernel":
+    if flags.datapath == "kernel":
         raise DatapathError(
             reason, about="--datapath kernel", remedy="use --datapath auto, which falls back to userspace"
         )
     if answer.answer is Answer.UNKNOWN:
-        return await _userspace(wish, f"could not try the kernel's, a restart tries again: {reason}")
-    return await _userspace(wish, f"the kernel's does not work here: {reason}")
+        return await _userspace(flags, f"could not try the kernel's, a restart tries again: {reason}")
+    return await _userspace(flags, f"the kernel's does not work here: {reason}")
 
 
 async def _try() -> ProbeResult:
@@ -99,12 +83,12 @@ def _kernel(reason: str) -> Choice:
     return Choice("kernel", KernelDatapath(UserspaceDatapath(workers=1, offloads=Offloads.CHECKSUMS)), reason)
 
 
-async def _userspace(wish: Wish, reason: str) -> Choice:
+async def _userspace(flags: Flags, reason: str) -> Choice:
     # Programs of an earlier agent would go on carrying packets by peers that are out of date.
     try:
-        for change in await asyncio.to_thread(cleanup, wish.device):
+        for change in await asyncio.to_thread(cleanup, flags.device):
             _log.info("left by the kernel datapath: %s", change)
     except OverlayError as error:
         _log.info("nothing of the kernel datapath could be looked for: %s", error)
-    offloads = Offloads.ALL if wish.offloads else Offloads.NONE
-    return Choice("userspace", UserspaceDatapath(workers=wish.workers, offloads=offloads), reason)
+    offloads = Offloads.ALL if flags.offloads else Offloads.NONE
+    return Choice("userspace", UserspaceDatapath(workers=flags.workers, offloads=offloads), reason)

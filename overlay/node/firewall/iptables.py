@@ -34,14 +34,14 @@ class Anchor:
     """Where a hook's rules live: our ``chain``, jumped to from the kernel's chain ``base`` in ``table``.
 
     Attributes:
-        device: what comes out of it may pass by Docker's filters.
+        interface: what comes in by it may pass by Docker's filters.
     """
 
     table: str
     base: str
     chain: str
     comment: str
-    device: str
+    interface: str
 
     @property
     def jump(self) -> Tokens:
@@ -49,7 +49,7 @@ class Anchor:
 
     @property
     def jump_from_device(self) -> Tokens:
-        return ("-i", self.device, *self.jump)
+        return ("-i", self.interface, *self.jump)
 
 
 _BASES = {Hook.FORWARD: ("filter", "FORWARD"), Hook.POSTROUTING: ("nat", "POSTROUTING")}
@@ -61,7 +61,7 @@ TABLES = tuple(table for table, _ in _BASES.values())
 def anchors(names: Names) -> dict[Hook, Anchor]:
     """Where the rules of the agent with these names live."""
     return {
-        hook: Anchor(*base, names.chains[hook], names.comments[hook], names.device) for hook, base in _BASES.items()
+        hook: Anchor(*base, names.chains[hook], names.comments[hook], names.interface) for hook, base in _BASES.items()
     }
 
 

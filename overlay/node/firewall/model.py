@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Network
 
+from overlay.model import FLANNELS_DEVICE
+
 MASQUERADED_MARK = 0x4000
 """The mark kube-proxy puts on packets it masquerades itself (pkg/trafficmngr/trafficmngr.go, ``KubeProxyMark``)."""
 
@@ -18,10 +20,6 @@ Tailscale (0x40000, 0x80000) nor flannel use."""
 
 MULTICAST = IPv4Network("224.0.0.0/4")
 """RFC 5771: an address of a group never answers, so masquerading a packet to one serves nobody."""
-
-
-FLANNELS_DEVICE = "flannel0"
-"""The device whose agent has flannel's own names in the firewall."""
 
 
 class Hook(Enum):
@@ -40,36 +38,37 @@ class Names:
         comments: on every rule, by hook.
         table: nftables' table.
         marking_table: nftables' table that marks for a Docker whose rules are nftables' own.
-        device: the agent's tunnel device.
+        interface: by which peers' inner packets come in.
     """
 
     chains: Mapping[Hook, str]
     comments: Mapping[Hook, str]
     table: str
     marking_table: str
-    device: str
+    interface: str
 
     @classmethod
-    def of(cls, device: str = FLANNELS_DEVICE) -> Names:
+    def of(cls, owner: str = FLANNELS_DEVICE, interface: str | None = None) -> Names:
         """flannel's names (pkg/trafficmngr) for its own device; for another one names that tell it.
 
         Args:
-            device: an interface's name, of at most 15 bytes.
+            owner: the device of the agent, or what it would be called: an interface's name, of at most 15 bytes.
+            interface: the owner's device where it is None.
         """
         chains = {Hook.FORWARD: "FLANNEL-FWD", Hook.POSTROUTING: "FLANNEL-POSTRTG"}
         comments = {Hook.FORWARD: "flanneld forward", Hook.POSTROUTING: "flanneld masq"}
         table, marking_table = "flannel-ipv4", "flannel-docker"
-        if device == FLANNELS_DEVICE:
-            return cls(chains, comments, table, marking_table, device)
+        if owner == FLANNELS_DEVICE:
+            return cls(chains, comments, table, marking_table, interface or owner)
         # Interfaces may have characters in their names that mean something to iptables-restore or nft.
-        name = re.sub(r"[^A-Za-z0-9_.-]", "_", device)
+        name = re.sub(r"[^A-Za-z0-9_.-]", "_", owner)
         return cls(
             # FLANNEL-POSTRTG leaves too little of 28 characters.
             {Hook.FORWARD: f"FLANNEL-FWD-{name}", Hook.POSTROUTING: f"FLANNEL-MASQ-{name}"},
             {hook: f"{comment} {name}" for hook, comment in comments.items()},
             f"{table}-{name}",
             f"{marking_table}-{name}",
-            device,
+            interface or owner,
         )
 
 

@@ -49,7 +49,7 @@ def render(ruleset: Ruleset, names: Names) -> list[Json]:
 def render_marking(network: IPv4Network, names: Names) -> list[Json]:
     """The table that marks what comes out of the tunnel for ``network``, before Docker's chains look at it."""
     place: Json = {"family": FAMILY, "table": names.marking_table}
-    comes_out = {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": names.device}}
+    comes_out = {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": names.interface}}
     mark: Json = {"meta": {"key": "mark"}}
     marks = {"mangle": {"key": mark, "value": {"|": [mark, ACCEPTED_MARK]}}}
     chain = {"name": "forward", "type": "filter", "hook": "forward", "prio": _BEFORE_FILTER, "policy": "accept"}

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 
 from overlay.errors import NodeError, PrivilegeError
 from overlay.linux.netfilter import Iptables, Tools
+from overlay.model import FLANNELS_DEVICE
 from overlay.node.firewall import husks, iptables, nftables
-from overlay.node.firewall.model import EMPTY, FLANNELS_DEVICE, Hook, Names, Ruleset
+from overlay.node.firewall.model import EMPTY, Hook, Names, Ruleset
 from overlay.node.firewall.saved import Saved
 
 _ATTEMPTS = 3
@@ -27,15 +28,21 @@ class Firewall:
     """
 
     def __init__(
-        self, *, device: str = FLANNELS_DEVICE, enable_nftables: bool = False, tools: Tools | None = None
+        self,
+        *,
+        owner: str = FLANNELS_DEVICE,
+        interface: str | None = None,
+        enable_nftables: bool = False,
+        tools: Tools | None = None,
     ) -> None:
         """
         Args:
-            device: the agent's tunnel device, by which its rules are told from those of another agent.
+            owner: name of the agent's device, by which its rules are told from those of another agent.
+            interface: by which peers' inner packets come in; None: that device.
             enable_nftables: the network config's ``EnableNFTables``. Without iptables it is nftables in any case.
             tools: which binaries to use; by default those installed.
         """
-        self._names = Names.of(device)
+        self._names = Names.of(owner, interface)
         self._tools = tools or Tools.locate()
         self._nftables = enable_nftables or not self._tools.has_iptables
         self._leftovers_gone = False

@@ -225,6 +225,28 @@ def test_a_config_for_flanneld_alone_passes_with_a_warning(
     assert bool(warning) == bool(printed.err)
 
 
+@pytest.mark.parametrize("command", ["check", "set"])
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        ({"Port": 70000}, "Backend.Port = 70000: must be a whole number from 1 to 65535"),
+        ({"Port": "8285"}, "Backend.Port = 8285"),
+        ({"Port": True}, "Backend.Port = "),
+        ({"MTU": 10}, "Backend.MTU = 10"),
+    ],
+)
+def test_a_backends_option_that_no_node_could_run_is_an_error(
+    capsys: pytest.CaptureFixture[str], command: str, options: dict[str, object], rule: str
+) -> None:
+    """Before anything is written: etcd is not asked."""
+    text = json.dumps({"Network": "10.0.0.0/16", "Backend": {"Type": "udp", **options}})
+    assert run(["config", command, text]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert rule in printed.err
+    assert "overlay config set" in printed.err
+
+
 def test_a_good_config_is_shown_with_its_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["config", "check", '{"network":"10.3.0.0/16"}']) == 0
     shown = capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from types import MappingProxyType
@@ -60,7 +61,7 @@ def reported(**changed: Any) -> Status:
         "lost_lease": report.lost_lease(LeaseRecord(THEIRS, "/key", 4, 0)),
         "underlay": report.underlay(Underlay("eth0", 2, 1500, OURS.public_ip, OURS.public_ip)),
         "store": report.store(state, "http://127.0.0.1:2379", 100.5),
-        "datapath": report.datapath(datapath, "was asked for", state),
+        "datapath": report.datapath(replace(datapath, reason="was asked for", port=8285)),
         "peers": tuple(report.peers(PeerTable.of(None, [peer]), path_mtus)),
         "problem_details": tuple(report.details([problem])),
     }

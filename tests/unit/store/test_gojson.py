@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 import pytest
 
+from overlay import backends
 from overlay.control import schema
 from overlay.control.leases.view import LeaseView
 from overlay.errors import ConfigError, LeaseFormatError
@@ -172,11 +173,11 @@ def test_configs(text: str) -> None:
     expected = CONFIGS[text]
     if expected is None:
         with pytest.raises(ConfigError):
-            schema.parse_config(text)
+            backends.options(schema.parse_config(text).backend)
     else:
         parsed = schema.parse_config(text)
         assert parsed.backend.type == expected
-        json.loads(schema.render_config(parsed))
+        json.loads(schema.render_config(parsed, backends.options(parsed.backend)))
 
 
 LEASE, TAKEN, NOTHING = "a lease", "no lease, but its subnet is taken", "nothing"
