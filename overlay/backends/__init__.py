@@ -8,6 +8,8 @@ config ──▶ ``check`` ──▶ ``prepare(underlay)`` ──▶ Advertiseme
     How options in the config's ``Backend`` are read; which there are is each backend's own.
 ``udp/``
     A TUN device, and packets in UDP, carried by a datapath of its own choice.
+``host_gw``
+    A route by each peer's own address.
 
 A new backend is a new module and a line in the table below: nothing outside asks which types there are.
 """
@@ -17,12 +19,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from overlay.backends.base import Backend, Flags
+from overlay.backends.host_gw import HostGwBackend
 from overlay.backends.udp.backend import UdpBackend
 from overlay.errors import ConfigError
 from overlay.model import BackendConfig, NetworkConfig
 from overlay.text import excerpt
 
-_TABLE: Mapping[str, type[UdpBackend]] = {backend.type: backend for backend in (UdpBackend,)}
+_TABLE: Mapping[str, type[UdpBackend | HostGwBackend]] = {
+    backend.type: backend for backend in (UdpBackend, HostGwBackend)
+}
 
 
 def make(kind: str, flags: Flags) -> Backend:

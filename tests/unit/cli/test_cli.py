@@ -208,6 +208,7 @@ def test_a_misspelt_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ("config", "warning"),
     [
         (UDP, ""),
+        ('{"Network":"10.0.0.0/16","Backend":{"Type":"host-gw"}}', ""),
         ('{"Network":"10.0.0.0/16","Backend":{"Type":"vxlan"}}', "Backend.Type 'vxlan'"),
         (
             '{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/48","Backend":{"Type":"udp"}}',
