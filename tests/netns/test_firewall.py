@@ -235,3 +235,33 @@ def test_a_table_that_iptables_cannot_use_is_one_clear_line(nft_router: Router) 
     assert "\n" not in str(raised.value)
     assert str(raised.value).startswith("iptables-nft-restore: line ")
     assert "table of its own" in str(raised.value)
+
+
+ISOLATED = """\
+*filter
+:FORWARD DROP [0:0]
+:DOCKER-FORWARD - [0:0]
+:DOCKER-ISOLATION-STAGE-1 - [0:0]
+-A FORWARD -j DOCKER-FORWARD
+-A DOCKER-FORWARD -j DOCKER-ISOLATION-STAGE-1
+-A DOCKER-FORWARD ! -i d1 -o d1 -j DROP
+COMMIT
+"""
+
+
+def test_the_interface_of_peers_packets_may_change(nft_router: Router) -> None:
+    """As it does where a node goes over to another backend: no jump from the former interface is left."""
+
+    def jumps() -> list[str]:
+        rules = nft_router.inside("router", "iptables", "-S", "FORWARD").splitlines()
+        return [rule.partition(" -m ")[0] for rule in rules if "FLANNEL-FWD" in rule]
+
+    nft_router.restore(ISOLATED)
+    Firewall(tools=nft_router.tools).reconcile(BOTH)
+    assert "-A FORWARD -i flannel0" in jumps()
+    by_link = Firewall(interface=nft_router.outside, tools=nft_router.tools)
+    by_link.reconcile(BOTH)
+    assert [rule for rule in jumps() if " -i " in rule] == [f"-A FORWARD -i {nft_router.outside}"]
+    assert nft_router.reaches()
+    by_link.remove()
+    assert jumps() == []

@@ -48,7 +48,7 @@ class Anchor:
         return ("-m", "comment", "--comment", self.comment, "-j", self.chain)
 
     @property
-    def jump_from_device(self) -> Tokens:
+    def jump_from_interface(self) -> Tokens:
         return ("-i", self.interface, *self.jump)
 
 
@@ -264,7 +264,7 @@ def _places(others: list[Tokens], table: Saved, anchor: Anchor) -> list[_Place]:
     first = max((index + 1 for index, rule in enumerate(others[:last]) if target(rule) in _GUARDS), default=0)
     if last in blocking and table.leads_to(others[last], _ISOLATION):
         behind = next((index for index in blocking if index > last), len(others))
-        return [_Place(anchor.jump_from_device, first, last), _Place(anchor.jump, last + 1, behind)]
+        return [_Place(anchor.jump_from_interface, first, last), _Place(anchor.jump, last + 1, behind)]
     return [_Place(anchor.jump, first, last)]
 
 
