@@ -19,6 +19,7 @@ from typing import NoReturn
 
 from overlay.backends.base import Applied, Desired, Flags
 from overlay.backends.options import as_given
+from overlay.daemon.threads import in_thread
 from overlay.datapath.base import DatapathStatus
 from overlay.errors import ConfigError, NodeError, PrivilegeError
 from overlay.linux.netlink import Netlink
@@ -120,7 +121,7 @@ class HostGwBackend:
         underlay = desired.underlay
         mtu = inner_mtu(underlay.mtu, self._flags.mtu, overhead=0)
         async with self._turn:
-            outcome = await asyncio.to_thread(self._do_all, underlay)
+            outcome = await in_thread(self._do_all, underlay)
         return Applied(mtu, underlay.interface, outcome.changes, outcome.failures)
 
     def set_peers(self, table: PeerTable) -> None:
@@ -135,7 +136,7 @@ class HostGwBackend:
                 if self._done is None:
                     continue
                 try:
-                    outcome = await asyncio.to_thread(self._do_what_is_new, self._done)
+                    outcome = await in_thread(self._do_what_is_new, self._done)
                 except PrivilegeError:
                     raise
                 except NodeError as error:
@@ -156,7 +157,7 @@ class HostGwBackend:
         async with self._turn:
             self._done = None
             if given_back:
-                for line in await asyncio.to_thread(lambda: list(self._remove())):
+                for line in await in_thread(lambda: list(self._remove())):
                     _log.info("%s", line)
 
     def removals(self) -> tuple[Removal, ...]:
@@ -176,7 +177,8 @@ class HostGwBackend:
 
     def _do_what_is_new(self, done: _Done) -> Outcome:
         """The same where only peers have changed: what is done costs as much as their number. Raises NodeError."""
-        table, before, after = self._table, done.table.peers, self._table.peers
+        table, before = self._table, done.table.peers
+        after = table.peers
         changed = [peer for subnet, peer in after.items() if before.get(subnet) is not peer]
         ended = [subnet for subnet, peer in before.items() if after.get(subnet) is not peer]
         new = aims(changed, done.link, self._flags.device)

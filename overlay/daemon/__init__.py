@@ -28,6 +28,7 @@ A daemon is a :class:`~overlay.daemon.lifetime.Daemon` and a function that bring
 ``sd_notify``         systemd's status and watchdog
 ``http``              probes
 ``status_socket``     the report of itself, for whoever connects
+``threads``           calls that block, which a caller that is cancelled waits for
 ``confined/``         a helper process that may do nothing but its work
 ====================  ================================================================================================
 

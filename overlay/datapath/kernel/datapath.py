@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import ParamSpec, TypeVar
 
 from overlay.daemon.occasions import Occasion, changes_of_this_machine
+from overlay.daemon.threads import in_thread
 from overlay.datapath.base import Datapath, DatapathStatus
 from overlay.datapath.kernel.attach import gro_pair
 from overlay.datapath.kernel.findings import FIREWALL, causes_of, problems_of, slow_path_counters
@@ -41,9 +41,6 @@ _ATTENTION = 3.0
 """Seconds that the slow path may take to make sure of what somebody said."""
 _LOOK_ANYWAY, _LOOK_AGAIN = 30.0, 1.0
 """Seconds between two looks at most, and while there is a problem."""
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +85,7 @@ class KernelDatapath:
         async with self._turn:
             former = self._machine
             same_device = former is not None and former.spec.device == spec.device
-            loaded = former.loaded if former and same_device else await _in_thread(self._load, spec)
+            loaded = former.loaded if former and same_device else await in_thread(self._load, spec)
             try:
                 await self._slow.configure(spec)
             except BaseException:
@@ -97,14 +94,14 @@ class KernelDatapath:
                 raise
             if former is not None and not same_device:
                 former.loaded.close()
-                await _in_thread(cleanup, former.spec.device)
+                await in_thread(cleanup, former.spec.device)
             self._forget_asker()
             self._machine = machine = Machine(spec, loaded)
             if former is None or not same_device:
                 self._before = self._counters()  # a predecessor's, whose slow path is gone with it
                 self._pair_drops()
             self._stood = False
-            self._take_in(await _in_thread(machine.reconcile, self._table))
+            self._take_in(await in_thread(machine.reconcile, self._table))
         if self._follower is None:
             self._follower = asyncio.create_task(self._work())
 
@@ -119,7 +116,7 @@ class KernelDatapath:
         """Compares this machine with what it must be, mends what differs, and tells what it found."""
         async with self._turn:
             if self._machine is not None:
-                state = await _in_thread(self._machine.reconcile, self._table)
+                state = await in_thread(self._machine.reconcile, self._table)
                 self._repairs += len(state.mended) if self._stood else 0
                 self._take_in(state)
             return self._state
@@ -265,14 +262,3 @@ class KernelDatapath:
         else:
             level = logging.INFO if state.problem == WAITING else logging.WARNING
             log.log(level, "kernel datapath: %s", state.problem.plain)
-
-
-async def _in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """As ``asyncio.to_thread``, but a cancelled caller waits: nobody may close descriptors that the thread uses."""
-    call = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
-    try:
-        return await asyncio.shield(call)
-    finally:
-        while not call.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait((call,))

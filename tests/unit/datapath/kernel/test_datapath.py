@@ -9,8 +9,9 @@ from typing import cast
 
 import pytest
 
+from overlay.daemon.threads import in_thread
 from overlay.datapath.base import Datapath, DatapathStatus
-from overlay.datapath.kernel.datapath import KernelDatapath, _in_thread
+from overlay.datapath.kernel.datapath import KernelDatapath
 from overlay.datapath.kernel.state import OBSTACLE, WAITING, State
 from overlay.errors import DatapathError
 from overlay.model import EMPTY_PEERS, PeerTable
@@ -46,7 +47,7 @@ async def test_a_cancelled_caller_waits_for_its_thread() -> None:
         go_on.wait(20)
         finished.set()
 
-    caller = asyncio.create_task(_in_thread(work))
+    caller = asyncio.create_task(in_thread(work))
     await asyncio.to_thread(started.wait, 20)
     for _ in range(3):
         caller.cancel()
@@ -60,7 +61,7 @@ async def test_a_cancelled_caller_waits_for_its_thread() -> None:
 
 async def test_a_threads_error_reaches_the_caller() -> None:
     with pytest.raises(ZeroDivisionError):
-        await _in_thread(lambda: 1 // 0)
+        await in_thread(lambda: 1 // 0)
 
 
 async def test_the_slow_path_has_its_peers_at_once() -> None:
