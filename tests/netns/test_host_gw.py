@@ -32,13 +32,17 @@ from overlay.lab.topology import LabSpec
 from overlay.model import Peer, PeerTable
 from overlay.node.interfaces import Underlay
 from overlay.node.subnet_env import previous_subnet
-from tests.netns.agents import OVERLAY, PATIENCE, agent
+from tests.netns.agents import OVERLAY, agent
 from tests.support.limits import limit
 from tests.support.namespaces import Namespace, namespace
 
 pytestmark = [pytest.mark.root, pytest.mark.etcd]
 
 SUBNETS = "/coreos.com/network/subnets/"
+
+PATIENCE = 90.0
+"""Seconds: to go over to the kernel datapath takes a probe, which a busy machine may have to try three times."""
+
 UDP = '{"Network":"10.0.0.0/16","Backend":{"Type":"udp"}}'
 HOST_GW = UDP.replace("udp", "host-gw")
 
@@ -224,7 +228,7 @@ def test_another_backend_type_moves_the_nodes_over_and_back(site: Lab, datapath:
         assert [routes(node, "type", "blackhole") for node in nodes] == holes
         said = [json.loads(lease(site, node)).get("BackendType") for node in nodes]
         assert said == [None if kind == "udp" else kind] * 2
-        assert [report(node)["problems"] for node in nodes] == [[], []]
+        assert poll(lambda: [report(node)["problems"] for node in nodes] == [[], []], PATIENCE)
         rules = one.run("iptables", "-S").stdout
         assert rules.count("FLANNEL-FWD") == 4, rules
 
