@@ -46,6 +46,7 @@ class Succession:
         self._gone_over = asyncio.Event()
         self._peers, self._peers_type = EMPTY_PEERS, ""
         self._fed: Backend | None = None
+        self._settled = False
         self._to_remove: tuple[Removal, ...] = ()
 
     def advertisement(self, config: NetworkConfig) -> Advertisement | None:
@@ -81,14 +82,14 @@ class Succession:
         assert backend is not None, "no lease says another type than the one that is prepared"
         if backend is not self._fed:
             # Only now: with a lease the peers are known; until then what an earlier agent left is better than none.
-            self._fed = backend
+            self._fed, self._settled = backend, False
             backend.set_peers(self._peers if self._peers_type == kind else EMPTY_PEERS)
         applied = await backend.apply(desired)
-        if backend is not former:
-            self._running = backend
+        if not self._settled:
+            self._running, self._settled = backend, True
             self._gone_over.set()
             self._to_remove = self._others(kind)
-            if former is not None:
+            if former is not None and former is not backend:
                 _log.info("went over from the %s backend to %s", former.type, kind)
                 await former.close()
         return replace(applied, failures=(*applied.failures, *await self._remove_others(tolerant=former is None)))
