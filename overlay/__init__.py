@@ -14,7 +14,7 @@ Concepts, and which way they flow::
 * ``control`` decides which subnet is ours and who the peers are; it knows no socket and no netlink.
 * ``node`` changes this machine until it matches a desired state: links, addresses, routes, rules, files.
 * ``datapath`` moves packets: ``userspace`` anywhere, ``kernel`` where eBPF allows; one wire format.
-* ``backends`` joins those for one flannel backend type.
+* ``backends`` joins those for one flannel backend type, and says what its lease must.
 * ``agent`` builds the parts and supervises them; only it knows all.
 * ``observe`` is what people see: the log, packets decoded.
 * ``cli`` has one file a command; ``lab`` builds clusters in network namespaces out of the installed command.
