@@ -227,7 +227,7 @@ def test_what_others_refuse_is_said(router: Router, text: str, is_named: bool) -
 
 def test_nothing_is_said_of_our_own(router: Router) -> None:
     Firewall(tools=router.tools, enable_nftables=True).reconcile(BOTH)
-    Firewall(tools=router.tools, enable_nftables=True, device="flannel1").reconcile(BOTH)
+    Firewall(tools=router.tools, enable_nftables=True, owner="flannel1").reconcile(BOTH)
     router.restore(DOCKER_28)
     assert list(others.look(router.tools, NETWORK, "flannel0")) == []
 

@@ -215,7 +215,7 @@ class KernelDatapath:
                 limits = (await self._slow.status()).path_mtus
                 path_mtus = {peer: limit + UDP_ENCAPSULATION for peer, limit in limits.items()}
                 try:
-                    await _in_thread(self._machine.loaded.peers.limit, path_mtus)
+                    await in_thread(self._machine.loaded.peers.limit, path_mtus)
                 except OverlayError as error:
                     log.warning("the programs could not be told the paths' MTUs: %s", error)
 
