@@ -29,60 +29,6 @@ SHARE = limit(0.01, 0.1)
 """Of a core, all threads counted. A loop that spins uses a whole one."""
 
 
-AGENT = """
-import asyncio, contextlib, json, logging, signal, sys, time
-
-class Keep(logging.Handler):
-    lines = []
-
-    def emit(self, record):
-        self.lines.append(record.getMessage())
-
-logging.basicConfig(level=logging.INFO, handlers=[Keep()])
-from overlay.store.etcd.client import EtcdSettings, EtcdStore
-from overlay.store.contract import KeyRange
-from overlay.errors import OverlayError
-
-SPAN = KeyRange("/coreos.com/network/subnets/")
-
-async def read(store):
-    while True:
-        try:
-            await store.read(SPAN)
-        except OverlayError:
-            pass
-        await asyncio.sleep(1)
-
-async def watch(store):
-    while True:
-        try:
-            async for _ in store.watch(SPAN, 0):
-                pass
-        except OverlayError:
-            await asyncio.sleep(1)
-
-async def main(seconds, *urls):
-    store = EtcdStore(EtcdSettings(endpoints=urls))
-    tasks = [asyncio.create_task(read(store)), asyncio.create_task(watch(store))]
-    await asyncio.sleep(2)
-    print("ready", flush=True)
-    sys.stdin.readline()
-    cpu, wall = time.process_time(), time.monotonic()
-    await asyncio.sleep(seconds)
-    cpu, wall = time.process_time() - cpu, time.monotonic() - wall
-    resident = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS"))
-    print(json.dumps({"share": cpu / wall, "resident_kib": resident, "lines": Keep.lines}), flush=True)
-    await asyncio.sleep(600)
-
-async def until_sigterm(*arguments):
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asyncio.current_task().cancel)
-    await main(*arguments)
-
-with contextlib.suppress(asyncio.CancelledError):
-    asyncio.run(until_sigterm(float(sys.argv[1]), *sys.argv[2:]))
-"""
-
-
 @dataclass(frozen=True)
 class Figures:
     """What a process cost: its share of one core, its resident memory, and what it logged."""
@@ -95,7 +41,7 @@ class Figures:
 def figures(seconds: float, urls: tuple[str, ...], before: Callable[[], object] = lambda: None) -> Figures:
     """Of a process that watches and reads every second; ``before`` happens once that runs."""
     process = subprocess.Popen(
-        [sys.executable, "-c", AGENT, str(seconds), *urls],
+        [sys.executable, "-m", "tests.support.store_user", str(seconds), *urls],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
