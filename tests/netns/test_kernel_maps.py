@@ -14,13 +14,12 @@ import pytest
 from overlay.datapath.kernel.maps import Endpoint, read_counters, write_endpoint
 from overlay.datapath.kernel.programs import OBJECT, PIN_ROOT, Loaded, load, pin_directory, unpin, unpin_dead
 from overlay.errors import DatapathError
-from overlay.lab.namespace import call_inside
 from overlay.linux.libbpf import Map, Object, dry_run
 from overlay.model import Peer, PeerTable
 from tests.netns.test_kernel_admission import DROP, OUR_ADDRESS, PORT, REDIRECT, Outer
 from tests.netns.test_kernel_datapath import variant
 from tests.support.admission import OWN, PEERS, ipv4
-from tests.support.tunnels import run
+from tests.support.namespaces import namespace
 
 pytestmark = pytest.mark.root
 
@@ -90,36 +89,28 @@ def test_a_successor_finds_peers_and_counters(pins: Path) -> None:
 
 
 def test_pins_of_a_namespace_that_is_gone_are_removed() -> None:
-    name = f"kt{os.getpid()}-gone"
-    run(f"ip netns add {name}")
-    try:
-        alive = PIN_ROOT / str(os.stat(f"/run/netns/{name}").st_ino) / "flannel0"
+    with namespace("gone") as made:
+        alive = PIN_ROOT / str(os.stat(f"/run/netns/{made.name}").st_ino) / "flannel0"
         load(OBJECT, alive).close()
         unpin_dead()
         assert alive.exists()
-    finally:
-        run(f"ip netns delete {name}")
     unpin_dead()
     assert not alive.exists()
 
 
 def test_a_namespace_that_got_the_number_of_a_dead_one_does_not_inherit_its_peers() -> None:
     """Numbers of namespaces are given out again; only the cookie tells who has pinned something under one."""
-    name = f"kt{os.getpid()}-reused"
-    run(f"ip netns add {name}")
-    try:
-        ours = call_inside(name, lambda: pin_directory("flannel0"))
+    with namespace("reused") as made:
+        ours = made.call(lambda: pin_directory("flannel0"))
         number, cookie = ours.parent.name.split("-")
         dead = PIN_ROOT / f"{number}-{int(cookie) + 1}" / "flannel0"
         former = load(OBJECT, dead)
         former.peers.replace(PEERS)
         former.close()
-        loaded = call_inside(name, lambda: load(OBJECT, pin_directory("flannel0")))
+        loaded = made.call(lambda: load(OBJECT, pin_directory("flannel0")))
         assert not loaded.adopted
         loaded.close()
         assert (dead.exists(), ours.exists()) == (False, True)
-    finally:
-        run(f"ip netns delete {name}")
     unpin_dead()
     assert not ours.exists()
 

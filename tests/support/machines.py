@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import subprocess
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from tests.support.namespaces import Namespace, namespace
 
 
 @contextmanager
 def machine(commands: str) -> Iterator[str]:
     """The name of a namespace with lo, and what ``commands`` make in it; it is gone afterwards."""
-    name = f"ovtest-m-{uuid.uuid4().hex[:6]}"
-    subprocess.run(["ip", "netns", "add", name], check=True)
-    try:
-        batch(name, f"link set lo up\n{commands}")
-        yield name
-    finally:
-        subprocess.run(["ip", "netns", "del", name], check=True)
+    with namespace("m") as made:
+        made.batch(commands)
+        yield made.name
 
 
 def batch(name: str, commands: str) -> None:
     """Carries out lines of ``ip -batch`` in a namespace."""
-    argv = ["ip", "-n", name, "-batch", "-"]
-    done = subprocess.run(argv, input=commands, text=True, capture_output=True, check=False)
-    assert done.returncode == 0, f"{commands}\n{done.stderr}"
+    Namespace(name).batch(commands)
 
 
 def link(name: str, *addresses: str, mtu: int = 1500, extra: str = "") -> str:

@@ -32,7 +32,8 @@ class Namespace:
 
     def batch(self, commands: str) -> None:
         """Lines of ``ip -batch``."""
-        self.run("ip", "-batch", "-", text=commands)
+        done = self.attempt("ip", "-batch", "-", text=commands)
+        assert done.returncode == 0, f"{commands}\n{done.stderr}"
 
     def call(self, function: Callable[[], T]) -> T:
         """Calls ``function`` in a thread that is in the namespace."""

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import struct
 import time
-
-import numpy as np
 
 from overlay.datapath.userspace.counters import Counters
 from overlay.datapath.userspace.worker.answers import Answers
@@ -31,8 +28,8 @@ FEW = 600
 class Outbound:
     """Forwards what the kernel routed to the TUN.
 
-    Owns the buffer that packets are read into, which holds one packet from its read until it is copied into the
-    departures; those leave at the end of :meth:`drain`, or before when there are many.
+    A packet stays where the TUN has read it until it is copied into the departures; those leave at the end of
+    :meth:`drain`, or before when there are many.
     """
 
     def __init__(self, tun: TunPort, underlay: Underlay, routes: Routes, counters: Counters, answers: Answers) -> None:
@@ -43,23 +40,18 @@ class Outbound:
         self._answers = answers
         self._departures = Departures(underlay)
         self._pace = Pace()
-        buffer = bytearray(ip.MAX_LEN + 1)
-        self._array, self._buffer = np.frombuffer(buffer, np.uint8), memoryview(buffer)
-        self._virtio = memoryview(bytearray(virtio.LENGTH))
-        self._into = [self._virtio, self._buffer] if tun.vnet_hdr else [self._buffer]
-        self._prefix = virtio.LENGTH if tun.vnet_hdr else 0
+        self._array, self._buffer, self._virtio = tun.array, tun.buffer, tun.virtio
         underlay.too_big = self.too_big
 
     def drain(self, budget: int) -> int:
         """Forwards packets until the queue is empty or ``budget`` are through; returns how many bytes they had."""
-        into, prefix, descriptor = self._into, self._prefix, self._tun.descriptor
         moved, after_pause = 0, self._pace.begin()
         for _ in range(budget):
             try:
-                length = os.readv(descriptor, into)
+                length = self._tun.read()
             except BlockingIOError:
                 break
-            self._forward(length - prefix)
+            self._forward(length)
             moved += length
             if after_pause and length < SMALL:
                 break

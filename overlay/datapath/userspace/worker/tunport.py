@@ -1,4 +1,4 @@
-"""The worker's TUN queue: writing packets, finished or not, and which offloads are on."""
+"""The worker's TUN queue: packets read and written, finished or not, and which offloads are on."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ import errno
 import os
 from collections.abc import Callable
 
+import numpy as np
+
 from overlay.datapath.userspace.counters import Counters
-from overlay.packet import Bytes, virtio
+from overlay.packet import Bytes, ip, virtio
 
 
 class TunPort:
-    """Writes packets to the kernel.
+    """One queue's packets, each read into one buffer.
+
+    A packet is valid until the next :meth:`read`, and may be changed in place.
 
     Attributes:
         descriptor: the queue.
+        array, buffer: where a packet is read to, as numpy and as bytes.
+        virtio: what the kernel left to do for it, a virtio_net_hdr; all zeros, nothing, where there is none.
         vnet_hdr: whether every packet has a virtio_net_hdr before it.
         tcp_segmentation: whether the kernel hands over TCP uncut (TSO); it takes it joined in any case.
         udp_segmentation: whether the kernel takes joined UDP datagrams (USO).
@@ -32,10 +38,19 @@ class TunPort:
     ) -> None:
         self.descriptor = descriptor
         self.vnet_hdr = vnet_hdr
+        buffer = bytearray(ip.MAX_LEN + 1)
+        self.array, self.buffer = np.frombuffer(buffer, np.uint8), memoryview(buffer)
+        self.virtio = memoryview(bytearray(virtio.LENGTH))
+        self._into = [self.virtio, self.buffer] if vnet_hdr else [self.buffer]
+        self._prefix = virtio.LENGTH if vnet_hdr else 0
         self.tcp_segmentation = tcp_segmentation
         self.udp_segmentation = udp_segmentation
         self.notice: Callable[[str], None] = lambda _text: None
         self._counters = counters
+
+    def read(self) -> int:
+        """Reads the next packet; returns its bytes. Raises BlockingIOError where there is none."""
+        return os.readv(self.descriptor, self._into) - self._prefix
 
     def write(self, packet: Bytes) -> bool:
         """Hands one finished packet to the kernel; False, and counted, if it did not take it."""
