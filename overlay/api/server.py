@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -301,7 +302,10 @@ def _json(
 
 
 def _refusal(error: StatusError) -> web.Response:
-    headers = [("Retry-After", str(error.retry_after))] if error.retry_after else []
+    # client-go repeats whatever comes with this header until its own limit, and then tells of that limit instead of
+    # what we said (staging/src/k8s.io/client-go/rest/with_retry.go). So it is for those who are only too early.
+    early = error.code == HTTPStatus.TOO_MANY_REQUESTS
+    headers = [("Retry-After", str(error.retry_after))] if early else []
     return _json(error.document(), error.code, headers)
 
 

@@ -172,7 +172,7 @@ async def test_etcd_away_is_told_and_over(api: Served) -> None:
     api.store.available = False
     async with api.request("GET", REDIS) as response:
         assert response.status == 503
-        assert response.headers["Retry-After"] == "1"
+        assert "Retry-After" not in response.headers, "kubectl would try for ten seconds, and not say why"
         assert "no endpoint answered" in (await response.json())["message"]
     status = await api.send("DELETE", REDIS)
     assert status["code"] == 504
