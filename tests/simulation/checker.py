@@ -260,11 +260,15 @@ class Checker:
             self._seen_revision = core.revision
 
     def _taken_by_other(self, node: Node, subnet: IPv4Network) -> bool:
-        """Whether the store has shown somebody else there, or our id with an address that this life never had."""
-        return any(
-            taken.overlaps(subnet) and (owner.node not in (None, node.node_id) or owner.address not in node.addresses)
-            for _, taken, owner in self._takers
-        )
+        """Whether the store has shown somebody else there: another id, our id with an address that this life never had,
+        or no id with an address that is not the node's now."""
+
+        def is_other(owner: Owner) -> bool:
+            if owner.node is None:
+                return owner.address != node.public_ip
+            return owner.node != node.node_id or owner.address not in node.addresses
+
+        return any(taken.overlaps(subnet) and is_other(owner) for _, taken, owner in self._takers)
 
     def _items(self) -> tuple[KeyValue, ...]:
         return self._server.core.read(SUBNETS, self._clock.now).items
