@@ -5,10 +5,20 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable
+from ipaddress import IPv4Address
 
 import pytest
 
-from tests.support.docker import Container, bridge, bridge_mtu, file_taken_by, move_file, start_container, start_docker
+from tests.support.docker import (
+    IMAGE,
+    Container,
+    bridge,
+    bridge_mtu,
+    file_taken_by,
+    move_file,
+    start_container,
+    start_docker,
+)
 from tests.support.site import RESYNC_SECONDS, Site, overlay, subnet, wait_for_agent
 from tests.support.systemd import Booted, wait_until
 
@@ -197,3 +207,22 @@ def test_a_subnet_that_changes_often_does_not_end_docker(make_site: MakeSite) ->
         node.systemctl("restart", "overlay")
         wait_until(lambda: str(bridge(node)) == f"10.0.{number}.1/24", 60, f"docker0 in 10.0.{number}.0/24")  # noqa: B023
         wait_until(lambda: node.active("docker"), 30, "an active Docker")
+
+
+def test_networks_of_the_operators_own_instead_of_dockers_bridge(make_site: MakeSite) -> None:
+    """With "bridge": "none" Docker is not told of a subnet, which it would refuse; a network made in it is reached."""
+    first, second = make_site(nodes=2, files={"/etc/docker/daemon.json": '{"bridge": "none"}'}).nodes
+    for node in (first, second):
+        start_docker(node)
+        assert "--bip" not in node.read("/run/flannel/docker")
+        assert "--mtu=1472" in node.read("/run/flannel/docker")
+        make = ("docker", "network", "create", f"--subnet={subnet(node).network}", f"--gateway={subnet(node).ip}")
+        node.run(*make, "--opt=com.docker.network.driver.mtu=1472", "own")
+        node.run("docker", "run", "--detach", "--init", "--network=own", "--name=c1", IMAGE, "sleep", "86400")
+    form = "{{.NetworkSettings.Networks.own.IPAddress}}"
+    target = IPv4Address(second.run("docker", "inspect", "--format", form, "c1").stdout.strip())
+    assert target in subnet(second).network
+    wait_until(lambda: Container(first, "c1").reaches(target), 60, "ping from network to network")
+    assert Container(first, "c1").run("cat", "/sys/class/net/eth0/mtu").strip() == "1472"
+    for node in (first, second):
+        wait_until(lambda node=node: problems(node) == (0, ""), 60, "a status without a problem")  # type: ignore[misc]

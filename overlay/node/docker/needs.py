@@ -19,10 +19,15 @@ NO_RAW = "DOCKER_INSECURE_NO_IPTABLES_RAW"
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Options by the names that flannel's script gives such (``DOCKER_OPT_…``), and environment variables."""
+    """Options by the names that flannel's script gives such (``DOCKER_OPT_…``), and environment variables.
+
+    Attributes:
+        no_bip: it must not be told a subnet for its bridge.
+    """
 
     options: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    no_bip: bool = False
 
 
 def needs(docker: Abilities, told: Told) -> Needs:
@@ -41,4 +46,5 @@ def needs(docker: Abilities, told: Told) -> Needs:
             options["DOCKER_OPT_DIRECT_ROUTING"] = f"--{DIRECT_ROUTING}"
     if docker.accept_mark and told.value("firewall-backend") == "nftables" and ACCEPT_FWMARK not in told.file:
         options["DOCKER_OPT_ACCEPT_MARK"] = f"--{ACCEPT_FWMARK}={ACCEPT_MARK}"
-    return Needs(options, environment)
+    # Docker does not start with both. With "none" its containers have networks that their operator makes.
+    return Needs(options, environment, no_bip=told.value("bridge") is not None)

@@ -30,6 +30,8 @@ RAW = ("-A PREROUTING -d 10.0.5.2/32 ! -i docker0 -j DROP",)
     [
         (Abilities((20, 10)), Told(), Needs()),
         (Abilities((27, 5)), Told(), Needs()),
+        (Abilities((20, 10)), Told(file={"bridge": "none"}), Needs(no_bip=True)),
+        (Abilities((20, 10)), Told(("--bridge=br5",)), Needs(no_bip=True)),
         (Abilities((28, 0)), Told(), Needs(environment={"DOCKER_INSECURE_NO_IPTABLES_RAW": "1"})),
         (Abilities((28, 5), True), Told(), Needs({"DOCKER_OPT_DIRECT_ROUTING": "--allow-direct-routing"})),
         (Abilities((28, 5), True), Told(file={"allow-direct-routing": True}), Needs()),
