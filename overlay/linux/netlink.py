@@ -18,9 +18,9 @@ from ipaddress import IPv4Address, IPv4Network
 from types import TracebackType
 from typing import Any, Self
 
-from overlay.errors import InterfaceError, NodeError, PrivilegeError
+from overlay.errors import InterfaceError, NodeError
 from overlay.linux.pyroute import IPRoute, NetlinkError
-from overlay.linux.routes import Route, RouteTable, RouteType
+from overlay.linux.routes import Route, RouteTable, RouteType, attribute, refusal
 
 _IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
 _ARPHRD_ETHER = 1
@@ -103,11 +103,7 @@ def explained(what: str) -> Iterator[None]:
     try:
         yield
     except NetlinkError as error:
-        if error.code in (errno.EPERM, errno.EACCES):
-            raise PrivilegeError(
-                "not permitted", about=what, remedy="run as root or with CAP_NET_ADMIN in this network namespace"
-            ) from error
-        raise NodeError(f"the kernel says: {error.args[-1]}", about=what) from error
+        raise refusal(error.code, str(error.args[-1]), what) from error
 
 
 @contextmanager
@@ -245,9 +241,9 @@ class Netlink(RouteSocket):
 
         pyroute2 reads this attribute and does not write it, so the message is made here (linux/if_link.h).
         """
-        setting = _attribute(_IPV4_DEVCONF_ACCEPT_LOCAL, _U32.pack(1))
-        inet = _attribute(socket.AF_INET | _NLA_F_NESTED, _attribute(_IFLA_INET_CONF | _NLA_F_NESTED, setting))
-        body = _IFINFOMSG.pack(0, 0, link.index, 0, 0) + _attribute(_IFLA_AF_SPEC | _NLA_F_NESTED, inet)
+        setting = attribute(_IPV4_DEVCONF_ACCEPT_LOCAL, _U32.pack(1))
+        inet = attribute(socket.AF_INET | _NLA_F_NESTED, attribute(_IFLA_INET_CONF | _NLA_F_NESTED, setting))
+        body = _IFINFOMSG.pack(0, 0, link.index, 0, 0) + attribute(_IFLA_AF_SPEC | _NLA_F_NESTED, inet)
         header = _NLMSGHDR.pack(_NLMSGHDR.size + len(body), _RTM_SETLINK, _NLM_F_REQUEST | _NLM_F_ACK, 1, 0)
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as route:
             route.send(header + body)
@@ -284,12 +280,6 @@ class Netlink(RouteSocket):
         """Deletes this route and no other; none is right as well. Raises NodeError."""
         for error in self.change_routes(delete=[route]).values():
             raise error
-
-
-def _attribute(kind: int, payload: bytes) -> bytes:
-    """One netlink attribute (struct nlattr), padded to four bytes."""
-    length = 4 + len(payload)
-    return struct.pack("=HH", length, kind) + payload + bytes(-length % 4)
 
 
 def _link(message: Any) -> Link:

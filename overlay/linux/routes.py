@@ -19,7 +19,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv4Network
@@ -121,7 +121,7 @@ class RouteTable:
         """
         for _ in range(_DUMPS):
             try:
-                return list(self._dump())
+                return self._dump()
             except InterruptedError:
                 continue
         raise NodeError("changes faster than it can be read", about="the main routing table", remedy="try again")
@@ -151,46 +151,43 @@ class RouteTable:
             messages.append(_message(kind, _REQUEST | _ACK | flags, self._sequence, _body(route)))
         self._socket.send(b"".join(messages))
         while pending:
-            for kind, sequence, payload in self._receive():
+            for kind, _, sequence, payload in self._receive():
                 if kind != _NLMSG_ERROR or sequence not in pending:
                     continue  # what a dump that was given up left behind
                 made, route = pending.pop(sequence)
                 number = -_ERROR.unpack_from(payload)[0]
                 if number and not (made == _RTM_DELROUTE and number == errno.ESRCH):
-                    failed[route] = _explained(number, route)
+                    failed[route] = refusal(number, os.strerror(number), f"route {route.destination}")
 
-    def _dump(self) -> Iterator[Route]:
+    def _dump(self) -> list[Route]:
         self._sequence += 1
         body = _RTMSG.pack(socket.AF_INET, 0, 0, 0, _TABLE_MAIN, 0, 0, 0, 0)
         self._socket.send(_message(_RTM_GETROUTE, _REQUEST | _DUMP, self._sequence, body))
         interrupted = False
         found: list[Route] = []
         while True:
-            for kind, sequence, payload in self._receive():
+            for kind, flags, sequence, payload in self._receive():
                 if sequence != self._sequence:
                     continue
+                interrupted |= bool(flags & _DUMP_INTERRUPTED)
                 if kind == _NLMSG_ERROR:
                     number = -_ERROR.unpack_from(payload)[0]
                     raise NodeError(f"the kernel says: {os.strerror(number)}", about="the main routing table")
                 if kind == _NLMSG_DONE:
-                    if interrupted or self._interrupted:
+                    if interrupted:
                         raise InterruptedError
-                    yield from found
-                    return
-                interrupted |= self._interrupted
+                    return found
                 if kind == _RTM_NEWROUTE and (route := _route(payload)) is not None:
                     found.append(route)
 
-    def _receive(self) -> list[tuple[int, int, memoryview]]:
-        """One datagram's messages: type, sequence number, payload."""
+    def _receive(self) -> list[tuple[int, int, int, memoryview]]:
+        """One datagram's messages: type, flags, sequence number, payload."""
         data = memoryview(self._socket.recv(_RECEIVE))
         found = []
-        self._interrupted = False
         offset = 0
         while offset + _NLMSGHDR.size <= len(data):
             length, kind, flags, sequence, _ = _NLMSGHDR.unpack_from(data, offset)
-            self._interrupted |= bool(flags & _DUMP_INTERRUPTED)
-            found.append((kind, sequence, data[offset + _NLMSGHDR.size : offset + length]))
+            found.append((kind, flags, sequence, data[offset + _NLMSGHDR.size : offset + length]))
             offset += (length + 3) & ~3
         return found
 
@@ -215,21 +212,22 @@ def _body(route: Route) -> bytes:
         )
     ]
     if destination.prefixlen:
-        parts.append(_attribute(_DST, destination.network_address.packed))
+        parts.append(attribute(_DST, destination.network_address.packed))
     if route.metric:
-        parts.append(_attribute(_PRIORITY, _U32.pack(route.metric)))
+        parts.append(attribute(_PRIORITY, _U32.pack(route.metric)))
     if route.index is not None:
-        parts.append(_attribute(_OIF, _U32.pack(route.index)))
+        parts.append(attribute(_OIF, _U32.pack(route.index)))
     if route.gateway is not None:
-        parts.append(_attribute(_GATEWAY, route.gateway.packed))
+        parts.append(attribute(_GATEWAY, route.gateway.packed))
     if route.source is not None:
-        parts.append(_attribute(_PREFSRC, route.source.packed))
+        parts.append(attribute(_PREFSRC, route.source.packed))
     return b"".join(parts)
 
 
-def _attribute(kind: int, payload: bytes) -> bytes:
-    """One netlink attribute of a multiple of four bytes (struct nlattr)."""
-    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(payload), kind) + payload
+def attribute(kind: int, payload: bytes) -> bytes:
+    """One netlink attribute (struct nlattr), padded to four bytes."""
+    length = _ATTRIBUTE.size + len(payload)
+    return _ATTRIBUTE.pack(length, kind) + payload + bytes(-length % 4)
 
 
 def _route(payload: memoryview) -> Route | None:
@@ -269,10 +267,10 @@ def _address(value: memoryview | None) -> IPv4Address | None:
     return None if value is None else IPv4Address(bytes(value))
 
 
-def _explained(number: int, route: Route) -> NodeError:
-    about = f"route {route.destination}"
+def refusal(number: int, cause: str, about: str) -> NodeError:
+    """What it means that the kernel refused something with this errno, in its words ``cause``."""
     if number in (errno.EPERM, errno.EACCES):
         return PrivilegeError(
             "not permitted", about=about, remedy="run as root or with CAP_NET_ADMIN in this network namespace"
         )
-    return NodeError(f"the kernel says: {os.strerror(number)}", about=about)
+    return NodeError(f"the kernel says: {cause}", about=about)
