@@ -2,7 +2,7 @@
 
 Concepts, and which way they flow::
 
-    Docker, pods.d ──▶ pods ──▶ etcd ──watch──▶ mirror ──▶ endpoints (pure) ──▶ what programs the node
+    Docker, pods.d ──▶ pods ──▶ etcd ──watch──▶ mirror ──▶ endpoints (pure) ──▶ table (pure) ──▶ proxy
     kubectl ──▶ api ──▶ storage ──▶ etcd
                          ▲
                          └── objects (pure): kinds, schema, defaults, validation, patches, selectors
@@ -18,6 +18,8 @@ Concepts, and which way they flow::
   selects; ``mirror``: one consistent view of all keys, kept with both.
 * ``endpoints`` (pure): from Services and pods to Endpoints and EndpointSlices. Nobody stores those: every node and
   every API server computes the same from the same revision, so that there is neither controller nor leader.
+* ``table`` (pure): what each virtual address means on this node; ``meeting`` (pure): what a connection meets there.
+* ``proxy``: makes the addresses answer, in one of several modes.
 * ``computed`` (pure): those, and nodes, by the keys that they would have; ``reading``: every kind, stored or computed,
   as of one revision.
 

@@ -36,7 +36,7 @@ class PortRange:
         return f"{self.first}-{self.last}"
 
 
-_SERVICE_CIDR = IPv4Network("10.96.0.0/12")
+DEFAULT_SERVICE_CIDR = IPv4Network("10.96.0.0/12")
 _NODE_PORTS = PortRange(30000, 32767)
 
 
@@ -50,7 +50,7 @@ class Configuration:
         domain: under which Services have names.
     """
 
-    service_cidr: IPv4Network = _SERVICE_CIDR
+    service_cidr: IPv4Network = DEFAULT_SERVICE_CIDR
     node_ports: PortRange = _NODE_PORTS
     domain: str = "cluster.local"
 

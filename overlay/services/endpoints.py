@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, TypeAlias
 
-from overlay.services.facts import Pod, Service, ServicePort
+from overlay.services.facts import SERVICE_NAME, Pod, Service, ServicePort
 from overlay.services.objects.document import Object
 
 MAX_IN_SLICE = 100
@@ -26,7 +26,7 @@ MAX_IN_SLICE = 100
 MAX_IN_ENDPOINTS = 1000
 """Addresses of one Endpoints; more are left out and said so (``maxCapacity``)."""
 
-SERVICE_NAME, MANAGED_BY = "kubernetes.io/service-name", "endpointslice.kubernetes.io/managed-by"
+MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
 HEADLESS = "service.kubernetes.io/headless"
 OVER_CAPACITY = "endpoints.kubernetes.io/over-capacity"
 

@@ -1,4 +1,4 @@
-"""What endpoints are computed from: of a Service and of a pod what decides, and nothing else. Pure.
+"""What endpoints and addresses are computed from: of a Service and of a pod what decides, and nothing else. Pure.
 
 A cluster may have 50,000 pods, and every node knows all of them: a document as a ``dict`` takes some ten times as much
 as these.
@@ -6,9 +6,10 @@ as these.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from sys import intern
 from typing import Any, TypeAlias
 
@@ -16,6 +17,7 @@ import msgspec
 
 from overlay.services.objects.document import (
     Object,
+    annotations_of,
     decode,
     labels_of,
     metadata_of,
@@ -26,6 +28,15 @@ from overlay.services.objects.document import (
 
 ServiceName: TypeAlias = tuple[str, str]
 """Namespace and name."""
+
+SCHEDULER = "overlay.io/scheduler"
+"""A Service's annotation: by which rule one of its endpoints is chosen, such as ``rr`` or ``lc``."""
+
+SERVICE_NAME = "kubernetes.io/service-name"
+"""An EndpointSlice's label: whose endpoints it tells."""
+
+DEFAULT_AFFINITY_SECONDS = 10800
+"""``sessionAffinityConfig.clientIP.timeoutSeconds`` (core/v1 types.go, ``DefaultClientIPServiceAffinitySeconds``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,23 +82,32 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class ServicePort:
-    """A Service's port; ``target`` is a number, or the name of a container's port."""
+    """A Service's port; ``target`` is a number, or the name of a container's port. ``node_port`` 0: it has none."""
 
     name: str
     port: int
     protocol: str
     target: int | str
     app_protocol: str
+    node_port: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A Service with what its endpoints depend on.
+    """A Service with what its endpoints and the meaning of its addresses depend on.
 
     Attributes:
         selector: empty where its endpoints are somebody else's affair.
         families: ``IPv4`` and ``IPv6``, the first one first.
         publish_not_ready: ``spec.publishNotReadyAddresses``.
+        type: ClusterIP, NodePort, LoadBalancer or ExternalName.
+        created: RFC 3339, as its metadata has it; of two that claim one address, the older one has it.
+        cluster_ips, external_ips: as its ``spec`` has them; those that are no addresses are left out.
+        ingress_ips: addresses of ``status.loadBalancer`` that nodes answer for (``ipMode`` VIP, or none).
+        source_ranges: ``spec.loadBalancerSourceRanges``; empty: everybody.
+        affinity_seconds: how long a client keeps its endpoint; None without session affinity.
+        internal_local, external_local: whether the traffic policies say Local.
+        scheduler: of its annotation ``overlay.io/scheduler``; empty where there is none.
     """
 
     namespace: str
@@ -99,6 +119,16 @@ class Service:
     headless: bool
     families: tuple[str, ...]
     publish_not_ready: bool
+    type: str = "ClusterIP"
+    created: str = ""
+    cluster_ips: tuple[str, ...] = ()
+    external_ips: tuple[str, ...] = ()
+    ingress_ips: tuple[str, ...] = ()
+    source_ranges: tuple[str, ...] = ()
+    affinity_seconds: int | None = None
+    internal_local: bool = False
+    external_local: bool = False
+    scheduler: str = ""
 
     @property
     def full_name(self) -> ServiceName:
@@ -107,6 +137,18 @@ class Service:
     def selects(self, labels: dict[str, str]) -> bool:
         """Whether pods with these labels are its endpoints, in its namespace."""
         return bool(self.selector) and self.selector.items() <= labels.items()
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenEndpoint:
+    """An endpoint that somebody wrote, of a Service without selector: its ports by the names of the Service's."""
+
+    address: str
+    node: str
+    ports: tuple[ContainerPort, ...]
+    ready: bool
+    serving: bool
+    terminating: bool
 
 
 def pod(key: str, value: bytes) -> Pod:
@@ -183,7 +225,89 @@ def service(document: Object) -> Service:
         headless=spec.get("clusterIP") == "None",
         families=families or ("IPv4",),
         publish_not_ready=spec.get("publishNotReadyAddresses") is True,
+        type=intern(_text(spec.get("type")) or "ClusterIP"),
+        created=_text(metadata_of(document).get("creationTimestamp")),
+        cluster_ips=_addresses_in(spec.get("clusterIPs") or [spec.get("clusterIP")]),
+        external_ips=_addresses_in(spec.get("externalIPs")),
+        ingress_ips=_ingress_ips(document),
+        source_ranges=tuple(text for each in _list(spec.get("loadBalancerSourceRanges")) if (text := _network(each))),
+        affinity_seconds=_affinity_seconds(spec),
+        internal_local=spec.get("internalTrafficPolicy") == "Local",
+        external_local=spec.get("externalTrafficPolicy") == "Local",
+        scheduler=_text(annotations_of(document).get(SCHEDULER)),
     )
+
+
+def endpoints_written(document: Object) -> tuple[WrittenEndpoint, ...]:
+    """What a v1 Endpoints tells of the Service of its name."""
+    return tuple(_of_subsets(document))
+
+
+def slice_written(document: Object) -> tuple[ServiceName, tuple[WrittenEndpoint, ...]] | None:
+    """Whose endpoints an EndpointSlice tells, and which; None for one that is of no Service.
+
+    One of another family than IPv4, or of names (``FQDN``), tells none.
+    """
+    if not (service := _text(labels_of(document).get(SERVICE_NAME))):
+        return None
+    namespace = _text(metadata_of(document).get("namespace")) or "default"
+    return (namespace, service), tuple(_of_slice(document)) if document.get("addressType") == "IPv4" else ()
+
+
+def _of_subsets(document: Object) -> Iterator[WrittenEndpoint]:
+    for subset in _mappings(document.get("subsets")):
+        ports = _written_ports(subset)
+        for field, ready in (("addresses", True), ("notReadyAddresses", False)):
+            for each in _mappings(subset.get(field)):
+                if is_ipv4(address := _text(each.get("ip"))):
+                    yield WrittenEndpoint(address, _text(each.get("nodeName")), ports, ready, ready, False)
+
+
+def _of_slice(document: Object) -> Iterator[WrittenEndpoint]:
+    ports = _written_ports(document)
+    for each in _mappings(document.get("endpoints")):
+        conditions = each.get("conditions")
+        said = conditions if isinstance(conditions, dict) else {}
+        ready = said.get("ready") is not False  # nothing said: it is (discovery/v1 types.go)
+        serving = said.get("serving", ready) is not False
+        node, terminating = _text(each.get("nodeName")), said.get("terminating") is True
+        for address in filter(is_ipv4, map(_text, _list(each.get("addresses"))[:1])):
+            yield WrittenEndpoint(address, node, ports, ready, serving, terminating)
+
+
+def _written_ports(parent: dict[str, Any]) -> tuple[ContainerPort, ...]:
+    return tuple(
+        _container_port(_text(port.get("name")), number, _text(port.get("protocol")) or "TCP")
+        for port in _mappings(parent.get("ports"))
+        if isinstance(number := port.get("port"), int) and 0 < number < 65536
+    )
+
+
+def _addresses_in(value: Any) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(filter(_is_address, map(_text, _list(value)))))
+
+
+def _ingress_ips(document: Object) -> tuple[str, ...]:
+    balancer = status_of(document).get("loadBalancer")
+    ingress = _mappings(balancer.get("ingress")) if isinstance(balancer, dict) else []
+    return _addresses_in([each.get("ip") for each in ingress if each.get("ipMode") != "Proxy"])
+
+
+def _affinity_seconds(spec: dict[str, Any]) -> int | None:
+    if spec.get("sessionAffinity") != "ClientIP":
+        return None
+    found: Any = spec
+    for field in ("sessionAffinityConfig", "clientIP", "timeoutSeconds"):
+        found = found.get(field) if isinstance(found, dict) else None
+    return found if isinstance(found, int) and 0 < found <= 86400 else DEFAULT_AFFINITY_SECONDS
+
+
+def _network(value: Any) -> str:
+    """A network as the kernel compares it, host bits zero; empty for what is none."""
+    try:
+        return str(ip_network(_text(value).strip(), strict=False))
+    except ValueError:
+        return ""
 
 
 class _PodAddress(msgspec.Struct, gc=False):
@@ -240,6 +364,11 @@ def _addresses(status: dict[str, Any]) -> tuple[str, ...]:
     return tuple(filter(_is_address, listed or [_text(status.get("podIP"))]))
 
 
+def is_ipv4(text: str) -> bool:
+    """Whether it is an IPv4 address in the one way of writing it."""
+    return ":" not in text and _is_address(text)
+
+
 def _is_address(text: str) -> bool:
     try:
         ip_address(text)
@@ -270,6 +399,7 @@ def _service_ports(spec: dict[str, Any]) -> list[ServicePort]:
                 _text(port.get("protocol")) or "TCP",
                 target if isinstance(target, int | str) else number,
                 _text(port.get("appProtocol")),
+                taken if isinstance(taken := port.get("nodePort"), int) and 0 < taken < 65536 else 0,
             )
         )
     return found

@@ -14,7 +14,7 @@ from random import Random
 
 from overlay.errors import StoreError
 from overlay.services import endpoints, facts
-from overlay.services.facts import Pod, Service, ServiceName
+from overlay.services.facts import Pod, Service, ServiceName, WrittenEndpoint
 from overlay.services.index import SelectorIndex
 from overlay.services.keys import Keys
 from overlay.services.objects.document import Object, ObjectFormatError, decode
@@ -47,6 +47,8 @@ class ServicesMirror(Mirror):
         self._service_keys: dict[str, ServiceName] = {}
         self._pods_of: dict[str, set[str]] = {}
         self._changed_at: dict[ServiceName, int] = {}
+        self._written: dict[ServiceName, dict[str, tuple[WrittenEndpoint, ...]]] = {}
+        self._written_for: dict[str, ServiceName] = {}
 
     # --- what it is fed ---
 
@@ -88,6 +90,8 @@ class ServicesMirror(Mirror):
                 self.touched |= self._index.add_pod(pod)
             elif kv.key.startswith(self.keys.objects("services")):
                 self._enter_service(kv)
+            elif kv.key.startswith((self.keys.objects("endpoints"), self.keys.objects("endpointslices"))):
+                self._enter_written(kv)
             elif kv.key.startswith(self.keys.pods()) or not self.keys.is_ours(kv.key):
                 self.malformed[kv.key] = ObjectFormatError("is none of our keys", about=kv.key)
         except ObjectFormatError as error:
@@ -100,6 +104,20 @@ class ServicesMirror(Mirror):
         self._service_keys[kv.key] = service.full_name
         self.touched |= self._index.add_service(service)
 
+    def _enter_written(self, kv: KeyValue) -> None:
+        document = decode(kv.value, kv.mod_revision, kv.key)
+        if (key := self.keys.parse_object(kv.key, namespaced=True)) is None:
+            raise ObjectFormatError("is none of our keys", about=kv.key)
+        if key.resource == "endpoints":
+            owner, found = (key.namespace, key.name), facts.endpoints_written(document)
+        elif (told := facts.slice_written(document)) is not None:
+            owner, found = told
+        else:
+            return
+        self._written.setdefault(owner, {})[kv.key] = found
+        self._written_for[kv.key] = owner
+        self.touched.add(owner)
+
     def _left(self, kv: KeyValue) -> None:
         self.malformed.pop(kv.key, None)
         if kv.key in self._index.pods:
@@ -110,6 +128,11 @@ class ServicesMirror(Mirror):
             self.touched |= self._index.remove_pod(kv.key)
         elif (name := self._service_keys.pop(kv.key, None)) is not None:
             self.touched |= self._index.remove_service(name)
+        elif (owner := self._written_for.pop(kv.key, None)) is not None:
+            del self._written[owner][kv.key]
+            if not self._written[owner]:
+                del self._written[owner]
+            self.touched.add(owner)
 
     # --- what it tells ---
 
@@ -130,6 +153,10 @@ class ServicesMirror(Mirror):
     def selected(self, name: ServiceName) -> list[Pod]:
         """The pods that a Service selects."""
         return self._index.selected(name)
+
+    def written(self, name: ServiceName) -> list[WrittenEndpoint]:
+        """The endpoints that people wrote for a Service, in the order of their keys; they count if it selects none."""
+        return [each for _, found in sorted(self._written.get(name, {}).items()) for each in found]
 
     def selecting(self, pod: Pod) -> set[ServiceName]:
         """The Services that select a pod."""
