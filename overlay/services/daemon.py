@@ -37,8 +37,8 @@ from overlay.services.keys import Keys
 from overlay.services.lease import LeaseFollower, subnets_in
 from overlay.services.machine import this_machine
 from overlay.services.mirror import ServicesFollower
-from overlay.services.objects.document import metadata_of
 from overlay.services.pods import node
+from overlay.services.pods.container import is_container_id
 from overlay.services.pods.directory import Directory, complete
 from overlay.services.pods.docker import Docker
 from overlay.services.pods.mapping import Here, Mapper
@@ -51,15 +51,18 @@ from overlay.store.following import Following
 
 _log = logging.getLogger(__name__)
 
+_AGAIN_SECONDS = 0.5
+"""How often is looked whether all is known by now that pods are made of."""
+
 _SUBNET_SECONDS = 1.0
 """How often subnet.env is looked at."""
 
 _STATE_SECONDS = 5.0
 """How old what is known to be wrong may be."""
 
-_DOCKER_GRACE = 10.0
+_GRACE = 10.0
 """Seconds that Docker may be away before that is a problem, or taken for how it is here: it is restarted now and then.
-"""
+So long at most is also waited for the leases, which etcd may not let us read."""
 
 
 async def run(settings: ServicesSettings) -> None:
@@ -104,7 +107,9 @@ class _Services:
         self._machine = this_machine(settings.node_id)
         self._here = Here(settings.node_name)
         self._mapper = Mapper()
-        self._created: str | None = None
+        self._found: node.Before | None = None
+        self._unknown = set[str]()
+        self._leases_seen = False
         self._registered = 0
         self._was_ready = False
 
@@ -139,6 +144,9 @@ class _Services:
         subnets = subnets_in(self._settings.subnet_file)
         first = next((subnet for subnet in subnets if isinstance(subnet, IPv4Network)), None)
         here = Here(self._settings.node_name, None if first is None else self._leases.public_ip(first), subnets)
+        if self._leases.known and not self._leases_seen:
+            self._leases_seen = True
+            self._pods.tell()
         if here != self._here:
             self._here = here
             named = ", ".join(map(str, subnets)) or "no subnet"
@@ -147,27 +155,40 @@ class _Services:
         return Look()
 
     async def _look_at_pods(self) -> Look:
-        """What is to be in etcd; nothing before all that it is made of has been known once."""
+        """What is to be in etcd; nothing before all that it is made of has been known once, or cannot be: else a
+        restart would show for a moment that there is no pod, or none with an address."""
         mirror = self._follower.mirror
-        if not mirror.loaded or not (self._docker.listed or self._docker_is_away()):
-            return Look(due=_STATE_SECONDS)
+        if not (mirror.loaded and self._place_is_known() and self._docker_is_known() and self._directory.looked):
+            return Look(due=_AGAIN_SECONDS)
         pods = self._mapper.documents(self._docker.containers.values(), self._here)
         for ident, written in self._directory.pods.items():
             pods.setdefault(ident, complete(ident, written, self._here))
         self._registered = len(pods)
-        record = node.document(
-            self._here.node, self._machine, self._here.address, self._here.subnets, self._since(mirror.keys)
-        )
-        self._registrar.want(record, pods)
+        before = self._before(mirror.keys)
+        record = node.document(self._here.node, self._machine, self._here.address, self._here.subnets, before.created)
+        self._unknown = self._not_described(mirror.keys, before)
+        self._registrar.want(record, pods, self._unknown)
         return Look()
 
-    def _since(self, keys: Keys) -> str:
-        """When this node was first registered."""
-        if self._created is None:
-            before = self._follower.mirror.document(keys.node(self._here.node))
-            known = None if before is None else metadata_of(before).get("creationTimestamp")
-            self._created = known if isinstance(known, str) else f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-        return self._created
+    def _not_described(self, keys: Keys, before: node.Before) -> set[str]:
+        """Pods that etcd has, and of whose containers Docker has said nothing yet. None has outlived the machine."""
+        if before.boot_id != self._machine.boot_id:
+            return set()
+        registered = map(keys.parse_pod, self._follower.mirror.pods_of(self._here.node))
+        idents = (pod.id for pod in registered if pod is not None)
+        return {ident for ident in idents if is_container_id(ident) and not self._docker.knows(ident)}
+
+    def _before(self, keys: Keys) -> node.Before:
+        """What etcd had of this node when this process began."""
+        if self._found is None:
+            self._found = node.before(self._follower.mirror.document(keys.node(self._here.node)), datetime.now(UTC))
+        return self._found
+
+    def _place_is_known(self) -> bool:
+        return self._leases_seen or self._daemon.uptime > _GRACE
+
+    def _docker_is_known(self) -> bool:
+        return self._docker.listed or self._docker_is_away()
 
     # --- what it says of itself -------------------------------------------------------------------------------------
 
@@ -187,7 +208,7 @@ class _Services:
 
     def _docker_problems(self) -> list[Problem]:
         found = []
-        if self._docker_is_away() and self._docker.listed:
+        if self._docker_is_away() and (self._docker.listed or self._unknown):
             assert self._docker.error is not None
             found.append(Problem.of(self._docker.error, "docker", after="its containers count as they were last"))
         if self._docker.left_out:
@@ -202,7 +223,7 @@ class _Services:
             return False
         if self._docker_away_since is None:
             self._docker_away_since = boottime()
-        return boottime() - self._docker_away_since > _DOCKER_GRACE
+        return boottime() - self._docker_away_since > _GRACE
 
     def _input_problems(self) -> list[Problem]:
         found = []

@@ -56,6 +56,11 @@ class LeaseFollower:
         self._mirror = Mirror()
         self._follower = Follower(rng)
 
+    @property
+    def known(self) -> bool:
+        """Whether the leases have been read."""
+        return self._mirror.loaded
+
     def public_ip(self, subnet: IPv4Network) -> IPv4Address | None:
         """The address of the node that leases a subnet; None where no lease says one."""
         name = f"{self.span.key}{subnet.network_address}-{subnet.prefixlen}"

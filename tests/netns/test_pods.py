@@ -86,9 +86,14 @@ def watch(host: DockerHost) -> Iterator[Callable[..., Watcher]]:
         process.wait()
 
 
-def start_services(host: DockerHost, *flags: str) -> None:
+def launch_services(host: DockerHost, *flags: str) -> None:
     command = (sys.executable, "-m", "overlay", "services", "--node-name", "n1", "--services-lease-ttl", str(TTL))
     host.start("services", *command, *flags)
+    wait_until(lambda: report(host) != {}, LIMIT, "a daemon that answers")
+
+
+def start_services(host: DockerHost, *flags: str) -> None:
+    launch_services(host, *flags)
     wait_until(lambda: report(host).get("ready") is True, LIMIT, "a daemon that is ready")
 
 
@@ -275,14 +280,36 @@ def test_a_node_that_is_killed_loses_its_endpoints_when_its_lease_ends(
 
 
 def test_a_restarted_daemon_changes_nothing(host: DockerHost, watch: Callable[..., Watcher]) -> None:
-    start_services(host, "--services-lease-ttl", "30")
+    """Also where etcd answers long before Docker does, and where Docker does not answer at all."""
+    lasting = ("--services-lease-ttl", "600")
+    start_services(host, *lasting)
     host.container(*WEB, "--name", "web")
-    wait_until(lambda: len(host.pods()) == 1, LIMIT, "a pod")
-    before = host.etcdctl("get", "--prefix", "/overlay/", "--write-out=json")
+    host.container(*WEB, "--name", "hosts", "--network", "host")
+    wait_until(lambda: [ready(pod) for pod in host.pods().values()] == [True, True], LIMIT, "two pods that are ready")
+    before = everything(host)
+
     host.stop("services")
-    start_services(host, "--services-lease-ttl", "30")
-    after = host.etcdctl("get", "--prefix", "/overlay/", "--write-out=json")
-    assert json.loads(before)["kvs"] == json.loads(after)["kvs"]
+    start_services(host, *lasting)
+    assert everything(host) == before
+
+    host.stop("services")
+    with host.frozen("dockerd"):
+        launch_services(host, *lasting)
+        wait_until(lambda: any("Docker" in each for each in report(host)["problems"]), LIMIT, "Docker is missed")
+        assert report(host)["store"]["connected"]
+        assert everything(host) == before
+    wait_until(lambda: report(host)["docker"]["connected"], LIMIT, "Docker is back")
+    wait_until(lambda: report(host)["problems"] == [], LIMIT, "a status without a problem")
+    assert everything(host) == before
+
+
+def everything(host: DockerHost) -> Any:
+    """All keys, with the revisions at which they were made and changed."""
+    return json.loads(host.etcdctl("get", "--prefix", "/overlay/", "--write-out=json"))["kvs"]
+
+
+def ready(pod: Any) -> bool:
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in pod["status"]["conditions"])
 
 
 def test_it_needs_no_privileges_but_dockers_socket(host: DockerHost, watch: Callable[..., Watcher]) -> None:

@@ -5,6 +5,7 @@ Fields are those of Docker's Engine API 1.24 and later; what is missing or of an
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,14 @@ _NEVER = "0001-01-01T00:00:00Z"
 """Go's zero time: what Docker says of a moment that has not come."""
 
 _JOINS = "container:"
+
+
+_ID = re.compile("[0-9a-f]{64}")
+
+
+def is_container_id(ident: str) -> bool:
+    """Whether Docker may have given this id to a container."""
+    return _ID.fullmatch(ident) is not None
 
 
 class ContainerFormatError(OverlayError):

@@ -12,6 +12,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -47,7 +48,8 @@ class Directory:
 
     Attributes:
         pods: the documents as they were written, by id.
-        faults: what is wrong with files that are no pods.
+        faults: what is wrong with files that are no pods, or with the directory.
+        looked: whether it has been looked at.
 
     Args:
         changed: called after every change.
@@ -56,6 +58,7 @@ class Directory:
     def __init__(self, path: Path, changed: Callable[[], None]) -> None:
         self.pods: dict[str, Object] = {}
         self.faults: tuple[str, ...] = ()
+        self.looked = False
         self._path = path
         self._changed = changed
         self._read: dict[str, tuple[tuple[int, int, int], Object | PodFileError]] = {}
@@ -85,7 +88,12 @@ class Directory:
         found: dict[str, Object] = {}
         faults: list[str] = []
         read: dict[str, tuple[tuple[int, int, int], Object | PodFileError]] = {}
-        for name, stamp in sorted(self._stamps().items()):
+        try:
+            stamps = self._stamps()
+        except OSError as error:  # its pods may well be there: they are as they were
+            self.faults = (str(PodFileError(error.strerror or str(error), about=str(self._path))),)
+            return
+        for name, stamp in sorted(stamps.items()):
             known = self._read.get(name)
             fresh = now - stamp[0] / 1e9 < SETTLED_SECONDS
             pod = self._parsed(name) if known is None or known[0] != stamp or fresh else known[1]
@@ -94,21 +102,23 @@ class Directory:
                 faults.append(str(pod))
             else:
                 found[name.removesuffix(".json")] = pod
-        self._read = read
+        self._read, self.looked = read, True
         if (found, tuple(faults)) != (self.pods, self.faults):
             self.pods, self.faults = found, tuple(faults)
             self._changed()
 
     def _stamps(self) -> dict[str, tuple[int, int, int]]:
+        """Of each file; none where there is no such directory. Raises OSError where that cannot be said."""
         stamps: dict[str, tuple[int, int, int]] = {}
         try:
             with os.scandir(self._path) as entries:
                 for entry in entries:
                     if entry.name.endswith(".json") and not entry.name.startswith(".") and len(stamps) < MAX_FILES:
-                        status = entry.stat()
-                        stamps[entry.name] = status.st_mtime_ns, status.st_ino, status.st_size
-        except OSError:
-            return stamps
+                        with suppress(FileNotFoundError):  # it went while we looked; the others did not
+                            status = entry.stat()
+                            stamps[entry.name] = status.st_mtime_ns, status.st_ino, status.st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
         return stamps
 
     def _parsed(self, name: str) -> Object | PodFileError:

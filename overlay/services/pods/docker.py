@@ -68,7 +68,7 @@ class Docker:
 
     Attributes:
         containers: as last known, by id; while Docker is away they may well run on.
-        listed: whether all of them have been known once.
+        listed: whether all of them have been listed, and asked for, once.
         error: why Docker is not followed now; None while it is.
         left_out: containers beyond MAX_CONTAINERS.
 
@@ -81,10 +81,15 @@ class Docker:
         self.listed = False
         self.error: DockerError | None = None
         self.left_out = 0
+        self._undescribed: set[str] = set()
         self._processes: dict[str, Path] = {}
         self._socket = socket
         self._changed = changed
         self._backoff = Backoff(_FIRST_RETRY, _MAX_RETRY, rng or Random())
+
+    def knows(self, ident: str) -> bool:
+        """Whether Docker has said what the container of an id is, or that there is none."""
+        return self.listed and ident not in self._undescribed
 
     async def run(self) -> NoReturn:
         """Follows until cancelled."""
@@ -163,6 +168,7 @@ class Docker:
             self.left_out = len(listed) - len(kept)
             for ident in before.difference(kept):
                 self._known(ident, None)
+            self._undescribed = set(kept).difference(self.containers)
             for ident in kept:
                 inspector.ask(ident)
             await inspector.idle()
@@ -175,13 +181,14 @@ class Docker:
 
     def _known(self, ident: str, container: Container | None) -> None:
         """What a container is now; None: it is gone."""
+        self._undescribed.discard(ident)
         self._processes.pop(ident, None)
         if container is not None and (pid := container.state.pid) and (path := Path(f"/proc/{pid}")).exists():
             self._processes[ident] = path  # where it is not to be seen, this is another process tree than Docker's
         before = self.containers.get(ident)
         if container is not None and before is not None and before.state.started == container.state.started:
             container = replace(container, state=replace(container.state, stopping=before.state.stopping))
-        if before == container:
+        if before == container and container is not None:
             return
         if container is None:
             self.containers.pop(ident, None)
@@ -237,8 +244,12 @@ class _Connection:
     async def events(self) -> AsyncIterator[AsyncIterator[_Event]]:
         """What happens to containers, from now on."""
         filters = json.dumps({"type": ["container", "network"], "event": list(_EVENTS)})
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_ANSWER_SECONDS)
-        async with self._session.get("http://docker/events", params={"filters": filters}, timeout=timeout) as answer:
+        asking = self._session.get(
+            "http://docker/events", params={"filters": filters}, timeout=aiohttp.ClientTimeout(total=None)
+        )
+        async with asyncio.timeout(_ANSWER_SECONDS):  # until they begin; they may be silent for as long as they like
+            answer = await asking
+        async with answer:
             if answer.status != 200:
                 raise DockerError(f"refuses its events with {answer.status}")
             yield _events(answer)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Any
 
-from overlay.services.objects.document import Object, copy
+from overlay.services.objects.document import Object, copy, metadata_of, status_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,30 @@ def document(
             },
         },
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What etcd had of this node when a process began.
+
+    Attributes:
+        created: when it was first registered, RFC 3339.
+        boot_id: of the boot that its pods ran in; empty where it had none.
+    """
+
+    created: str
+    boot_id: str = ""
+
+
+def before(record: Object | None, now: datetime) -> Before:
+    """What a node's record says; None: it is registered now."""
+    known = {} if record is None else record
+    created, info = metadata_of(known).get("creationTimestamp"), status_of(known).get("nodeInfo")
+    boot_id = info.get("bootID") if isinstance(info, dict) else ""
+    return Before(
+        created if isinstance(created, str) else f"{now:%Y-%m-%dT%H:%M:%SZ}",
+        boot_id if isinstance(boot_id, str) else "",
+    )
 
 
 def uid(identity: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NoReturn
 
 from overlay.errors import StoreError
@@ -37,9 +37,9 @@ class Registrar:
         self._told = told
         self._wake = asyncio.Event()
 
-    def want(self, record: Object, pods: Mapping[str, Object]) -> None:
-        """This node and its pods from now on."""
-        self._registration.want(record, pods)
+    def want(self, record: Object, pods: Mapping[str, Object], unknown: Collection[str] = ()) -> None:
+        """This node and its pods from now on; see :meth:`Registration.want`."""
+        self._registration.want(record, pods, unknown)
         self._wake.set()
 
     def wake(self) -> None:

@@ -14,7 +14,7 @@ ready is written at once, which is bounded too: it has been written as ready bef
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from random import Random
 
@@ -98,6 +98,8 @@ class Registration:
         self._ttl = ttl
         self._session: Session | None = None
         self._wanted: dict[str, _Wanted] = {}
+        self._told = False
+        self._unknown: frozenset[str] = frozenset()
         self._written: dict[str, _Known] = {}
         self._shown_ready: set[str] = set()
         self._all = TokenBucket(NODE_RATE, NODE_BURST)
@@ -108,8 +110,14 @@ class Registration:
 
     # --- what there is ---
 
-    def want(self, record: Object, pods: Mapping[str, Object]) -> None:
-        """This node's document, and its pods by their ids: as they are from now on. Nobody may change them any more."""
+    def want(self, record: Object, pods: Mapping[str, Object], unknown: Collection[str] = ()) -> None:
+        """This node's document, and its pods by their ids: as they are from now on. Nobody may change them any more.
+
+        Before the first call nothing is known of any pod, so none is written, and none removed.
+
+        Args:
+            unknown: ids of pods that may be there, as nobody can tell now: what etcd has of them stays.
+        """
         wanted = {self._keys.node(self._node): _Wanted(encode(record), ready=False, lasting=True)}
         for ident, pod in pods.items():
             key = self._keys.pod(self._node, ident)
@@ -119,7 +127,8 @@ class Registration:
                 bucket = _new_bucket() if before is None else before.bucket
                 before = _Wanted(encode(pod), ready, lasting=False, document=pod, bucket=bucket)
             wanted[key] = before
-        self._wanted = wanted
+        self._wanted, self._told = wanted, True
+        self._unknown = frozenset(self._keys.pod(self._node, ident) for ident in unknown)
 
     # --- what to do ---
 
@@ -175,10 +184,17 @@ class Registration:
     def _differences(self, session: Session) -> Iterator[Put | Delete]:
         """What would make etcd have what there is; what has gone comes first."""
         prefix = self._keys.pods(self._node)
+        if not self._told:
+            return
         written = {key for key in self._written if key.startswith(prefix)}
         for key in sorted((self._mirror.pods_of(self._node) | written) - self._wanted.keys()):
-            if self._now_at(key).value is not None:
+            known = self._now_at(key)
+            if known.value is None:
+                continue
+            if key not in self._unknown:
                 yield Delete(key)
+            elif known.lease_id != session.lease_id:
+                yield Put(key, known.value, session.lease_id)
         for key, wanted in self._wanted.items():
             lease_id = NO_LEASE if wanted.lasting else session.lease_id
             known = self._now_at(key)
@@ -286,7 +302,7 @@ class Registration:
         return self._error
 
     def missing(self) -> int:
-        """How many keys are not yet as they should be."""
-        if not self._mirror.loaded or self._session is None:
-            return len(self._wanted)
+        """How many keys are not yet as they should be; before anything is known of pods, that of the node at least."""
+        if not self._told or not self._mirror.loaded or self._session is None:
+            return max(1, len(self._wanted))
         return sum(1 for _ in self._differences(self._session))

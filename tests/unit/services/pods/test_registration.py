@@ -149,6 +149,83 @@ def test_a_restarted_process_takes_the_lease_over_and_writes_nothing() -> None:
     assert "pods/n1/a" in names(second), "the lease was refreshed"
 
 
+def deleted(core: MemoryCore) -> list[str]:
+    """The keys that somebody has deleted so far, in the order in which it was done."""
+    return [event.kv.key.removeprefix(KEYS.root) for event in core.events(ALL, 0).events if event.deleted]
+
+
+def test_nothing_is_removed_or_ready_before_it_is_known_what_there_is() -> None:
+    """etcd answers sooner than Docker: what is not known yet is not gone."""
+    core = MemoryCore()
+    first = Node(core)
+    first.registration.want(RECORD, {"a": pod("a")})
+    first.settle(0.0)
+    second = Node(core, seed=2)
+    second.settle(10.0)
+    assert second.registration.missing() > 0
+    second.registration.want(RECORD, {"a": pod("a")})
+    second.settle(11.0)
+    assert deleted(core) == []
+    assert second.registration.missing() == 0
+    core.expire(35.0)
+    assert "pods/n1/a" in names(second), "the lease was refreshed before anything was known"
+
+
+def test_a_pod_of_which_nobody_can_tell_stays_as_it_was() -> None:
+    core = MemoryCore()
+    first = Node(core)
+    first.registration.want(RECORD, {"a": pod("a"), "b": pod("b")})
+    first.settle(0.0)
+    second = Node(core, seed=2)
+    second.registration.want(RECORD, {}, unknown={"a"})
+    second.settle(10.0)
+    assert deleted(core) == ["pods/n1/b"]
+    assert second.registration.missing() == 0
+    second.core.expire(500.0)
+    first = Node(core, seed=3)
+    first.registration.want(RECORD, {"a": pod("a")})
+    first.settle(500.0)
+    first.registration.want(RECORD, {}, unknown={"a"})
+    first.registration.failed(LeaseNotFoundError("gone"), 501.0)
+    first.settle(501.0)
+    core.expire(500.0 + TTL + 0.5)
+    assert "pods/n1/a" in names(first), "it goes over to the new lease with the others"
+
+
+restarts = st.lists(st.sampled_from(["act", "hear", "learn", "learn some", "restart", "changed", "fail"]), max_size=30)
+
+
+@given(restarts, st.integers(0, 100))
+def test_a_restart_at_any_moment_deletes_no_pod_that_lives(plan: list[str], seed: int) -> None:
+    """Two pods live all the while. A process hears of etcd and learns of its pods in any order, and may end after each
+    step; what it knows of one pod alone it says so."""
+    core = MemoryCore()
+    node, version = Node(core, seed=seed), 0
+    node.registration.want(RECORD, {"a": pod("a"), "b": pod("b")})
+    node.settle(0.0)
+    for number, step in enumerate(plan, 1):
+        now = float(number)
+        pods = {name: pod(name, version=version) for name in "ab"}
+        match step:
+            case "act":
+                for _ in range(3):
+                    node.step(now)
+            case "hear":
+                node.hear(now)
+            case "learn":
+                node.registration.want(RECORD, pods)
+            case "learn some":
+                node.registration.want(RECORD, {"a": pods["a"]}, unknown={"b"})
+            case "restart":
+                node = Node(core, seed=seed + number + 1)
+            case "changed":
+                version += 1
+            case "fail":
+                if not isinstance(node.registration.next(now), float):
+                    node.registration.failed(StoreUnavailableError("away"), now)
+    assert deleted(core) == []
+
+
 def test_pods_that_went_while_no_process_ran_are_removed() -> None:
     core = MemoryCore()
     first = Node(core)
