@@ -129,7 +129,7 @@ definitions: $(VENV)/.dev  ## Kubernetes' definitions again: make definitions WH
 	@$(BIN)/python -m overlay.api.build $(PROTOS)
 
 bpf: $(VENV)/.dev  ## compile the kernel programs again (needs clang); the object is committed
-	@$(BIN)/python -m overlay.datapath.kernel.build
+	@$(BIN)/python -m overlay.linux.bpf_build $(wildcard overlay/*/*/*.bpf.c overlay/*/*/*/*.bpf.c)
 
 # -- on a node -------------------------------------------------------------------------------------------------------
 

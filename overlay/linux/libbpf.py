@@ -41,6 +41,11 @@ _SIGNATURES: dict[str, tuple[object, tuple[object, ...]]] = {
     "bpf_map_delete_elem": (c.c_int, (c.c_int, c.c_void_p)),
     "bpf_map_lookup_and_delete_elem": (c.c_int, (c.c_int, c.c_void_p, c.c_void_p)),
     "bpf_obj_get": (c.c_int, (c.c_char_p,)),
+    "bpf_obj_pin": (c.c_int, (c.c_int, c.c_char_p)),
+    "bpf_link_create": (c.c_int, (c.c_int, c.c_int, c.c_int, c.c_void_p)),
+    "bpf_link_update": (c.c_int, (c.c_int, c.c_int, c.c_void_p)),
+    "bpf_program__expected_attach_type": (c.c_int, (c.c_void_p,)),
+    "bpf_map_delete_batch": (c.c_int, (c.c_int, c.c_void_p, c.POINTER(c.c_uint32), c.c_void_p)),
     "bpf_map_get_next_key": (c.c_int, (c.c_int, c.c_void_p, c.c_void_p)),
     "bpf_map_update_batch": (c.c_int, (c.c_int, c.c_void_p, c.c_void_p, c.POINTER(c.c_uint32), c.c_void_p)),
     "bpf_prog_test_run_opts": (c.c_int, (c.c_int, c.c_void_p)),
@@ -144,6 +149,16 @@ class Map:
         if code not in (0, -errno.ENOENT):
             raise _error(code, f"writing map {self.name}")
 
+    def remove_many(self, keys: Iterable[bytes]) -> None:
+        """Removes entries, thousands in one system call where the kernel can; some may be gone already."""
+        pending = list(keys)
+        for start in range(0, len(pending), _BATCH):
+            chunk = pending[start : start + _BATCH]
+            number = c.c_uint32(len(chunk))
+            if _library().bpf_map_delete_batch(self.fd, b"".join(chunk), c.byref(number), None):
+                for key in chunk:
+                    self.remove(key)
+
     def take(self) -> Iterator[bytes]:
         """Empties a queue, the first first."""
         value = c.create_string_buffer(self._value_size)
@@ -165,11 +180,76 @@ class Map:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A loaded program: its descriptor, and the kernel's number for it, by which attached ones are recognised."""
+    """A loaded program.
+
+    Attributes:
+        id: the kernel's number for it, by which attached ones are recognised.
+        hook: ``enum bpf_attach_type``, where its section says one.
+    """
 
     name: str
     fd: int
     id: int
+    hook: int
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+class Link:
+    """A program's place on a hook, which lasts as long as the descriptor or its pin (Linux 5.7)."""
+
+    def __init__(self, fd: int, about: str) -> None:
+        self.fd, self._about = fd, about
+
+    @classmethod
+    def to_cgroup(cls, program: Program, cgroup: int) -> Link:
+        """Puts ``program`` on its hook of a cgroup, an open directory, beside whatever others have there.
+
+        Raises:
+            DatapathError: refused: somebody has the hook for himself, or there is no such hook.
+            PrivilegeError: this process may not.
+        """
+        about = f"attaching {program.name}"
+        fd = _library().bpf_link_create(program.fd, cgroup, program.hook, None)
+        if fd < 0:
+            raise _error(fd, about)
+        return cls(fd, about)
+
+    @classmethod
+    def pinned(cls, path: Path) -> Link:
+        """One that somebody has pinned.
+
+        Raises:
+            DatapathError, PrivilegeError: there is none, or it may not be used.
+        """
+        fd = _library().bpf_obj_get(os.fsencode(path))
+        if fd < 0:
+            raise _error(fd, f"pinned link {path}")
+        return cls(fd, f"pinned link {path}")
+
+    def pin(self, path: Path) -> None:
+        """Raises DatapathError, PrivilegeError: something is there already, or it is no bpffs."""
+        if code := _library().bpf_obj_pin(self.fd, os.fsencode(path)):
+            raise _error(code, f"pinning to {path}")
+
+    def replace(self, program: Program) -> None:
+        """Puts ``program`` in the place of the one that is there: no packet meets neither.
+
+        Raises:
+            DatapathError: what it was attached to is gone (ENOLINK), or the program is for another hook.
+        """
+        if code := _library().bpf_link_update(self.fd, program.fd, None):
+            raise _error(code, self._about)
+
+    @property
+    def program_id(self) -> int:
+        return int(_fd_info(self.fd, "prog_id"))
+
+    @property
+    def cgroup_id(self) -> int:
+        """The inode of the cgroup; 0 once that is gone."""
+        return int(_fd_info(self.fd, "cgroup_id"))
 
     def close(self) -> None:
         os.close(self.fd)
@@ -234,7 +314,8 @@ class Object:
             raise DatapathError(f"has no program {name}", about=str(self._path))
         fd = self._library.bpf_program__fd(handle)
         number = int(_fd_info(fd, "prog_id"))
-        return Program(name, os.dup(fd), number)
+        hook = int(self._library.bpf_program__expected_attach_type(handle))
+        return Program(name, os.dup(fd), number, hook)
 
     def _map(self, name: str) -> int:
         handle = self._library.bpf_object__find_map_by_name(self._handle, name.encode())

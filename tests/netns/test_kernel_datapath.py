@@ -16,10 +16,10 @@ import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
-from overlay.datapath.kernel.build import SOURCE, build
 from overlay.datapath.kernel.probe import Answer, probe
 from overlay.datapath.kernel.programs import OBJECT
 from overlay.lab.namespace import call_inside
+from overlay.linux.bpf_build import build
 from tests.support.admission import plain_checksum
 from tests.support.limits import limit
 from tests.support.programs import compiled
@@ -270,6 +270,7 @@ def test_nothing_is_lost_when_agents_are_killed_restarted_and_upgraded(tmp_path:
         assert "20000 packets transmitted" in printed
 
 
+SOURCE = OBJECT.with_suffix(".c")
 SMALLER_MAPS = ("1 << 17); /* twice the /24 subnets of a /8", "1 << 16); /* the /24 subnets of a /8")
 
 

@@ -6,23 +6,19 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from overlay.datapath.kernel.maps import Endpoint, Peers, read_endpoint, read_table
 from overlay.errors import DatapathError, OverlayError
-from overlay.linux import libc
+from overlay.linux import bpffs, namespaces
 from overlay.linux.libbpf import Map, Object, Program
 from overlay.model import PeerTable
 
 OBJECT = Path(__file__).with_name("overlay.bpf.o")
-BPF_FS = Path("/sys/fs/bpf")
-PIN_ROOT = BPF_FS / "overlay"
+PIN_ROOT = bpffs.MOUNT_POINT / "overlay"
 
-_BPF_FS_MAGIC = 0xCAFE4A11
-"""``BPF_FS_MAGIC`` of linux/magic.h."""
 _MAPS = ("endpoint", "subnets", "senders", "causes")
 _FORMER = ("config", "peers")
 """Names of the first two in version 0.1.0."""
@@ -106,7 +102,7 @@ def load(path: Path, pins: Path | None) -> Loaded:
     Raises:
         DatapathError, PrivilegeError: nothing was changed then.
     """
-    if pins is None or not _ensure_bpf_fs():
+    if pins is None or not bpffs.ensure():
         return _load(path, None)
     unpin_dead()
     try:
@@ -147,24 +143,13 @@ def unpin_dead() -> int:
     """
     own = _own_namespace()
     own_number = own.partition("-")[0]
-    living = {own_number, *map(str, _visible_namespaces())}
+    living = {own_number, *map(str, namespaces.visible())}
 
     def is_dead(name: str) -> bool:
         number = name.partition("-")[0]
         return number.isdecimal() and (number not in living or (number == own_number and name != own))
 
     return sum(unpin(pins) for pins in PIN_ROOT.glob("*/*") if is_dead(pins.parent.name))
-
-
-def _visible_namespaces() -> Iterator[int]:
-    """Inode numbers of the network namespaces of all processes, and of those mounted somewhere (``ip netns``)."""
-    for link in Path("/proc").glob("[0-9]*/ns/net"):
-        with suppress(OSError, ValueError):
-            yield int(os.readlink(link).removeprefix("net:[").removesuffix("]"))
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        root = line.split()[3]
-        if root.startswith("net:["):
-            yield int(root[len("net:[") : -1])
 
 
 def _load(path: Path, pins: Path | None) -> Loaded:
@@ -194,26 +179,3 @@ def _load(path: Path, pins: Path | None) -> Loaded:
         )
         taken.pop_all()  # the caller's from here on
         return loaded
-
-
-def _ensure_bpf_fs() -> bool:
-    """Whether bpffs is at its place, where it is mounted if it is not."""
-    if _is_bpf_fs():
-        return True
-    try:
-        libc.mount("bpf", str(BPF_FS), "bpf", "mode=0700")
-    except OSError as error:
-        log.warning(
-            "cannot mount bpffs at %s (%s): maps are not pinned, a restart starts with new counters",
-            BPF_FS,
-            error.strerror,
-        )
-        return False
-    return True
-
-
-def _is_bpf_fs() -> bool:
-    try:
-        return libc.file_system_magic(str(BPF_FS)) == _BPF_FS_MAGIC
-    except OSError:
-        return False

@@ -1,0 +1,46 @@
+"""The tree of control groups, version 2: where it is mounted."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from overlay.errors import NodeError
+from overlay.linux import libc
+
+_CHOSEN_BY_OURSELVES = Path("/run/overlay/cgroup2")
+
+
+def root() -> Path:
+    """The root of the tree, beside which version 1 may have others (``/sys/fs/cgroup/unified``).
+
+    Where nobody has mounted it, we do.
+
+    Raises:
+        NodeError: it cannot be had.
+    """
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields, _, kind = line.partition(" - ")
+        if kind.startswith("cgroup2 "):
+            _, _, _, inside, place, *_ = fields.split()
+            if inside == "/":
+                return Path(place)
+    try:
+        _CHOSEN_BY_OURSELVES.mkdir(parents=True, exist_ok=True)
+        libc.mount("cgroup2", str(_CHOSEN_BY_OURSELVES), "cgroup2", "")
+    except OSError as error:
+        raise NodeError(f"cannot be mounted ({error.strerror})", about="cgroup2") from error
+    return _CHOSEN_BY_OURSELVES
+
+
+def number(cgroup: Path) -> int:
+    """What the kernel calls it by."""
+    return os.stat(cgroup).st_ino
+
+
+def holds(cgroup: Path) -> bool:
+    """Whether this process is in ``cgroup``, or below it."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        if line.startswith("0::/"):
+            return (root() / line[len("0::/") :]).is_relative_to(cgroup)
+    return False
