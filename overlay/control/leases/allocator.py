@@ -22,7 +22,7 @@ from overlay.control.leases.view import LeaseView
 from overlay.control.schema import LeaseRecord, format_lease_key
 from overlay.errors import OutOfSubnetsError
 from overlay.model import Advertisement, Lease, NetworkConfig, Pool
-from overlay.store.contract import ABSENT, NO_LEASE
+from overlay.store.contract import NO_LEASE
 
 RANDOM_WINDOW = 100
 """How many free subnets a random choice is made from (flannel: ``subnetPoolSize`` of its allocator)."""
@@ -92,10 +92,9 @@ class Source(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One transaction to be made: put ``lease`` at ``key`` if it is still at ``expected``, and drop what is stale.
+    """One transaction to be made: put ``lease`` at ``key``, and drop what is stale; each key is as the view shows it.
 
     Attributes:
-        expected: modification revision of the key, ABSENT where there must be none.
         reserved: the key is put without an etcd lease and stays for ever.
         record: what is at the key now, where it is ours.
         stale: other leases of ours, each to be deleted if it is still at its ``mod_revision``.
@@ -103,7 +102,6 @@ class Claim:
 
     key: str
     lease: Lease
-    expected: int
     source: Source
     reserved: bool = False
     record: LeaseRecord | None = None
@@ -180,7 +178,6 @@ def allocate(
         return Claim(
             key=chosen.key,
             lease=lease_of(identity, advertisement, chosen.lease.subnet, chosen.lease.ipv6_subnet),
-            expected=chosen.mod_revision,
             source=Source.OWN,
             reserved=chosen.reserved,
             record=chosen,
@@ -195,7 +192,6 @@ def allocate(
     return Claim(
         key=view.directory + format_lease_key(subnet, ipv6_subnet),
         lease=lease_of(identity, advertisement, subnet, ipv6_subnet),
-        expected=ABSENT,
         source=Source.REMEMBERED if remembered else Source.RANDOM,
         stale=_stale(own, config, None),
     )

@@ -351,7 +351,6 @@ class Keeper:
         return replace(
             claim,
             lease=self._wanted(config, claim.lease),
-            expected=self._view.mod_revision(claim.key),
             record=None,
             stale=(),
         )
@@ -389,7 +388,6 @@ class Keeper:
         return Claim(
             key=held.key,
             lease=self._wanted(config, held.lease),
-            expected=self._view.mod_revision(held.key),
             source=Source.OWN,
             reserved=record.reserved if record is not None else held.reserved and self._view.epoch != self._held_epoch,
             record=record,

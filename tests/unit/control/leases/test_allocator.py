@@ -15,7 +15,7 @@ from overlay.control.leases.view import LeaseView
 from overlay.control.schema import format_lease_key, parse_config
 from overlay.errors import OutOfSubnetsError
 from overlay.model import Advertisement, NetworkConfig
-from overlay.store.contract import ABSENT, KeyValue, Snapshot
+from overlay.store.contract import KeyValue, Snapshot
 from tests.support.limits import limit
 
 DIRECTORY = "/coreos.com/network/subnets/"
@@ -46,16 +46,18 @@ def test_a_random_one_of_the_first_hundred_free() -> None:
     assert len(chosen) > 0.9 * RANDOM_WINDOW
 
 
-def test_a_new_claim_expects_no_key_and_publishes_our_id() -> None:
+def test_a_new_claim_publishes_our_id() -> None:
     made = claim()
-    assert made.expected == ABSENT
+    assert made.record is None
     assert made.key == DIRECTORY + format_lease_key(made.lease.subnet)
     assert (made.lease.public_ip, made.lease.node_id, made.reserved) == (ME.public_ip, "me", False)
 
 
 def test_our_own_lease_comes_first() -> None:
     made = claim(lease("10.0.9.0/24", "172.31.0.1", "me", revision=8), memory=remembered("10.0.3.0/24"))
-    assert (str(made.lease.subnet), made.source, made.expected) == ("10.0.9.0/24", Source.OWN, 8)
+    assert (str(made.lease.subnet), made.source) == ("10.0.9.0/24", Source.OWN)
+    assert made.record is not None
+    assert made.record.mod_revision == 8
 
 
 def test_a_flannelds_lease_of_our_address_is_taken_over() -> None:
