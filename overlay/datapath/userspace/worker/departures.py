@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from overlay.datapath.userspace.worker.underlay import Underlay
-from overlay.packet import Bytes, ip
+from overlay.packet import ip
 
 CAPACITY = 4 << 16
 """Bytes gathered before they are sent anyway: a few of the kernel's largest packets; more would only add delay."""
@@ -13,70 +12,64 @@ SLACK = ip.MAX_LEN + 1
 """Bytes behind CAPACITY: the one segment that segmentation may write behind the last one."""
 ALIGNMENT = 8
 
+Departing = tuple[memoryview, int, str]
+"""A train, the bytes of each of its packets but the last, which may be shorter, and the peer it goes to."""
+
 
 class Departures:
-    """One buffer, and the trains in it. The buffer's content is valid until :meth:`flush`, which sends it.
+    """One buffer, and the trains in it.
 
     Attributes:
         array, view: the buffer, as numpy and as bytes.
     """
 
-    def __init__(self, underlay: Underlay) -> None:
+    def __init__(self) -> None:
         buffer = bytearray(CAPACITY + SLACK)
         self.array, self.view = np.frombuffer(buffer, np.uint8), memoryview(buffer)
-        self._underlay = underlay
-        self._sent: list[tuple[str, int, int, int]] = []
+        self._gathered: list[Departing] = []
         self._peer = ""
         self._size = 0
-        self._dscp = 0
+        self._service = 0
         self._start = 0
         self._end = 0
         self._open = False
 
-    def add(self, packet: Bytes, peer: str) -> None:
-        """Adds one packet by copying it."""
-        length = len(packet)
-        at = self.reserve(peer, length, length, packet[1])
-        self.view[at : at + length] = packet
+    def has_room(self, length: int) -> bool:
+        """Whether as many bytes may be reserved before what is there has been taken."""
+        return self._end + length <= CAPACITY
 
-    def reserve(self, peer: str, size: int, length: int, tos: int) -> int:
-        """Makes room for ``length`` bytes, at most CAPACITY: packets of ``size`` bytes each, the last perhaps shorter.
+    def reserve(self, peer: str, size: int, length: int, service: int) -> int:
+        """Takes ``length`` bytes, for which there must be room: packets of ``size`` bytes, the last perhaps shorter.
 
-        ``tos`` is the second byte of their headers: packets of one train have outer headers of one class of service.
+        Args:
+            service: what outer headers say of the class of service, one and the same for a train.
 
         Returns:
             Where in the buffer the caller has to put them, before anything else is called here.
         """
-        if self._end + length > CAPACITY:
-            self.flush()
-        dscp = tos & self._underlay.dscp
         if (
             not self._open
             or peer != self._peer
-            or dscp != self._dscp
+            or service != self._service
             or size > self._size
             or (size < self._size and length != size)
         ):
-            self._begin(peer, size, dscp)
+            self._close()
+            self._start = self._end = -(-self._end // ALIGNMENT) * ALIGNMENT
+            self._peer, self._size, self._service, self._open = peer, size, service, True
         at = self._end
         self._end += length
         self._open = (self._end - self._start) % self._size == 0
         return at
 
-    def flush(self) -> None:
-        """Sends everything; the buffer is empty then."""
-        if self._end == 0:
-            return
-        if self._end > self._start:
-            self._sent.append((self._peer, self._size, self._start, self._end))
-        waiting, self._sent = self._sent, []
+    def take(self) -> list[Departing]:
+        """All trains, in the order in which they began; their bytes stand in the buffer until more are reserved."""
+        self._close()
+        gathered, self._gathered = self._gathered, []
         self._start = self._end = 0
         self._open = False
-        for peer, size, start, end in waiting:
-            self._underlay.send_train(self.view[start:end], size, peer)
+        return gathered
 
-    def _begin(self, peer: str, size: int, dscp: int) -> None:
+    def _close(self) -> None:
         if self._end > self._start:
-            self._sent.append((self._peer, self._size, self._start, self._end))
-        self._start = self._end = -(-self._end // ALIGNMENT) * ALIGNMENT
-        self._peer, self._size, self._dscp, self._open = peer, size, dscp, True
+            self._gathered.append((self.view[self._start : self._end], self._size, self._peer))

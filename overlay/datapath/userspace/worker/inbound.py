@@ -152,5 +152,6 @@ class Inbound:
             counters.rx_bytes += total_length
 
     def _answer(self, packet: memoryview, sender: str) -> None:
-        if (answer := self._answers.about(packet, icmp.Error.TIME_EXCEEDED)) is not None:
-            self._underlay.send(answer, sender)
+        answer = self._answers.about(packet, icmp.Error.TIME_EXCEEDED)
+        if answer is not None and not self._underlay.send(answer, sender):
+            self._counters.drop_tx_too_big += 1

@@ -38,10 +38,9 @@ class Outbound:
         self._routes = routes
         self._counters = counters
         self._answers = answers
-        self._departures = Departures(underlay)
+        self._departures = Departures()
         self._pace = Pace()
         self._array, self._buffer, self._virtio = tun.array, tun.buffer, tun.virtio
-        underlay.too_big = self.too_big
 
     def drain(self, budget: int) -> int:
         """Forwards packets until the queue is empty or ``budget`` are through; returns how many bytes they had."""
@@ -55,7 +54,7 @@ class Outbound:
             moved += length
             if after_pause and length < SMALL:
                 break
-        self._departures.flush()
+        self._depart()
         self._pace.end()
         return moved
 
@@ -101,9 +100,10 @@ class Outbound:
             return
         packet = self._buffer[:length]
         if self._fits(length, peer):
-            self._departures.add(packet, peer)
+            at = self._reserve(peer, length, length)
+            self._departures.view[at : at + length] = packet
         else:
-            self.too_big(packet, peer)
+            self._too_big(packet, peer)
 
     def _segment(self, length: int, gso_size: int, peer: str) -> None:
         layout = layout_of(self._buffer, length)
@@ -118,15 +118,27 @@ class Outbound:
         if not self._fits(layout.header + gso_size, peer):
             limit = self._underlay.paths.limits[peer]
             if self._buffer[6] & 0x40 or limit < 2 * layout.header:
-                self.too_big(self._buffer[:length], peer)
+                self._too_big(self._buffer[:length], peer)
                 return
             if layout.is_tcp:
                 gso_size = limit - layout.header
             # UDP datagrams stay what they are; the send finds them too big, and fragments them
         size = layout.header + gso_size
         total = segmented_length(length, layout.header, gso_size)
-        at = self._departures.reserve(peer, size, total, self._buffer[1])
+        at = self._reserve(peer, size, total)
         segment(self._array[:length], layout, gso_size, self._departures.array[at:])
+
+    def _reserve(self, peer: str, size: int, length: int) -> int:
+        """Room among the departures for what the packet in the buffer becomes: where it begins."""
+        if not self._departures.has_room(length):
+            self._depart()
+        return self._departures.reserve(peer, size, length, self._buffer[1] & self._underlay.dscp)
+
+    def _depart(self) -> None:
+        """Sends what has been gathered."""
+        for train, size, peer in self._departures.take():
+            for packet in self._underlay.send_train(train, size, peer):
+                self._too_big(packet, peer)
 
     def _complete_checksum(self, length: int, start: int, offset: int) -> bool:
         """Sums what the kernel left to sum; False if it is not in the packet. The field holds the pseudo-header's."""
@@ -148,7 +160,7 @@ class Outbound:
         limit = self._underlay.paths.limit(peer, time.monotonic())
         return limit is None or size <= limit
 
-    def too_big(self, packet: memoryview, peer: str) -> None:
+    def _too_big(self, packet: memoryview, peer: str) -> None:
         """Answers or fragments ``packet``, which is larger than the path to ``peer`` carries."""
         limit = self._underlay.paths.limits.get(peer)
         if limit is None or packet[6] & 0x40:
@@ -161,7 +173,8 @@ class Outbound:
             return
         self._counters.tx_fragmented += 1
         for piece in fragment(packet, limit):
-            self._underlay.send(piece, peer)
+            if not self._underlay.send(piece, peer):
+                self._too_big(memoryview(piece), peer)
 
     def _answer(self, packet: memoryview, kind: icmp.Error, next_hop_mtu: int = 0) -> None:
         if (answer := self._answers.about(packet, kind, next_hop_mtu)) is not None:

@@ -11,7 +11,7 @@ import errno
 import socket
 import struct
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 
 from overlay.datapath.userspace.counters import Counters
 from overlay.datapath.userspace.worker.batch import Batch
@@ -43,8 +43,6 @@ _ORIGIN_LOCAL = 1
 _QUOTE = 64
 """Bytes that are read of a datagram that came back with an error."""
 
-TooBig = Callable[[memoryview, str], None]
-"""What is done with a packet that does not fit the path to a peer."""
 Claimed = Callable[[str, int, bytes], None]
 """What is done with a claim: to which peer, how many bytes, and the payload that is quoted (see ``claims``)."""
 
@@ -61,7 +59,6 @@ class Underlay:
         coalescing: whether it puts datagrams together into trains.
         paths: what is known about the paths' MTUs.
         peers: the underlay addresses of peers; of others nothing is learnt.
-        too_big: called with each packet that the kernel found too big.
         claimed: called with each claim about the path to a peer, which anybody can have made.
         notice: called with what an operator should read once.
     """
@@ -78,21 +75,28 @@ class Underlay:
         self.coalescing = _accepts(receiving, UDP_GRO, int(offloads)) and offloads
         self.paths = PathMtus()
         self.peers: Container[str] = ()
-        self.too_big: TooBig = self._drop_too_big
         self.claimed: Claimed = lambda _peer, _path_mtu, _quoted: None
         self.notice: Callable[[str], None] = lambda _text: None
         self._counters = counters
 
-    def send_train(self, train: memoryview, size: int, peer: str) -> None:
-        """Sends the packets of ``train``, each of ``size`` bytes and the last perhaps shorter, to ``peer``."""
+    def send_train(self, train: memoryview, size: int, peer: str) -> Sequence[memoryview]:
+        """Sends the packets of ``train``, each of ``size`` bytes and the last perhaps shorter, to ``peer``.
+
+        Returns:
+            Those that are too big for the path, as :meth:`send` says of one; they stay where they are in ``train``.
+        """
         total = len(train)
-        if total > size and self.segmenting:
-            most = size * min(MAX_SEGMENTS, ip.MAX_UDP_PAYLOAD // size)
-            for at in range(0, total, most):
-                self._send_segments(train[at : at + most], size, peer)
-        else:
-            for at in range(0, total, size):
-                self.send(train[at : at + size], peer)
+        if total <= size:
+            return () if self.send(train, peer) else (train,)
+        if not self.segmenting:
+            return self._send_singly(train, size, peer)
+        most = size * min(MAX_SEGMENTS, ip.MAX_UDP_PAYLOAD // size)
+        if total <= most:
+            return self._send_segments(train, size, peer)
+        left: list[memoryview] = []
+        for at in range(0, total, most):
+            left += self._send_segments(train[at : at + most], size, peer)
+        return left
 
     def _mark(self, packet: Bytes) -> None:
         """What is sent next has the class of service of ``packet``, if it is to have one."""
@@ -100,20 +104,24 @@ class Underlay:
             self.sending.setsockopt(socket.SOL_IP, socket.IP_TOS, tos)
             self._tos = tos
 
-    def send(self, packet: Bytes, peer: str) -> None:
-        """Sends one packet to ``peer``, or counts why not."""
+    def send(self, packet: Bytes, peer: str) -> bool:
+        """Sends one packet to ``peer``, or counts why not.
+
+        Returns:
+            False if it is too big for the path: then nothing is sent or counted, and ``paths`` has what is known of it.
+        """
         self._mark(packet)
         try:
             self._send(packet, peer)
         except OSError as failure:
             if failure.errno == errno.EMSGSIZE:
                 self.read_errors()
-                self.too_big(memoryview(packet), peer)
-            else:
-                self._counters.drop_tx_send += 1
-            return
+                return False
+            self._counters.drop_tx_send += 1
+            return True
         self._counters.tx_packets += 1
         self._counters.tx_bytes += len(packet)
+        return True
 
     def send_aside(self, packet: bytes, peer: str) -> None:
         """Sends one packet of our own, which is no traffic: it is not counted, and nobody misses it."""
@@ -177,7 +185,11 @@ class Underlay:
                     else:
                         self.claimed(address[0], path_mtu, quoted)
 
-    def _send_segments(self, train: memoryview, size: int, peer: str) -> None:
+    def _send_singly(self, train: memoryview, size: int, peer: str) -> Sequence[memoryview]:
+        packets = (train[at : at + size] for at in range(0, len(train), size))
+        return [packet for packet in packets if not self.send(packet, peer)]
+
+    def _send_segments(self, train: memoryview, size: int, peer: str) -> Sequence[memoryview]:
         self._mark(train)
         ancillary = [(socket.SOL_UDP, UDP_SEGMENT, _SEGMENT_SIZE.pack(size))]
         count = -(-len(train) // size)
@@ -189,15 +201,14 @@ class Underlay:
                 if failure.errno == errno.EIO:
                     self._stop_segmenting()
                 if failure.errno in {errno.EIO, errno.EMSGSIZE, errno.EINVAL}:
-                    for at in range(0, len(train), size):  # the kernel says of each what is wrong with it
-                        self.send(train[at : at + size], peer)
-                    return
+                    return self._send_singly(train, size, peer)  # the kernel says of each what is wrong with it
                 if last_try or failure.errno not in _REPORTS:
                     self._counters.drop_tx_send += count
-                    return
+                    return ()
                 self.read_errors()
         self._counters.tx_packets += count
         self._counters.tx_bytes += len(train)
+        return ()
 
     def _send(self, packet: Bytes, peer: str) -> None:
         try:
@@ -214,9 +225,6 @@ class Underlay:
             self.segmenting = False
             self._counters.offloads_refused += 1
             self.notice("the kernel refuses UDP_SEGMENT on this underlay; going on without")
-
-    def _drop_too_big(self, _packet: memoryview, _peer: str) -> None:
-        self._counters.drop_tx_too_big += 1
 
 
 def _accepts(udp: socket.socket, option: int, value: int) -> bool:

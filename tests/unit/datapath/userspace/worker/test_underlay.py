@@ -24,6 +24,7 @@ class Refusing(socket.socket):
 
     refusals: list[int]
     refuse_trains: int = 0
+    too_big: tuple[bytes, ...] = ()
 
     def _check(self) -> None:
         if self.refusals:
@@ -38,6 +39,8 @@ class Refusing(socket.socket):
 
     def sendto(self, *arguments: Any) -> int:
         self._check()
+        if arguments[0] in self.too_big:
+            raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
         return super().sendto(*arguments)
 
 
@@ -97,6 +100,17 @@ def test_a_train_with_something_wrong_is_sent_one_by_one(ends: Ends, number: int
     ends.underlay.send_train(TRAIN, 100, RECEIVER)
     assert ends.arrived() == DATAGRAMS
     assert ends.underlay.segmenting, "the offload is not to blame"
+
+
+def test_what_does_not_fit_the_path_comes_back_and_the_rest_is_sent(ends: Ends) -> None:
+    ends.sender.refuse_trains = errno.EMSGSIZE
+    ends.sender.too_big = (DATAGRAMS[0], DATAGRAMS[4], DATAGRAMS[10], b"single")
+    left = ends.underlay.send_train(TRAIN, 100, RECEIVER)
+    assert [bytes(packet) for packet in left] == [DATAGRAMS[0], DATAGRAMS[4], DATAGRAMS[10]]
+    assert ends.arrived() == [DATAGRAMS[number] for number in range(11) if number not in {0, 4, 10}]
+    assert ends.counters == Counters(tx_packets=8, tx_bytes=sum(map(len, DATAGRAMS)) - 207)
+    assert not ends.underlay.send(b"single", RECEIVER)
+    assert ends.underlay.send(b"another", RECEIVER)
 
 
 @pytest.mark.parametrize("number", [errno.ECONNREFUSED, errno.EHOSTUNREACH])
