@@ -104,12 +104,15 @@ class Api:
 
     Args:
         tokens: that are taken.
+        follow: whether to follow all that is stored from the start, so as to answer from memory; else from the first
+            watch on.
     """
 
-    def __init__(self, storage: Storage, tokens: Tokens) -> None:
+    def __init__(self, storage: Storage, tokens: Tokens, *, follow: bool = False) -> None:
         self._storage = storage
-        self._reading = Reading(storage)
         self._hub = Hub(storage)
+        self._reading = Reading(storage, self._hub)
+        self._follow = follow
         self._tokens = tokens
         self._slots = asyncio.Semaphore(MAX_REQUESTS)
         self._watches = 0
@@ -118,8 +121,13 @@ class Api:
         """What aiohttp serves."""
         app = web.Application(client_max_size=MAX_BODY)
         app.router.add_route("*", "/{path:.*}", self._handle)
+        app.on_startup.append(self._start_up)
         app.on_shutdown.append(self._shut_down)
         return app
+
+    async def _start_up(self, _: web.Application) -> None:
+        if self._follow:
+            self._hub.start()
 
     async def _shut_down(self, _: web.Application) -> None:
         self._hub.close()

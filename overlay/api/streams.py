@@ -12,6 +12,7 @@ import msgspec
 from overlay.api.derived import Change
 from overlay.api.paths import Query, Target
 from overlay.api.watching import Hub
+from overlay.services.computed import service_named
 from overlay.services.objects.document import Object, ObjectFormatError, decode, metadata_of, namespace_of
 from overlay.services.objects.kinds import POD
 from overlay.services.objects.selectors import Selects, both, selector
@@ -96,7 +97,8 @@ async def lines(
     made = _Lines(target, takes, render)
     after = int(query.version or 0)
     if after == 0 or query.initial_events:
-        listing = await reading.list(target.kind, target.namespace, takes=takes)
+        service = service_named(target.kind, query.labels, query.fields)
+        listing = await reading.list(target.kind, target.namespace, takes=takes, service=service)
         after = listing.revision
         yield b"".join(made.event("ADDED", obj) for obj in listing.items)
         if query.initial_events:

@@ -10,6 +10,7 @@ from typing import Any
 
 from overlay.api.bodies import parse_object, parse_patch
 from overlay.api.paths import Query, Target
+from overlay.services.computed import service_named
 from overlay.services.objects import patches, status
 from overlay.services.objects.decoding import Decoded, decode_as
 from overlay.services.objects.document import Object, metadata_of, name_of, namespace_of
@@ -66,7 +67,10 @@ async def list_(reading: Reading, target: Target, query: Query) -> Answer:
     """The objects of a kind, or a part of them."""
     takes = selector(target.kind, query.labels, query.fields) if query.labels or query.fields else None
     limit = min(query.limit, MAX_LIMIT)
-    return Answer(await reading.list(target.kind, target.namespace, limit=limit, token=query.token, takes=takes))
+    service = service_named(target.kind, query.labels, query.fields)
+    return Answer(
+        await reading.list(target.kind, target.namespace, limit=limit, token=query.token, takes=takes, service=service)
+    )
 
 
 async def create(storage: Storage, target: Target, query: Query, body: Body) -> Answer:

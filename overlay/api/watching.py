@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from random import Random
 
 from overlay.api.derived import Change, Derived
+from overlay.api.freshness import Freshness
 from overlay.errors import CompactedError, StoreError
 from overlay.services.computed import COMPUTED
 from overlay.services.keys import Keys
@@ -102,6 +103,31 @@ class Hub:
         self._epoch = 0
         self._moved = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._freshness = Freshness(storage.store, self, storage.keys.config)
+
+    def start(self) -> None:
+        """Follows from now on, before anybody has asked."""
+        if self._task is None:
+            following = Following(self._storage.store, self, time.monotonic, self._tell)
+            self._task = asyncio.create_task(following.run())
+
+    async def fresh(self) -> ServicesMirror | None:
+        """See :class:`~overlay.services.reading.Live`. Nothing is followed for this alone."""
+        return self._mirror if self._task is not None and await self._freshness.proved() else None
+
+    @property
+    def mirror(self) -> ServicesMirror:
+        """See :class:`~overlay.api.freshness.Followed`."""
+        return self._mirror
+
+    @property
+    def connected(self) -> bool:
+        """See :class:`~overlay.api.freshness.Followed`."""
+        return self._follower.connected
+
+    async def moved(self) -> None:
+        """See :class:`~overlay.api.freshness.Followed`."""
+        await self._moved.wait()
 
     @property
     def revision(self) -> int:
@@ -207,9 +233,7 @@ class Hub:
     # --- parts ---
 
     async def _load(self) -> None:
-        if self._task is None:
-            following = Following(self._storage.store, self, time.monotonic, self._tell)
-            self._task = asyncio.create_task(following.run())
+        self.start()
         while not self._mirror.loaded:
             moved = self._moved
             if self._follower.error is not None:

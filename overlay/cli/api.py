@@ -53,7 +53,8 @@ def api(etcd: Etcd, *, services_prefix: str, port: int, kubeconfig_file: str, ap
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         try:
-            async with serving(Api(Storage(store, Keys(services_prefix)), identity.tokens), port, identity.tls()) as at:
+            served = Api(Storage(store, Keys(services_prefix)), identity.tokens, follow=True)
+            async with serving(served, port, identity.tls()) as at:
                 file, reading = place.publish(identity, at, Path(kubeconfig_file))
                 log.info("serving on https://127.0.0.1:%d; kubeconfig: %s (to read: %s)", at, file, reading)
                 await stop.wait()

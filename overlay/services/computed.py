@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import uuid
 
-from overlay.services.facts import ServiceName
+from overlay.services.facts import SERVICE_NAME, ServiceName
 from overlay.services.mirror import ServicesMirror
 from overlay.services.objects.document import Object, metadata_of
 from overlay.services.objects.kinds import ENDPOINT_SLICE, ENDPOINTS, NODE, Kind
+from overlay.services.objects.selectors import parse_fields, parse_labels
 
 COMPUTED = (ENDPOINTS, ENDPOINT_SLICE, NODE)
 """Kinds some of whose objects, or all, are computed."""
@@ -44,17 +45,39 @@ def _stamp(mirror: ServicesMirror, name: ServiceName, found: dict[str, Object]) 
             each["metadata"]["creationTimestamp"] = created
 
 
-def owners(mirror: ServicesMirror, kind: Kind, namespace: str = "") -> list[str]:
+def service_named(kind: Kind, labels: str, fields: str) -> str:
+    """The one Service whose endpoints a request's two selectors take, by its name; empty where there may be several.
+
+    Raises StatusError (400).
+    """
+    if kind is ENDPOINTS:
+        names = [value for field, equal, value in parse_fields(kind, fields) if field == "metadata.name" and equal]
+    elif kind is ENDPOINT_SLICE:
+        wanted = [each.values for each in parse_labels(labels) if (each.key, each.operator) == (SERVICE_NAME, "In")]
+        names = [next(iter(values)) for values in wanted if len(values) == 1]
+    else:
+        names = []
+    return names[0] if names else ""
+
+
+def owners(mirror: ServicesMirror, kind: Kind, namespace: str = "", service: str = "") -> list[str]:
     """What the objects of a computed kind are computed from, or stored as: keys in their order.
 
     A list is made of them one by one, so that a part of it costs no more than that part.
+
+    Args:
+        service: where given, of what is computed only what belongs to Services of this name.
     """
     keys = mirror.keys
     if kind is NODE:
         return sorted(key for key in mirror.items if key.startswith(keys.node()))
     stored = keys.objects(kind.resource, namespace)
     found = {key for key in mirror.items if key.startswith(stored)}
-    found |= {keys.object(kind.resource, *name) for name in mirror.services if namespace in ("", name[0])}
+    found |= {
+        keys.object(kind.resource, *name)
+        for name in mirror.services
+        if namespace in ("", name[0]) and service in ("", name[1])
+    }
     return sorted(found)
 
 

@@ -292,7 +292,12 @@ class Storage:
 
     async def _in_namespace(self, kind: Kind, namespace: str, name: str) -> Compare:
         """That the namespace is there, and stays as it is until the object is made."""
-        item = await self._read(self.keys.object(NAMESPACE.resource, "", namespace))
+        key = self.keys.object(NAMESPACE.resource, "", namespace)
+        item = await self._read(key)
+        if item is None and namespace in ALWAYS_THERE:  # the store was wiped, or restored to before they were made
+            self._prepared = False
+            await self.prepare()
+            item = await self._read(key)
         if item is None:
             raise status.not_found(NAMESPACE, namespace)
         if status_of(decode(item.value, item.mod_revision, item.key)).get("phase") == "Terminating":

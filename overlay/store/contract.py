@@ -191,3 +191,9 @@ class PagedStore(Store, Protocol):
 
         Raises CompactedError where ``revision`` is history already, or was never reached (a store that was restored).
         """
+
+    async def unchanged(self, span: KeyRange, revision: int, count: int) -> bool:
+        """Whether ``span``, which had ``count`` keys at ``revision``, is still as it was then, linearizably.
+
+        No key of it has been written since, and none is missing. Costs the store a read of ``span``, and sends nothing.
+        """

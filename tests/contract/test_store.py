@@ -103,6 +103,22 @@ async def test_a_page_of_the_past_or_the_future_says_so(world: World) -> None:
         await world.store.page(KeyRange(world.prefix), revision=late + 1_000_000)
 
 
+async def test_a_range_in_which_nothing_happened_is_unchanged(world: World) -> None:
+    span = KeyRange(world.prefix)
+    assert await world.store.unchanged(span, 1, 0)
+    await world.store.commit((), (Put(f"{world.prefix}a", b"1"), Put(f"{world.prefix}b", b"1")))
+    then = (await world.store.page(span)).revision
+    assert await world.store.unchanged(span, then, 2)
+    await world.store.commit((), (Put(f"beside{world.prefix}", b"1"),))
+    assert await world.store.unchanged(span, then, 2), "what happens beside it does not count"
+    assert not await world.store.unchanged(span, then - 1, 2), "written since"
+    assert not await world.store.unchanged(span, then, 3)
+    await world.store.commit((), (Delete(f"{world.prefix}a"),))
+    assert not await world.store.unchanged(span, then, 2), "deleted since"
+    await world.store.commit((), (Put(f"{world.prefix}a", b"1"),))
+    assert not await world.store.unchanged(span, then, 2), "deleted and made again since"
+
+
 async def test_a_range_of_many_pages_is_read_whole(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "PAGE", 7)
     keys = [world.key(f"{number:03}") for number in range(7 * 4)]

@@ -257,6 +257,12 @@ class MemoryStore:
         await self._answer()
         return self.core.page(span, limit, after, revision, self._clock())
 
+    async def unchanged(self, span: KeyRange, revision: int, count: int) -> bool:
+        """See :meth:`overlay.store.contract.PagedStore.unchanged`."""
+        await self._answer()
+        items = self.core.read(span, self._clock()).items
+        return len(items) == count and all(item.mod_revision <= revision for item in items)
+
     async def recall(self, span: KeyRange, revision: int, keys: Sequence[str]) -> Recollection:
         """See :meth:`overlay.store.contract.Store.recall`."""
         await self._answer()

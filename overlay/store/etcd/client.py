@@ -87,6 +87,18 @@ class EtcdStore:
         items = tuple(key_value(kv) for kv in answer.kvs)
         return Page(revision or answer.header.revision, items, answer.count - len(items))
 
+    async def unchanged(self, span: KeyRange, revision: int, count: int) -> bool:
+        """See :meth:`overlay.store.contract.PagedStore.unchanged`. What was deleted since leaves fewer keys, for none
+        can have been added that is not newer."""
+        older = pb.Compare(
+            key=key_bytes(span.key) or b"\0", range_end=range_end(span),
+            target=pb.Compare.MOD, result=pb.Compare.LESS, mod_revision=revision + 1,
+        )  # fmt: skip
+        counted = pb.RequestOp(request_range=_range(span, count_only=True))
+        request = pb.TxnRequest(compare=[older], success=[counted])
+        answer = await self._cluster.call(lambda call: call.unary(call.stubs.kv.Txn, request))
+        return bool(answer.succeeded) and int(answer.responses[0].response_range.count) == count
+
     async def commit(self, compares: Sequence[Compare], operations: Sequence[Put | Delete]) -> Committed:
         """See :meth:`overlay.store.contract.Store.commit`.
 

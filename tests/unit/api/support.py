@@ -78,8 +78,8 @@ class Events:
 
 
 @asynccontextmanager
-async def served() -> AsyncIterator[Served]:
-    store = MemoryStore()
+async def served(store: MemoryStore | None = None, *, follow: bool = False) -> AsyncIterator[Served]:
+    store = store or MemoryStore()
     storage = Storage(store, Keys())
-    async with TestClient(TestServer(Api(storage, Tokens("w", "r")).application())) as client:
+    async with TestClient(TestServer(Api(storage, Tokens("w", "r"), follow=follow).application())) as client:
         yield Served(store, storage, client)

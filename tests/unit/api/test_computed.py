@@ -18,9 +18,10 @@ ENDPOINTS = f"{NAMESPACED}/endpoints"
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
 
 
-@pytest_asyncio.fixture
-async def api() -> AsyncIterator[Served]:
-    async with served() as found:
+@pytest_asyncio.fixture(params=[False, True], ids=["read", "followed"])
+async def api(request: pytest.FixtureRequest) -> AsyncIterator[Served]:
+    """One that reads the store for each answer, and one that answers from what it follows."""
+    async with served(follow=request.param) as found:
         yield found
 
 

@@ -1,0 +1,90 @@
+"""Whether a mirror may answer for the store: proved for each question, so that nothing stale is told as fresh.
+
+The store's revision, read linearizably after the question came, is what the mirror must have reached. A watch hears of
+its own range alone, so while others write elsewhere in the same etcd the mirror may be complete and stay behind; then
+the store is asked whether the range is as the mirror has it, which costs it some time but sends nothing. What cannot be
+proved is read from the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Protocol
+
+from overlay.store.contract import KeyRange, PagedStore
+from overlay.store.mirror import Mirror
+
+CATCH_UP_SECONDS = 0.05
+"""How long a mirror may take to hear of what has happened before the store is asked about its range."""
+
+
+class Followed(Protocol):
+    """A mirror that is kept up to date."""
+
+    @property
+    def mirror(self) -> Mirror:
+        """What is known."""
+
+    @property
+    def span(self) -> KeyRange:
+        """Of what."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether changes are being heard of, as far as one can know."""
+
+    async def moved(self) -> None:
+        """Until the mirror has changed, or the way that it is followed."""
+
+
+class Freshness:
+    """Proves it for one mirror.
+
+    Args:
+        probe: a key that is read for the store's revision.
+    """
+
+    def __init__(self, store: PagedStore, followed: Followed, probe: str) -> None:
+        self._store = store
+        self._followed = followed
+        self._probe = KeyRange(probe, prefix=False)
+        self._proof = (0, 0, 0)  # in this epoch, the mirror as of this revision was the store's range until that one
+        self._asking = asyncio.Lock()
+
+    async def proved(self) -> bool:
+        """Whether the mirror has all that the store had when this was called, until something else is awaited."""
+        mirror = self._followed.mirror
+        if not (mirror.loaded and self._followed.connected):
+            return False
+        epoch, before = mirror.epoch, mirror.revision
+        now = (await self._store.page(self._probe)).revision
+        if now < before:
+            return False  # the store has gone back, and the mirror does not know yet
+        if not self._reached(now):
+            await self._wait_for(now)
+        if not self._reached(now):
+            await self._ask(now)
+        return self._reached(now) and self._followed.connected and mirror.epoch == epoch
+
+    def _reached(self, now: int) -> bool:
+        mirror = self._followed.mirror
+        epoch, known, until = self._proof
+        return mirror.revision >= now or (epoch == mirror.epoch and known <= mirror.revision and now <= until)
+
+    async def _wait_for(self, now: int) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CATCH_UP_SECONDS):
+                while not self._reached(now):
+                    await self._followed.moved()
+
+    async def _ask(self, now: int) -> None:
+        """One asks at a time: what it is told may do for those who wait."""
+        async with self._asking:
+            mirror = self._followed.mirror
+            if self._reached(now):
+                return
+            epoch, known, count = mirror.epoch, mirror.revision, len(mirror.items)
+            now = max(now, (await self._store.page(self._probe)).revision)
+            if await self._store.unchanged(self._followed.span, known, count):
+                self._proof = (epoch, known, now)
