@@ -69,7 +69,7 @@ demo: packages $(VENV)/.run  ## a cluster in namespaces: leases, pings, a transf
 	@$(BIN)/overlay lab demo
 
 test: test-packages $(VENV)/.dev check lowest  ## everything: lint, types, unit, contract, simulation, namespaces, Docker, systemd
-	@$(BIN)/pytest -q
+	@$(BIN)/python -m tests
 
 check: lint types contracts  ## lint, types, and which way imports go
 
