@@ -172,9 +172,10 @@ class Member:
         self._end(signal.SIGTERM)
 
     def freeze(self) -> None:
-        """SIGSTOP: connections stay open and nobody answers."""
+        """SIGSTOP: connections stay open and nobody answers, from the moment that this returns."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)  # on a busy machine threads run on for a while
 
     def thaw(self) -> None:
         """Ends :meth:`freeze`."""
