@@ -20,6 +20,16 @@ def harmless(data: bytes) -> str:
     return "".join(each if each.isprintable() else "\ufffd" for each in data.decode(errors="replace"))
 
 
+def lines_of(data: bytes) -> list[str]:
+    """The lines of what the kernel, or a tool of the machine, printed.
+
+    A line ends at a newline and nowhere else (``str.splitlines`` knows ten more ends). Interfaces' names, paths and
+    comments of rules are bytes: those that are no UTF-8 stay as they are (PEP 383), and go back as they came.
+    """
+    text = data.decode("utf-8", "surrogateescape").removesuffix("\n")
+    return text.split("\n") if text else []
+
+
 def printable(text: str) -> str:
     """``text`` without what could end a line, move a cursor or not be encoded: others wrote it and people read it."""
     return text if text.isprintable() else "".join(char if char.isprintable() else "·" for char in text)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from overlay.errors import NodeError
 from overlay.linux import libc
+from overlay.text import lines_of
 
 _CHOSEN_BY_OURSELVES = Path("/run/overlay/cgroup2")
 
@@ -19,10 +20,10 @@ def root() -> Path:
     Raises:
         NodeError: it cannot be had.
     """
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in lines_of(Path("/proc/self/mountinfo").read_bytes()):
         fields, _, kind = line.partition(" - ")
         if kind.startswith("cgroup2 "):
-            _, _, _, inside, place, *_ = fields.split()
+            _, _, _, inside, place, *_ = fields.split(" ")
             if inside == "/":
                 return Path(place)
     try:
@@ -40,7 +41,7 @@ def number(cgroup: Path) -> int:
 
 def holds(cgroup: Path) -> bool:
     """Whether this process is in ``cgroup``, or below it."""
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
+    for line in lines_of(Path("/proc/self/cgroup").read_bytes()):
         if line.startswith("0::/"):
             return (root() / line[len("0::/") :]).is_relative_to(cgroup)
     return False

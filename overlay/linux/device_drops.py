@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 
+from overlay.text import lines_of
+
 _DEVICES, _ROUTES = "/proc/thread-self/net/dev", "/proc/thread-self/net/route"
 _HEADLINES = 2
 _RX_DROPPED, _TX_DROPPED = 3, 11
@@ -27,18 +29,18 @@ class Dropped:
 def dropped() -> dict[str, Dropped]:
     """By the interface's name."""
     found = {}
-    for line in Path(_DEVICES).read_text().splitlines()[_HEADLINES:]:
+    for line in lines_of(Path(_DEVICES).read_bytes())[_HEADLINES:]:
         name, _, numbers = line.partition(":")
         columns = numbers.split()
-        found[name.strip()] = Dropped(int(columns[_RX_DROPPED]), int(columns[_TX_DROPPED]))
+        found[name.lstrip(" ")] = Dropped(int(columns[_RX_DROPPED]), int(columns[_TX_DROPPED]))
     return found
 
 
 def device_of(subnet: IPv4Network) -> str | None:
     """The interface that the route to exactly ``subnet`` leaves by: the bridge of its containers; None if none does."""
     wanted = _hexadecimal(subnet.network_address.packed), _hexadecimal(subnet.netmask.packed)
-    for line in Path(_ROUTES).read_text().splitlines()[1:]:
-        columns = line.split()
+    for line in lines_of(Path(_ROUTES).read_bytes())[1:]:
+        columns = line.split("\t")
         if (columns[1], columns[7]) == wanted and columns[0] != "*":
             return columns[0]
     return None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from overlay.linux import libc
+from overlay.text import lines_of
 
 T = TypeVar("T")
 
@@ -20,8 +21,8 @@ def visible() -> dict[int, Path]:
     for link in Path("/proc").glob("[0-9]*/ns/net"):
         with suppress(OSError, ValueError):
             found.setdefault(int(os.readlink(link).removeprefix("net:[").removesuffix("]")), link)
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        _, _, _, root, place, *_ = line.split()
+    for line in lines_of(Path("/proc/self/mountinfo").read_bytes()):
+        _, _, _, root, place, *_ = line.split(" ")
         if root.startswith("net:["):
             found.setdefault(int(root[len("net:[") : -1]), Path(place))
     return found

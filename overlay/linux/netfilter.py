@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from overlay.errors import NodeError, PrivilegeError
+from overlay.text import harmless
 
 _SEARCH_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"))
 
@@ -164,14 +165,13 @@ def _found(path: str | None, package: str) -> str:
 
 
 def _run(command: Sequence[str], text: str = "") -> str:
-    """Runs a tool to its end; returns what it printed."""
+    """Runs a tool to its end; returns what it printed, bytes that are no UTF-8 as in :func:`overlay.text.lines_of`."""
     name = os.path.basename(command[0])
     try:
         done = subprocess.run(
             command,
-            input=text,
+            input=text.encode("utf-8", "surrogateescape"),
             capture_output=True,
-            text=True,
             timeout=_LIMIT_SECONDS,
             env={"PATH": _SEARCH_PATH, "LC_ALL": "C"},
             check=False,
@@ -183,8 +183,8 @@ def _run(command: Sequence[str], text: str = "") -> str:
     except OSError as error:
         raise NodeError(error.strerror or str(error), about=command[0], remedy="install the package again") from error
     if done.returncode == 0:
-        return done.stdout
-    lines = (_BANNER.sub("", line).strip() for line in done.stderr.splitlines())
+        return done.stdout.decode("utf-8", "surrogateescape")
+    lines = (_BANNER.sub("", harmless(line)).strip() for line in done.stderr.splitlines())
     cause = "; ".join([line for line in lines if line][:2]) or f"exit status {done.returncode}"
     if "ermission denied" in cause or "Operation not permitted" in cause:
         raise PrivilegeError(

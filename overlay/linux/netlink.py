@@ -21,6 +21,7 @@ from typing import Any, Self
 from overlay.errors import InterfaceError, NodeError
 from overlay.linux.pyroute import IPRoute, NetlinkError
 from overlay.linux.routes import Route, RouteTable, RouteType, attribute, refusal
+from overlay.text import harmless
 
 _IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
 _ARPHRD_ETHER = 1
@@ -95,6 +96,11 @@ class Address:
     address: IPv4Address
     prefixlen: int
     secondary: bool = False
+
+
+def as_text(name: str | bytes) -> str:
+    """A name as it may be shown: one that is no UTF-8, which the kernel does not ask for, pyroute2 leaves as bytes."""
+    return harmless(name) if isinstance(name, bytes) else name
 
 
 @contextmanager
@@ -285,7 +291,7 @@ class Netlink(RouteSocket):
 def _link(message: Any) -> Link:
     return Link(
         index=message["index"],
-        name=message.get("ifname"),
+        name=as_text(message.get("ifname")),
         mtu=message.get("mtu"),
         up=bool(message["flags"] & _IFF_UP),
         kind=message.get(("linkinfo", "kind")) or "",

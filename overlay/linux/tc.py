@@ -15,7 +15,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from overlay.errors import DeviceError, NodeError
-from overlay.linux.netlink import Link, RouteSocket, explained
+from overlay.linux.netlink import Link, RouteSocket, as_text, explained
 from overlay.linux.pyroute import Ethtool, EthtoolError, NetlinkError
 
 FIRST_PRIORITY = 8285
@@ -63,7 +63,7 @@ class TrafficControl(RouteSocket):
         try:
             features = ethtool.get_features(device.name).features
             return any(feature.enable for name, feature in features.items() if name in _JOINING)
-        except (OSError, EthtoolError):
+        except (OSError, EthtoolError, IndexError):  # IndexError: a name that is longer as text than the kernel's
             return False  # it says nothing of its offloads, so has none
         finally:
             ethtool.close()
@@ -89,7 +89,7 @@ class TrafficControl(RouteSocket):
             for message in self._route.get_filters(index=device.index, parent=hook.value):
                 options = message.get_attr("TCA_OPTIONS")
                 if message.get_attr("TCA_KIND") == "bpf" and options is not None:
-                    name = options.get_attr("TCA_BPF_NAME") or ""
+                    name = as_text(options.get_attr("TCA_BPF_NAME") or "")
                     found.append(Filter(message["info"] >> 16, message["handle"], name))
         return found
 
@@ -100,7 +100,7 @@ class TrafficControl(RouteSocket):
             for message in self._route.get_filters(index=device.index, parent=hook.value):
                 number, kind = message["info"] >> 16, message.get_attr("TCA_KIND")
                 options = message.get_attr("TCA_OPTIONS")
-                name = options.get_attr("TCA_BPF_NAME") if kind == "bpf" and options is not None else None
+                name = as_text(options.get_attr("TCA_BPF_NAME") or "") if kind == "bpf" and options is not None else ""
                 if number < priority:
                     found[number] = f"{kind} filter{f' {name}' if name else ''} (priority {number})"
         return list(found.values())

@@ -97,7 +97,7 @@ class Plan:
     @property
     def tables(self) -> tuple[str, ...]:
         """Those that the script writes to."""
-        return tuple(line[1:] for line in self.script.splitlines() if line.startswith("*"))
+        return tuple(line[1:] for line in self.script.split("\n") if line.startswith("*"))
 
 
 def plan(ruleset: Ruleset, tables: Mapping[str, Saved], names: Names, replaced: Ruleset | None = None) -> Plan:

@@ -179,7 +179,14 @@ class Firewall:
 
     def _as_nft_sees(self, tool: Iptables, table: str, printed: Saved | None) -> Saved:
         """A table of iptables with what iptables misreads or (``printed`` is None) cannot read at all."""
-        text = self._tools.list_table("ip", table)
+        try:
+            text = self._tools.list_table("ip", table)
+        except PrivilegeError:
+            raise
+        except NodeError:  # nft ends at an interface's name that is no UTF-8 (json.c, relational_expr_json)
+            if printed is None:
+                raise
+            return printed
         if text is None:
             return Saved({}, {})
         own = {self._names.chains[hook]: self._names.comments[hook] for hook in Hook}

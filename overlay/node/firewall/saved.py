@@ -39,7 +39,7 @@ class Saved:
         """What ``iptables-save -t TABLE`` printed, or ``iptables -S CHAIN``."""
         policies: dict[str, str] = {}
         rules: dict[str, list[Tokens]] = {}
-        for line in text.splitlines():
+        for line in text.split("\n"):  # a comment may have what str.splitlines takes for an end
             if line.startswith(":"):
                 name, _, rest = line[1:].partition(" ")
                 policies[name] = rest.partition(" ")[0] or "-"
