@@ -164,9 +164,16 @@ def _layout_of_row(row: NDArray[np.uint8], size: int) -> Layout | None:
 
 
 def _has_layout(row: NDArray[np.uint8], size: int, layout: Layout) -> bool:
-    """Whether the first packet of a run is one that the header words were compared for, with its length right."""
-    start = row[: ip.HEADER_LEN].tobytes()
+    """Whether the first packet of a run is one that the header words were compared for, with its lengths right.
+
+    UDP's may say less than IP's: behind that end are options (RFC 9868), which would be payload in a joined datagram;
+    their checksum is made so that the sum of all is right too.
+    """
+    start = row[: layout.header].tobytes()
     right_length = start[2] << 8 | start[3] == size
+    if not layout.is_tcp:
+        at = layout.network + UDP_LENGTH_AT
+        right_length &= start[at] << 8 | start[at + 1] == size - layout.network
     return right_length and not start[6] & RESERVED_FLAG and _layout_of_row(row, size) is layout
 
 

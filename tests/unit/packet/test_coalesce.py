@@ -262,6 +262,35 @@ def test_not_without_permission_for_udp() -> None:
     assert runs_of(datagrams)[0].layout is not None
 
 
+def with_surplus(packet: Packet, surplus: int) -> bytes:
+    """The same datagram, of which the last ``surplus`` bytes of payload are behind the end that UDP's length tells.
+
+    With an option checksum there (RFC 9868, 9) both sums are right: of the datagram, and of all that IP carries, which
+    is what middleboxes check.
+    """
+    datagram = bytearray(packet.encode())
+    udp = 20 + len(packet.ip_options)
+    payload = len(datagram) - udp - surplus
+    datagram[udp + 4 : udp + 8] = struct.pack("!HH", payload, 0)
+    pseudo = packet.source + packet.destination + struct.pack("!HH", packets.UDP, payload)
+    datagram[udp + 6 : udp + 8] = struct.pack("!H", plain_checksum(pseudo + bytes(datagram[udp : udp + payload])))
+    datagram[-2:] = b"\0\0"
+    behind = bytes(datagram[udp + payload :]) + struct.pack("!H", surplus)
+    datagram[-2:] = struct.pack("!H", plain_checksum(behind))
+    return bytes(datagram)
+
+
+@pytest.mark.parametrize("surplus", [4, 8, 100])
+def test_udp_options_stay_behind_the_datagrams_that_they_belong_to(surplus: int) -> None:
+    datagrams = [with_surplus(each, surplus) for each in train(packets.UDP)]
+    for datagram in datagrams:
+        pseudo = datagram[12:20] + struct.pack("!HH", packets.UDP, len(datagram) - 20)
+        assert plain_checksum(pseudo + datagram[20:]) == 0, "right for who takes IP's length for UDP's"
+    assert [run.layout for run in runs_of(datagrams)] == [None] * len(runs_of(datagrams))
+    honest = [each.encode() for each in train(packets.UDP)]
+    assert [run.layout for run in runs_of([*datagrams, *honest]) if run.start < len(datagrams)] == [None]
+
+
 def test_udp_without_checksum_stays() -> None:
     datagrams = segment_plainly(Packet(protocol=packets.UDP, payload=NOISE[: 3 * SIZE]), SIZE)
     bare = [each[:26] + b"\0\0" + each[28:] for each in datagrams]
