@@ -12,6 +12,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Container, Sequence
+from functools import partial
 
 from overlay.datapath.userspace.counters import Counters
 from overlay.datapath.userspace.worker.batch import Batch
@@ -28,8 +29,21 @@ _SEGMENT_SIZE = struct.Struct("=H")
 _EXTENDED_ERROR = struct.Struct("=IBBBBII")
 """``struct sock_extended_err``: errno, origin, type, code, padding, info (the MTU), data."""
 
-_REPORTS = frozenset({errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EPROTO, errno.EMSGSIZE})
-"""Errors that may be the echo of an earlier datagram: the call that gets it has not sent its own."""
+_REPORTS = frozenset(
+    {
+        errno.ECONNREFUSED,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.EMSGSIZE,
+        errno.ENETUNREACH,
+        errno.ENONET,
+        errno.ENOPROTOOPT,
+        errno.EOPNOTSUPP,
+        errno.EPROTO,
+    }
+)
+"""Errors that may be the echo of an earlier datagram: the call that gets it has not sent its own. What the kernel makes
+of ICMP (``icmp_err_convert``, ``__udp4_lib_err``)."""
 
 DSCP = 0xFC
 """Of the type-of-service byte (RFC 2474); the other two bits are ECN's, which is not copied (RFC 6040, 4.3)."""
@@ -37,7 +51,7 @@ DSCP = 0xFC
 MAX_QUEUED_ERRORS = 1024
 """Entries of the error queue read at once, so that a flood of them cannot keep the worker from its packets."""
 MAX_REPORTS = 16
-"""Errors of earlier datagrams that one receive steps over."""
+"""Errors of earlier datagrams that one call steps over."""
 _ORIGIN_LOCAL = 1
 """``SO_EE_ORIGIN_LOCAL`` (linux/errqueue.h): the kernel itself, by the interface's MTU; the rest came from somebody."""
 _QUOTE = 64
@@ -90,7 +104,7 @@ class Underlay:
             return () if self.send(train, peer) else (train,)
         if not self.segmenting:
             return self._send_singly(train, size, peer)
-        most = size * min(MAX_SEGMENTS, ip.MAX_UDP_PAYLOAD // size)
+        most = size * max(1, min(MAX_SEGMENTS, ip.MAX_UDP_PAYLOAD // size))
         if total <= most:
             return self._send_segments(train, size, peer)
         left: list[memoryview] = []
@@ -161,29 +175,37 @@ class Underlay:
                 self.read_errors()
         return False
 
-    def read_errors(self) -> None:
-        """Empties the sockets' error queues, and learns path MTUs from them."""
-        self._read_errors(self.sending)
-        if self.receiving is not self.sending:
-            self._read_errors(self.receiving)
+    def read_errors(self) -> int:
+        """Empties the sockets' error queues, and learns path MTUs from them.
 
-    def _read_errors(self, udp: socket.socket) -> None:
+        Returns:
+            How many of the errors somebody else has reported.
+        """
+        reports = self._read_errors(self.sending)
+        if self.receiving is not self.sending:
+            reports += self._read_errors(self.receiving)
+        return reports
+
+    def _read_errors(self, udp: socket.socket) -> int:
+        reports = 0
         for _ in range(MAX_QUEUED_ERRORS):
             try:
                 quoted, ancillary, _, address = udp.recvmsg(_QUOTE, 256, socket.MSG_ERRQUEUE)
             except OSError:
                 # The socket's own note of an error stays where the report found no room, and would be told for ever.
                 udp.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                return
+                break
             for level, kind, data in ancillary:
                 if level == socket.SOL_IP and kind == IP_RECVERR and len(data) >= _EXTENDED_ERROR.size:
                     number, origin, _, _, _, path_mtu, _ = _EXTENDED_ERROR.unpack_from(data)
+                    reports += origin != _ORIGIN_LOCAL
                     if number != errno.EMSGSIZE or not path_mtu or not address or address[0] not in self.peers:
                         continue
                     if origin == _ORIGIN_LOCAL:
                         self.paths.learn(address[0], path_mtu, time.monotonic())
                     else:
                         self.claimed(address[0], path_mtu, quoted)
+        return reports
 
     def _send_singly(self, train: memoryview, size: int, peer: str) -> Sequence[memoryview]:
         packets = (train[at : at + size] for at in range(0, len(train), size))
@@ -193,31 +215,39 @@ class Underlay:
         self._mark(train)
         ancillary = [(socket.SOL_UDP, UDP_SEGMENT, _SEGMENT_SIZE.pack(size))]
         count = -(-len(train) // size)
-        for last_try in (False, True):
-            try:
-                self.sending.sendmsg((train,), ancillary, 0, (peer, self.port))
-                break
-            except OSError as failure:
-                if failure.errno == errno.EIO:
-                    self._stop_segmenting()
-                if failure.errno in {errno.EIO, errno.EMSGSIZE, errno.EINVAL}:
-                    return self._send_singly(train, size, peer)  # the kernel says of each what is wrong with it
-                if last_try or failure.errno not in _REPORTS:
-                    self._counters.drop_tx_send += count
-                    return ()
-                self.read_errors()
+        try:
+            self._despite_reports(partial(self.sending.sendmsg, (train,), ancillary, 0, (peer, self.port)))
+        except OSError as failure:
+            if failure.errno == errno.EIO:
+                self._stop_segmenting()
+            if failure.errno in {errno.EIO, errno.EMSGSIZE, errno.EINVAL}:
+                return self._send_singly(train, size, peer)  # the kernel says of each what is wrong with it
+            self._counters.drop_tx_send += count
+            return ()
         self._counters.tx_packets += count
         self._counters.tx_bytes += len(train)
         return ()
 
     def _send(self, packet: Bytes, peer: str) -> None:
-        try:
-            self.sending.sendto(packet, (peer, self.port))
-        except OSError as failure:
-            if failure.errno not in _REPORTS:
-                raise
-            self.read_errors()
-            self.sending.sendto(packet, (peer, self.port))
+        self._despite_reports(partial(self.sending.sendto, packet, (peer, self.port)))
+
+    def _despite_reports(self, send: Callable[[], object]) -> None:
+        """Sends, once more after each report about an earlier datagram: anybody may make one come, and many.
+
+        Raises:
+            OSError: what is wrong with this one.
+        """
+        others = 1  # at first: a report that found no room in the error queue is not in it
+        for _ in range(MAX_REPORTS):
+            try:
+                send()
+            except OSError as failure:
+                if failure.errno not in _REPORTS or not others:
+                    raise
+                refused, others = failure, self.read_errors()
+            else:
+                return
+        raise refused
 
     def _stop_segmenting(self) -> None:
         """EIO: the interface cannot do UDP checksums, so the kernel does not segment for it (``udp_send_skb``)."""
