@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import NoReturn
 
-from overlay.linux.changes import ADDRESSING, Group, changes
+from overlay.linux.changes import ADDRESSING, BURST_SECONDS, Group, changes
 
 
 class Occasion:
@@ -30,9 +30,15 @@ class Occasion:
                 await self._told.wait()
 
 
-async def changes_of_this_machine(*occasions: Occasion, of: Group = ADDRESSING) -> NoReturn:
-    """Tells ``occasions`` of each burst of changes to this namespace's network; raises OSError if it cannot."""
-    async for _ in changes(of):
+async def changes_of_this_machine(
+    *occasions: Occasion, of: Group = ADDRESSING, burst: float = BURST_SECONDS
+) -> NoReturn:
+    """Tells ``occasions`` of each burst of changes to this namespace's network, as seldom as every ``burst`` seconds.
+
+    Raises:
+        OSError: the kernel refuses to tell.
+    """
+    async for _ in changes(of, burst):
         for occasion in occasions:
             occasion.tell()
     raise AssertionError("the kernel never stops telling")

@@ -35,8 +35,11 @@ class Group(IntFlag):
 ADDRESSING = Group.LINKS | Group.ADDRESSES | Group.ROUTES
 
 
-async def changes(groups: Group) -> AsyncIterator[None]:
+async def changes(groups: Group, burst: float = BURST_SECONDS) -> AsyncIterator[None]:
     """Yields after the first and after the last of each burst of changes, for ever.
+
+    Args:
+        burst: seconds between two of them at least.
 
     Raises:
         OSError: the kernel refuses to tell.
@@ -53,7 +56,7 @@ async def changes(groups: Group) -> AsyncIterator[None]:
                     raise
             _drain(ear)
             yield
-            await asyncio.sleep(BURST_SECONDS)
+            await asyncio.sleep(burst)
 
 
 def _drain(ear: socket.socket) -> None:

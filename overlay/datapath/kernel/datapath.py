@@ -10,8 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 
-from overlay.daemon.occasions import Occasion, changes_of_this_machine
+from overlay.daemon.occasions import changes_of_this_machine
+from overlay.daemon.reconcile import Look, Loop
 from overlay.daemon.threads import in_thread
+from overlay.daemon.troubles import Troubles
 from overlay.datapath.base import Datapath, DatapathStatus
 from overlay.datapath.kernel.attach import gro_pair
 from overlay.datapath.kernel.findings import FIREWALL, causes_of, problems_of, slow_path_counters
@@ -19,7 +21,7 @@ from overlay.datapath.kernel.machine import Machine, cleanup
 from overlay.datapath.kernel.maps import read_counters
 from overlay.datapath.kernel.programs import OBJECT, Loaded, load, pin_directory
 from overlay.datapath.kernel.proof import Asker
-from overlay.datapath.kernel.state import WAITING, State
+from overlay.datapath.kernel.state import OBSTACLE, WAITING, State
 from overlay.datapath.spec import TunnelSpec
 from overlay.errors import DatapathError, OverlayError
 from overlay.linux import device_drops
@@ -31,7 +33,7 @@ from overlay.packet.mtu import UDP_ENCAPSULATION
 NAME = "kernel"
 
 _MATTERS = Group.LINKS | Group.TRAFFIC_CONTROL | Group.ROUTES
-_SETTLE = 0.5
+_BURST = 0.5
 """Seconds between two looks at least, unless there are new peers: changes come in bursts, and a look costs 20 ms."""
 _ASK = 0.5
 """Seconds between two rounds of questions to peers: as long a flow takes the detour before the first answer."""
@@ -69,8 +71,8 @@ class KernelDatapath:
         self._repairs = 0
         self._before: Mapping[str, int] = {}
         self._growth = Growth()
-        self._occasion, self._new_peers = Occasion(), Occasion()
         self._turn = asyncio.Lock()
+        self._loop = Loop(OBSTACLE, self._look, Troubles(), every=_LOOK_ANYWAY, retry=_LOOK_AGAIN)
         self._follower: asyncio.Task[None] | None = None
         self._asker: Asker | None = None
 
@@ -96,12 +98,12 @@ class KernelDatapath:
                 former.loaded.close()
                 await in_thread(cleanup, former.spec.device)
             self._forget_asker()
-            self._machine = machine = Machine(spec, loaded)
+            self._machine = Machine(spec, loaded)
             if former is None or not same_device:
                 self._before = self._counters()  # a predecessor's, whose slow path is gone with it
                 self._pair_drops()
             self._stood = False
-            self._take_in(await in_thread(machine.reconcile, self._table))
+        await self._loop.once()
         if self._follower is None:
             self._follower = asyncio.create_task(self._work())
 
@@ -109,17 +111,12 @@ class KernelDatapath:
         """Hands ``table`` to the slow path at once, and to the kernel's map in a thread."""
         self._table = table
         self._slow.set_peers(table)
-        self._new_peers.tell()
-        self._occasion.tell()
+        self._loop.occasion.tell()
 
     async def repair(self) -> State:
         """Compares this machine with what it must be, mends what differs, and tells what it found."""
-        async with self._turn:
-            if self._machine is not None:
-                state = await in_thread(self._machine.reconcile, self._table)
-                self._repairs += len(state.mended) if self._stood else 0
-                self._take_in(state)
-            return self._state
+        await self._loop.once()
+        return self._state
 
     async def status(self) -> DatapathStatus:
         """The slow path's snapshot with the kernel's counters added to those of the same names."""
@@ -193,8 +190,8 @@ class KernelDatapath:
 
     async def _work(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(changes_of_this_machine(self._occasion, of=_MATTERS))
-            tasks.create_task(self._follow())
+            tasks.create_task(changes_of_this_machine(self._loop.occasion, of=_MATTERS, burst=_BURST))
+            tasks.create_task(self._loop.run())
             tasks.create_task(self._ask())
             tasks.create_task(self._learn_paths())
 
@@ -240,25 +237,22 @@ class KernelDatapath:
             self._asker.close()
             self._asker = None
 
-    async def _follow(self) -> None:
-        """Looks again whenever links, qdiscs, filters or peers have changed."""
-        while True:
-            await self._occasion.wait(_LOOK_ANYWAY if self._state.problem is None else _LOOK_AGAIN)
-            self._occasion.take()
-            self._new_peers.take()
-            await self.repair()
-            await self._new_peers.wait(_SETTLE)
+    async def _look(self) -> Look:
+        """Makes this machine as it must be; what is amiss all the same is looked at again soon."""
+        async with self._turn:
+            if self._machine is None:
+                return Look()
+            return self._take_in(await in_thread(self._machine.reconcile, self._table))
 
-    def _take_in(self, state: State) -> None:
+    def _take_in(self, state: State) -> Look:
         """Remembers what a look found, and says what is new about it."""
         before, self._state = self._state, state
+        self._repairs += len(state.mended) if self._stood else 0
         self._stood = self._stood or state.problem is None
         for text in state.mended:
             log.info("kernel datapath: %s", text)
-        if state.problem == before.problem:
-            return
+        if state.problem != before.problem and state.problem in (None, WAITING):
+            log.info("kernel datapath: %s", state.detail if state.problem is None else state.problem.plain)
         if state.problem is None:
-            log.info("kernel datapath: %s", state.detail)
-        else:
-            level = logging.INFO if state.problem == WAITING else logging.WARNING
-            log.log(level, "kernel datapath: %s", state.problem.plain)
+            return Look()
+        return Look(() if state.problem == WAITING else (state.problem,), due=_LOOK_AGAIN)

@@ -12,6 +12,7 @@ import pytest
 from overlay.daemon.threads import in_thread
 from overlay.datapath.base import Datapath, DatapathStatus
 from overlay.datapath.kernel.datapath import KernelDatapath
+from overlay.datapath.kernel.machine import Machine
 from overlay.datapath.kernel.state import OBSTACLE, WAITING, State
 from overlay.errors import DatapathError
 from overlay.model import EMPTY_PEERS, PeerTable
@@ -81,20 +82,32 @@ async def test_before_it_is_configured() -> None:
     await datapath.close()
 
 
+class Seen:
+    """A machine in the states that it is given, one a look."""
+
+    def __init__(self, *states: State) -> None:
+        self._states = iter(states)
+
+    def reconcile(self, _table: PeerTable | None) -> State:
+        return next(self._states)
+
+
 async def test_a_trouble_is_said_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     datapath = datapath_with(Slow())
-    for state in (
+    states = (
         State(problem=WAITING),
         State(problem=Problem(OBSTACLE, "eth0: there is no such interface")),
         State(problem=Problem(OBSTACLE, "eth0: there is no such interface")),
         State("1 subnets", None, ("attached overlay_decap to ingress of eth0",)),
         State("1 subnets", None),
-    ):
-        datapath._take_in(state)
-    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+    )
+    datapath._machine = cast(Machine, Seen(*states))
+    assert [await datapath._loop.once() for _ in states] == [1.0, 1.0, 1.0, 30.0, 30.0], "soon again while it lasts"
+    assert [(record.levelname, record.getMessage().partition(" (after")[0]) for record in caplog.records] == [
         ("INFO", f"kernel datapath: {WAITING.plain}"),
-        ("WARNING", "kernel datapath: eth0: there is no such interface"),
+        ("WARNING", "kernel-path: eth0: there is no such interface"),
         ("INFO", "kernel datapath: attached overlay_decap to ingress of eth0"),
         ("INFO", "kernel datapath: 1 subnets"),
+        ("INFO", "over: kernel-path: eth0: there is no such interface"),
     ]
