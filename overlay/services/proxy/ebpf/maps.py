@@ -1,0 +1,52 @@
+"""The maps as a predecessor left them, and writes carried out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import IPv4Address
+
+from overlay.linux.libbpf import Map, possible_cpus
+from overlay.services.proxy.ebpf import layout
+from overlay.services.proxy.ebpf.book import Found, Writes
+from overlay.services.proxy.ebpf.layout import Address, Entry, Virtual
+
+
+def read(maps: Mapping[str, Map]) -> Found:
+    """What the programs work from now."""
+    services = maps["services"]
+    entries = ((key, services.get(key)) for key in list(services.scan()))
+    return Found(
+        {Virtual.unpack(key): Entry.unpack(value) for key, value in entries if value is not None},
+        frozenset(layout.unpack_backend(key) for key in maps["members"].scan()),
+    )
+
+
+def carry_out(maps: Mapping[str, Map], writes: Writes) -> None:
+    """Makes the changes, in their order.
+
+    Raises:
+        DatapathError: a map is full, or there is no memory; some changes are made then, and what is there is right
+            or a Service's former state. A new book (:func:`read`) is needed.
+    """
+    present = (1).to_bytes(4, "little")
+    maps["members"].put_many((key, present) for key in writes.members_added)
+    maps["backends"].put_many(writes.places)
+    maps["services"].put_many(writes.services)
+    maps["services"].remove_many(writes.services_removed)
+    maps["members"].remove_many(writes.members_removed)
+
+
+def meant_by(maps: Mapping[str, Map], cookie: int, peer: IPv4Address, port: int) -> Address | None:
+    """Which virtual address a socket means by a backend's; None where it is not by us that it has it."""
+    value = maps["reverse"].get(layout.pack_socket_peer(cookie, Address(peer, port)))
+    return None if value is None else layout.unpack_address(value)
+
+
+def counters(maps: Mapping[str, Map]) -> dict[str, int]:
+    """Sums over all processors, by name."""
+    cpus = possible_cpus()
+    sums = {}
+    for index, name in enumerate(layout.COUNTERS):
+        raw = maps["counters"].get(layout.pack_place(index), copies=cpus) or bytes(8 * cpus)
+        sums[name] = sum(int.from_bytes(raw[at : at + 8], "little") for at in range(0, len(raw), 8))
+    return sums

@@ -1,0 +1,182 @@
+"""The mode: what the table says is in the maps, the programs are where all sockets pass, the rules are beneath them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from overlay.errors import OverlayError
+from overlay.linux import cgroups
+from overlay.problem import Problem
+from overlay.services.proxy.base import Applied, Mode
+from overlay.services.proxy.ebpf import maps, programs, wanted
+from overlay.services.proxy.ebpf.book import Book
+from overlay.services.proxy.ebpf.layout import Address, Virtual
+from overlay.services.proxy.ebpf.probe import probe
+from overlay.services.proxy.ebpf.programs import OBJECT, Attachment, Loaded
+from overlay.services.proxy.ebpf.stale import Swept, sweep
+from overlay.services.table import Entry, Table
+
+_log = logging.getLogger(__name__)
+
+
+class EbpfMode:
+    """Services at the socket (:class:`~overlay.services.proxy.base.Mode`).
+
+    Args:
+        beneath: the mode for what passes no socket of this machine.
+        cgroup: whose sockets; None: those of the root, so of all processes. Nodes that share a machine need one each.
+    """
+
+    name = "ebpf"
+
+    def __init__(self, beneath: Mode, cgroup: Path | None = None, path: Path = OBJECT) -> None:
+        self._beneath = beneath
+        self._chosen, self._path = cgroup, path
+        self._loaded: Loaded | None = None
+        self._attachment: Attachment | None = None
+        self._book: Book | None = None
+        self._applied: Table | None = None
+        self._sweeping: asyncio.Task[None] | None = None
+        self._to_sweep = asyncio.Event()
+        self._swept = Swept()
+        self._ended = 0
+
+    async def probe(self) -> str:
+        """Why this machine cannot have it, or what is to be beneath it."""
+        return await asyncio.to_thread(probe, self._chosen, self._path) or await self._beneath.probe()
+
+    async def apply(self, table: Table) -> Applied:
+        """The rules beneath first: they know all that the programs may leave to them.
+
+        Raises:
+            OverlayError: a map is full, or somebody keeps the hook for himself.
+        """
+        beneath = await self._beneath.apply(table)
+        before = self._applied
+        self._applied = None
+        changes = await asyncio.to_thread(self._write, table, before)
+        self._applied = table
+        if self._sweeping is None:
+            self._sweeping = asyncio.create_task(self._sweep(), name="stale-sockets")
+        if changes:
+            self._to_sweep.set()
+        return replace(beneath, changes=beneath.changes + changes, problems=(*beneath.problems, *self._problems()))
+
+    async def check(self) -> bool:
+        """Whether the programs are attached, and the rules beneath are there."""
+        attached = await asyncio.to_thread(self._is_attached)
+        if not attached:
+            self._let_go()  # what is loaded anew is pinned anew
+        return await self._beneath.check() and attached
+
+    async def remove(self) -> list[str]:
+        """Programs, maps and rules of whatever process."""
+        await self.close()
+        removed = await asyncio.to_thread(lambda: programs.remove(self._chosen or cgroups.root()))
+        return [*removed, *await self._beneath.remove()]
+
+    async def close(self) -> None:
+        """Lets go of descriptors; pins hold what they stand for."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._sweeping
+            self._sweeping = None
+        self._let_go()
+        await self._beneath.close()
+
+    def _let_go(self) -> None:
+        for each in (self._attachment, self._loaded):
+            if each is not None:
+                each.close()
+        self._loaded = self._attachment = self._book = self._applied = None
+
+    def remarks(self, entry: Entry) -> tuple[str, ...]:
+        """Backends are chosen at random, whatever is wished."""
+        if entry.scheduler in ("", "random"):
+            return ()
+        return (f"proxy mode ebpf chooses backends at random: it has no scheduler {entry.scheduler}",)
+
+    def facts(self) -> Mapping[str, object]:
+        """Addresses, what the programs have counted, and what is beneath."""
+        counted = {} if self._loaded is None else maps.counters(self._loaded.maps)
+        return {
+            "cgroup": str(self._chosen) if self._chosen else "/",
+            "addresses": 0 if self._book is None else len(self._book),
+            **counted,
+            "sockets_ended": self._ended,
+            "beneath": {"mode": self._beneath.name, **self._beneath.facts()},
+        }
+
+    # --- in threads ---------------------------------------------------------------------------------------------------
+
+    def _write(self, table: Table, before: Table | None) -> int:
+        """Maps, then programs: a program that is attached finds what it is to work from."""
+        loaded, attachment = self._open()
+        book, self._book = self._book, None  # none is better than a wrong one
+        now = time.monotonic()
+        if book is None or before is None:
+            book = Book(maps.read(loaded.maps))
+            writes = book.start(wanted.wanted_in(table), now)
+        else:
+            writes = book.change(wanted.changes_in(table, before), now)
+        maps.carry_out(loaded.maps, writes)
+        self._book = book
+        done = attachment.ensure(loaded)
+        if done:
+            _log.info("attached to %s: %s", self._chosen or "the root of all cgroups", ", ".join(done))
+        return len(writes) + len(done)
+
+    def _open(self) -> tuple[Loaded, Attachment]:
+        if self._loaded is None or self._attachment is None:
+            cgroup = self._chosen or cgroups.root()
+            pins = programs.pin_directory(cgroup)
+            programs.remove_dead()
+            self._loaded = programs.load(pins, self._path)
+            self._attachment = Attachment(cgroup, pins)
+        return self._loaded, self._attachment
+
+    def _is_attached(self) -> bool:
+        if self._loaded is None or self._attachment is None or self._book is None:
+            return False
+        return self._attachment.is_whole(self._loaded)
+
+    # --- stale sockets ------------------------------------------------------------------------------------------------
+
+    async def _sweep(self) -> None:
+        """After changes, and off their way."""
+        while True:
+            await self._to_sweep.wait()
+            self._to_sweep.clear()
+            try:
+                self._swept = await asyncio.to_thread(sweep, self._is_stale)
+            except OverlayError as error:
+                _log.warning("stale sockets: %s", error)
+                continue
+            self._ended += self._swept.ended
+            if self._swept.ended:
+                _log.info("%d UDP sockets ended whose backend is gone", self._swept.ended)
+
+    def _is_stale(self, cookie: int, peer: IPv4Address, port: int) -> bool:
+        loaded, book = self._loaded, self._book
+        if loaded is None or book is None:
+            return False
+        at = maps.meant_by(loaded.maps, cookie, peer, port)
+        if at is None:
+            return False
+        pool = book.pool_of(Virtual(at, "UDP"))
+        return pool is None or Address(peer, port) not in pool.backends
+
+    def _problems(self) -> tuple[Problem, ...]:
+        if not self._swept.cannot:
+            return ()
+        sentence = f"connected UDP sockets stay at backends that are gone: {self._swept.cannot}"
+        remedy = "restart clients of UDP Services whose pods were replaced, or use another kernel"
+        return (Problem("stale-sockets", sentence, remedy),)
