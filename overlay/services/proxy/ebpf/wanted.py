@@ -26,29 +26,32 @@ def wanted_by(entry: Entry, place: Place) -> dict[Virtual, Pool]:
         return {}
     made: dict[Virtual, Pool] = {}
     pools: dict[bool, Pool] = {}
+    limited = {(address, port) for kind, address, port in entry.frontends
+               if kind is Kind.LOAD_BALANCER and entry.source_ranges}  # fmt: skip
     for kind, address, port in entry.frontends:
-        if kind is Kind.LOAD_BALANCER and entry.source_ranges:
-            continue
         local = kind is Kind.CLUSTER_IP and entry.internal_local
         if local not in pools:
             pools[local] = _pool(entry, local=local)
         for each in place.addresses if kind is Kind.NODE_PORT else (address,):
-            made[Virtual(Address(IPv4Address(each), port), entry.protocol)] = pools[local]
+            if (each, port) not in limited:
+                made[Virtual(Address(IPv4Address(each), port), entry.protocol)] = pools[local]
     return made
 
 
 def wanted_in(table: Table) -> dict[Virtual, Pool]:
-    """All of it. An address of its own goes before a node port."""
+    """All of it. An address of its own goes before a node port, also where the rules beneath have it."""
     made: dict[Virtual, Pool] = {}
-    named: set[Virtual] = set()
-    for entry in table.entries.values():
-        own = {Address(IPv4Address(each.address), each.port) for each in entry.frontends if each.address}
+    named = {
+        (entry.protocol, each.address, each.port): entry.name
+        for entry in table.entries.values()
+        for each in entry.frontends
+        if each.address
+    }
+    for name, entry in table.entries.items():
         for virtual, pool in wanted_by(entry, table.place).items():
-            if virtual.at in own:
-                named.add(virtual)
-            elif virtual in named:
-                continue
-            made[virtual] = pool
+            owner = named.get((virtual.protocol, str(virtual.at.ip), virtual.at.port), name)
+            if owner == name:
+                made[virtual] = pool
     return made
 
 
