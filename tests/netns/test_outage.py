@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -64,7 +65,7 @@ def is_quiet(node: Node) -> bool:
 def pinging(lab: Lab) -> Iterator[None]:
     """A ping every 20 ms from pod to pod; none may be lost."""
     one, two = lab.nodes
-    ping = one.pods[0].popen("ping", "-i", "0.02", "-q", str(two.pods[0].address))
+    ping = one.pods[0].popen("ping", "-i", "0.02", str(two.pods[0].address))
     try:
         yield
         ping.send_signal(signal.SIGINT)
@@ -72,7 +73,8 @@ def pinging(lab: Lab) -> Iterator[None]:
     finally:
         ping.kill()
         ping.wait()
-    assert b" 0% packet loss" in out, out.decode()
+    answered = {int(word) for word in re.findall(rb"icmp_seq=(\d+)", out)}
+    assert answered == set(range(1, max(answered) + 1)), "all but what was on its way at the end"
 
 
 def lasting(seconds: float) -> None:
@@ -159,7 +161,8 @@ def test_an_etcd_that_lost_its_data_gets_everything_back_but_the_config(lab: Lab
     for node in lab.nodes:
         log = node.files.log("agent").read_text()
         assert log.count("etcd was restored from a backup or replaced: everything is compared anew") == 1
-        assert log.count("WARNING control.plane: etcd at") + log.count("WARNING store.etcd.cluster") == 1, log
+        outage = log.count("WARNING control.plane: etcd at") + log.count("WARNING store.etcd.cluster")
+        assert 1 <= outage <= 2, f"a line for each way in which it failed: connections closed, then refused\n{log}"
 
 
 def test_a_store_restored_empty_is_told_and_the_lease_put_back(lab: Lab) -> None:
