@@ -34,11 +34,22 @@ from overlay.services.storage import Listing, Storage
 
 log = logging.getLogger(__name__)
 
+_of_aiohttp = logging.getLogger(f"{__name__}.http")
+_of_aiohttp.setLevel(logging.CRITICAL)
+"""It tells of whatever somebody without a token sent that is no HTTP, with a traceback each; our own errors are caught
+before it sees them."""
+
 MAX_REQUESTS = 64
 """Requests that are worked on at once, watches apart; more wait."""
 
 MAX_WATCHES = 2000
 """Watches at once; more are told to come back."""
+
+MAX_CONNECTIONS = 2500
+"""Connections at once, those without a token among them; more are closed."""
+
+IDLE_SECONDS = 75
+"""In which a connection must have brought a whole head of a request, its first or another, or it is closed."""
 
 BODY_SECONDS = 30.0
 """In which a client must have sent its body."""
@@ -266,14 +277,31 @@ async def serving(api: Api, port: int, tls: ssl.SSLContext) -> AsyncIterator[int
     Raises OSError where it cannot listen there.
     """
     SSLProtocol.max_size = TLS_BUFFER  # what makes the buffer takes no argument
-    runner = web.AppRunner(api.application(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
+    runner = web.AppRunner(
+        api.application(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0,
+        keepalive_timeout=IDLE_SECONDS, logger=_of_aiohttp,
+    )  # fmt: skip
     async with AsyncExitStack() as stack:
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        site = web.TCPSite(runner, "127.0.0.1", port, ssl_context=tls, backlog=1024)
-        await site.start()
-        (address, *_) = runner.addresses
-        yield int(address[1])
+        server = await asyncio.get_running_loop().create_server(
+            lambda: _connection(runner), "127.0.0.1", port, ssl=tls, backlog=1024
+        )
+        stack.callback(server.close)
+        yield int(server.sockets[0].getsockname()[1])
+
+
+def _connection(runner: web.AppRunner) -> asyncio.BaseProtocol:
+    assert runner.server is not None
+    return _Closing() if len(runner.server.connections) >= MAX_CONNECTIONS else runner.server()
+
+
+class _Closing(asyncio.Protocol):
+    """One connection too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.abort()
 
 
 async def _body(request: web.Request) -> Body:
