@@ -128,7 +128,7 @@ put_files() { # put_files PYTHON: all but /opt/overlay; PYTHON has the package i
     put_texts "$1"
     mkdir -p "$destdir$prefix/bin"
     ln -sfn "$venv/bin/overlay" "$destdir$command"
-    for unit in overlay.service overlay-docker.path overlay-docker.service overlay-services.service; do
+    for unit in overlay.service overlay-docker.path overlay-docker.service overlay-services.service overlay-api.service; do
         put "$source/systemd/$unit" "$units/$unit"
     done
     put "$source/systemd/docker.conf" "$units/docker.service.d/overlay.conf"
@@ -149,7 +149,7 @@ activate() {
         # What an older version's unit was enabled by.
         ! systemctl --quiet is-enabled overlay.service 2>/dev/null || systemctl --quiet reenable overlay.service
         # An upgrade: traffic goes on while the agent restarts. That may wait for etcd, and this must not.
-        systemctl --no-block try-restart overlay.service overlay-services.service
+        systemctl --no-block try-restart overlay.service overlay-services.service overlay-api.service
     fi
     say "installed $("$destdir$venv/bin/python" -c 'import overlay; print("overlay", overlay.__version__)')"
     if ! systemd_runs || ! systemctl --quiet is-active overlay.service; then
@@ -182,7 +182,7 @@ do_environment() {
 retire_agent() {
     if systemd_runs; then
         systemctl --quiet stop overlay-docker.path 2>/dev/null || true
-        systemctl --quiet disable --now overlay-services.service overlay.service overlay-docker.path 2>/dev/null || true
+        systemctl --quiet disable --now overlay-api.service overlay-services.service overlay.service overlay-docker.path 2>/dev/null || true
     fi
     if [ -z "$destdir" ] && [ -x "$venv/bin/overlay" ]; then
         # What the agent made has the names that its settings gave it.
@@ -196,7 +196,7 @@ retire_agent() {
 remove_files() {
     for file in "$command" "$manpage" "$bash_completion" "$zsh_completion" "$fish_completion" "$settings" \
         "$units/overlay.service" "$units/overlay-docker.path" "$units/overlay-docker.service" \
-        "$units/overlay-services.service" "$units/docker.service.d/overlay.conf"; do
+        "$units/overlay-services.service" "$units/overlay-api.service" "$units/docker.service.d/overlay.conf"; do
         rm -f "$destdir$file"
     done
     rmdir "$destdir$units/docker.service.d" 2>/dev/null || true
@@ -205,7 +205,7 @@ remove_files() {
 remove_environment() {
     rm -rf "$destdir$venv" "$destdir$venv.new" "$destdir$venv.old"
     if [ -z "$destdir" ]; then
-        rm -rf /var/lib/overlay /run/overlay
+        rm -rf /var/lib/overlay /var/lib/private/overlay /run/overlay
         rm -f /run/flannel/docker /run/flannel/docker.next
         rmdir /run/flannel /sys/fs/bpf/overlay 2>/dev/null || true
     fi

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.root
 
 FILES = ("/opt/overlay", "/usr/bin/overlay", "/usr/lib/overlay", "/usr/lib/systemd/system/docker.service.d")
 
-STATE = ("/var/lib/overlay", "/run/overlay", "/run/flannel", "/sys/fs/bpf/overlay")
+STATE = ("/var/lib/overlay", "/var/lib/private/overlay", "/run/overlay", "/run/flannel", "/sys/fs/bpf/overlay")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,8 @@ def test_the_package_from_installation_to_purge(bare: Site, package: Path) -> No
     node.run("dpkg", "--install", str(package), timeout=300)
     assert present(node, FILES) == list(FILES)
     assert node.run("dpkg", "--verify", "overlay").stdout == ""
-    done = node.run("systemd-analyze", "verify", "overlay.service", "overlay-docker.path", "docker.service")
+    own = ("overlay.service", "overlay-docker.path", "overlay-services.service", "overlay-api.service")
+    done = node.run("systemd-analyze", "verify", *own, "docker.service")
     assert done.stdout + done.stderr == ""
     # Installed is not enabled: Docker's start is what it was.
     assert node.systemctl("is-enabled", "overlay", check=False) == "disabled"
@@ -55,6 +56,7 @@ def test_the_package_from_installation_to_purge(bare: Site, package: Path) -> No
 
     node.write(SETTINGS, settings(bare.lab))
     node.systemctl("enable", "--now", "overlay")
+    node.systemctl("enable", "--now", "overlay-services", "overlay-api")
     agent, before = node.main_pid("overlay"), subnet(node)
     # The only step of an upgrade that is not an installation again, as dpkg calls it.
     node.run("/var/lib/dpkg/info/overlay.prerm", "upgrade", "99.0")
