@@ -91,7 +91,8 @@ def main() -> int:
         run.pytest(["tests", f"--ignore={_APART}"])
         run.files()
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a script's background ignores the former
+        signal.signal(number, signal.default_int_handler)
     lanes = [rest_first, run.files] if (os.cpu_count() or 1) > 1 else [rest_first]
     with ThreadPoolExecutor(len(lanes)) as pool:
         try:
