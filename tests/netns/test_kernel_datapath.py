@@ -461,6 +461,19 @@ def test_a_recreated_underlay_is_found_again() -> None:
         assert lost(ping(first, second)) == 0
 
 
+def test_a_filter_of_another_kind_in_our_place_keeps_it() -> None:
+    with nodes(2) as made:
+        for node, protocol in zip(made, ("all", "ip"), strict=True):
+            node("tc qdisc add dev eth0 clsact")
+            node(f"tc filter add dev eth0 ingress prio 8285 protocol {protocol} u32 match u32 0 0 classid 1:1")
+            node.start(peers=peers_of(node, made))
+            until(lambda node=node: attached(node), "programs")  # type: ignore[misc]
+            shown = node("tc filter show dev eth0 ingress")
+            assert "pref 8285 u32" in shown
+            assert "pref 8286 bpf" in shown
+        assert lost(ping(*made)) == 0
+
+
 def test_other_filters_are_left_alone_and_in_order() -> None:
     with nodes(2) as made:
         first, second = made

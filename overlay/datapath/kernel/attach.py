@@ -8,7 +8,7 @@ qdisc that it hangs on was made for it: only such a one is removed with the last
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from overlay.linux.libbpf import Program
@@ -46,7 +46,7 @@ def ensure(tc: TrafficControl, owner: str, attachment: Attachment) -> bool:
     name = f"{_prefix(owner)}{program.name}#{program.id}{_MADE if made else ''}"
     if [each.name for each in ours] == [name]:
         return False
-    place = ours[0] if ours else _free_place(present)
+    place = ours[0] if ours else _free_place(tc.priorities(device, hook))
     tc.set_filter(device, hook, Filter(place.priority, place.handle, name), program.fd)
     for surplus in ours[1:]:
         tc.delete_filter(device, hook, surplus, with_qdisc=False)
@@ -83,8 +83,7 @@ def _prefix(owner: str) -> str:
     return f"overlay/{owner}/"
 
 
-def _free_place(present: Iterable[Filter]) -> Filter:
-    taken = {each.priority for each in present}
+def _free_place(taken: Container[int]) -> Filter:
     priority = FIRST_PRIORITY
     while priority in taken:
         priority += 1
