@@ -96,9 +96,7 @@ class TrafficControl(RouteSocket):
     def priorities(self, device: Link, hook: Hook) -> set[int]:
         """Those at which there are filters, of any kind: the kernel takes filters of one kind and protocol for each."""
         with explained(f"filters of {device.name}"):
-            return {
-                message["info"] >> 16 for message in self._route.get_filters(index=device.index, parent=hook.value)
-            }
+            return {message["info"] >> 16 for message in self._route.get_filters(index=device.index, parent=hook.value)}
 
     def filters_before(self, device: Link, hook: Hook, priority: int) -> list[str]:
         """Filters of any kind that run before those of ``priority``: kind, name and priority in words."""

@@ -23,6 +23,7 @@ TUNSETPERSIST = 0x400454CB
 TUNSETOFFLOAD = 0x400454D0
 TUNGETIFF = 0x800454D2
 TUNSETSTEERINGEBPF = 0x800454E0
+TUNGETDEVNETNS = 0x54E3
 SIOCGIFTXQLEN = 0x8942
 SIOCSIFTXQLEN = 0x8943
 
@@ -82,6 +83,22 @@ def is_attached(queue: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def is_elsewhere(queue: int, name: str) -> bool:
+    """Whether the device of ``queue`` lives on, but not as ``name`` here: somebody has renamed it, or moved it to
+    another network namespace (which Linux tells since 5.2)."""
+    try:
+        called, _ = _IFREQ.unpack(fcntl.ioctl(queue, TUNGETIFF, bytes(_IFREQ.size)))
+        if called.rstrip(b"\0") != name.encode():
+            return True
+        namespace = fcntl.ioctl(queue, TUNGETDEVNETNS)
+    except OSError:
+        return False
+    try:
+        return not os.path.samestat(os.fstat(namespace), os.stat("/proc/thread-self/ns/net"))
+    finally:
+        os.close(namespace)
 
 
 def set_persistent(queue: int, persistent: bool = True) -> None:

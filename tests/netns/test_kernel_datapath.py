@@ -471,7 +471,7 @@ def test_a_filter_of_another_kind_in_our_place_keeps_it() -> None:
             shown = node("tc filter show dev eth0 ingress")
             assert "pref 8285 u32" in shown
             assert "pref 8286 bpf" in shown
-        assert lost(ping(*made)) == 0
+        assert lost(ping(made[0], made[1])) == 0
 
 
 def test_other_filters_are_left_alone_and_in_order() -> None:

@@ -301,8 +301,10 @@ def test_a_hung_worker_is_reported_at_once(pair: Pair) -> None:
     os.kill(worker, signal.SIGSTOP)
     try:
         before = time.monotonic()
-        assert one.status()["running"] is False
+        status = one.status()
         assert time.monotonic() - before < limit(1.0, 5.0)
+        assert status["running"] is False
+        assert [problem for problem in status["problems"] if "1 of 1 workers move no packets" in problem]
         for number in range(50):
             one.set_peers({f"10.{number}.{each}.0/24": "172.31.0.2" for each in range(100)})
         until(lambda: workers_of(one) not in ([], [worker]) and one.status()["running"], "it is replaced")
@@ -326,15 +328,38 @@ def test_the_worker_dies_with_the_agent_and_the_tun_stays(pair: Pair) -> None:
     assert "ttl=60" in one.in_pod(f"ping -c 1 {two.pod_address}")
 
 
-@pytest.mark.parametrize("kind", ["userspace", "userspace-4"])
-def test_a_removed_device_comes_back(pair: Pair, kind: str) -> None:
+GONE = {
+    "removed": "ip link delete flannel0",
+    "renamed": "ip link set flannel0 name elsewhere",
+    "moved": "ip link set flannel0 netns {pod}",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "gone"),
+    [("userspace", "removed"), ("userspace", "moved"), ("userspace-4", "removed"), ("userspace-4", "renamed")],
+)
+def test_a_device_that_is_gone_comes_back(pair: Pair, kind: str, gone: str) -> None:
     start(*pair, kind)
     one, two = pair
-    one("ip link delete flannel0")
+    one(GONE[gone].format(pod=one.pod))
     until(lambda: "flannel0" in one("ip -o link show"), "the device is there again")
     until(lambda: one.status()["running"], "the workers run again")
     one.configure()
     until(lambda: "ttl=60" in one.in_pod(f"ping -c 1 -W 1 {two.pod_address}", check=False), "traffic goes on")
+    until(lambda: "elsewhere" not in one("ip -o link show"), "nothing is left of the other")
+    assert "flannel0" not in one.in_pod("ip -o link show")
+
+
+def test_a_device_of_others_in_the_place_of_ours_is_told(pair: Pair) -> None:
+    start(*pair)
+    one, _ = pair
+    one("ip link set flannel0 name elsewhere")
+    one("ip tuntap add dev flannel0 mode tap")
+    told = "1 of 1 workers move no packets: device flannel0: it exists, and is no multi-queue TUN device; remove it"
+    until(lambda: [problem for problem in one.status()["problems"] if told in problem], "that is a problem")
+    one("ip link delete flannel0")
+    until(lambda: one.status()["running"] and not one.status()["problems"], "and is over")
 
 
 def test_forged_icmp_does_little(pair: Pair) -> None:

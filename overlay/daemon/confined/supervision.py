@@ -58,6 +58,7 @@ class Supervision:
     Attributes:
         failed: done, with ``failure``, when the charge could not be kept alive, or nobody looks after it any more.
         restarts: deaths so far.
+        trouble: why no other could be started when it was tried last; None since one was.
     """
 
     def __init__(self, name: str, charge: Charge, failure: type[OverlayError]) -> None:
@@ -66,6 +67,7 @@ class Supervision:
         self._charge = charge
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.restarts = 0
+        self.trouble: OverlayError | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -125,9 +127,10 @@ class Supervision:
                 since = loop.time()
                 try:
                     await self._charge.begin()
+                    self.trouble = None
                     break
                 except OverlayError as failure:
-                    cause = failure.cause
+                    cause, self.trouble = failure.cause, failure
 
     async def _until_it_fails(self) -> str:
         """Returns what became of the helper: when it died, or does not answer any more."""

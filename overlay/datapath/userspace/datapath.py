@@ -19,8 +19,11 @@ from overlay.datapath.userspace.supervisor import Supervisor
 from overlay.linux import device_drops
 from overlay.linux.device_drops import Growth
 from overlay.model import PeerTable
+from overlay.problem import Problem, Severity
 
 NAME = "userspace"
+STOPPED = "worker"
+"""The code of the problem that a worker moves no packets."""
 STATUS_PATIENCE = 0.8
 """Seconds; a status is due within one."""
 
@@ -96,7 +99,17 @@ class UserspaceDatapath:
         for answer in heard:
             for peer, limit in answer.path_mtus:
                 limits[IPv4Address(peer)] = min(limit, limits.get(IPv4Address(peer), limit))
-        return DatapathStatus(NAME, running, detail, MappingProxyType(total), MappingProxyType(limits))
+        problems = () if running or not answers else (self._stopped(len(answers) - len(heard)),)
+        counters, path_mtus = MappingProxyType(total), MappingProxyType(limits)
+        return DatapathStatus(NAME, running, detail, counters, path_mtus, problems=problems)
+
+    def _stopped(self, silent: int) -> Problem:
+        """What it is to the node that so many workers say nothing."""
+        trouble = next((worker.trouble for worker in self._workers if worker.trouble is not None), None)
+        sentence = f"{silent} of {len(self._workers)} workers move no packets"
+        if trouble is None:
+            return Problem(STOPPED, sentence, "another is started in place of each", severity=Severity.DOWN)
+        return Problem.of(trouble, STOPPED, about="", before=sentence, after="trying again", severity=Severity.DOWN)
 
     async def _follow_routes(self) -> None:
         """Tells the workers which MTUs the node's routes to peers have, if it is time to look."""

@@ -19,8 +19,8 @@ from overlay.datapath.userspace import counters
 from overlay.datapath.userspace.link import Notices, Subnets, WorkerLink
 from overlay.datapath.userspace.messages import RouteMtus, Status
 from overlay.datapath.userspace.sockets import SocketPair
-from overlay.errors import DatapathError
-from overlay.linux.tun import is_attached
+from overlay.errors import DatapathError, OverlayError
+from overlay.linux.tun import is_attached, is_elsewhere, set_persistent
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +64,11 @@ class Supervisor:
     def restarts(self) -> int:
         """Deaths so far."""
         return self._supervision.restarts
+
+    @property
+    def trouble(self) -> OverlayError | None:
+        """Why no worker could be started when it was tried last; None since one was."""
+        return self._supervision.trouble
 
     @property
     def pid(self) -> int | None:
@@ -130,7 +135,10 @@ class Supervisor:
     async def begin(self) -> None:
         """Starts a worker; raises DatapathError where it does not come up, and what ``reopen`` raises."""
         assert self._spec is not None
-        if not is_attached(self.tun):
+        elsewhere = is_elsewhere(self.tun, self._spec.device)
+        if elsewhere:
+            set_persistent(self.tun, False)  # its routes would stand in the way of the new one's
+        if elsewhere or not is_attached(self.tun):
             another = self._reopen()
             os.close(self.tun)
             self.tun = another
@@ -170,5 +178,9 @@ class Supervisor:
         await self._link.closed.wait()
 
     async def answers(self, patience: float) -> bool:
-        """Whether it says how it is."""
+        """Whether it says how it is, and moves the packets of the right device."""
+        if self._spec is not None and self._link is not None and is_elsewhere(self.tun, self._spec.device):
+            logger.warning("%s was renamed, or moved to another network namespace", self._spec.device)
+            self._link.close()  # which ends the worker; the next gets a device of that name
+            return False
         return await self.ask(patience) is not None
