@@ -233,8 +233,19 @@ class Foreign:
     ours: bool = False
 
 
+COMMENTS = '''\
+*filter
+:FORWARD ACCEPT [0:0]
+-A FORWARD -s 192.0.2.9/32 -m comment --comment "caf\udce9 \u2028 \x85 \x0c it's" -j DROP
+-A FORWARD -s 192.0.2.10/32 -m comment --comment "\u0431\u0440" -j DROP
+COMMIT
+'''
+"""Comments are bytes: in Latin-1, with what some take for the end of a line, in UTF-8."""
+
 TABLE = (
     Foreign("nothing"),
+    Foreign("comments in any encoding", COMMENTS, other=COMMENTS),
+    Foreign("nft's comments in any encoding", nft='table inet site { chain c { comment "caf\udce9"; }; }'),
     Foreign("an operator's rules, one of them empty", OPERATOR),
     Foreign("an end that rejects", DROPS_AT_THE_END),
     Foreign("an end that rejects, gone to", DROPS_AT_THE_END.replace("-j site-end", "-g site-end")),
@@ -268,6 +279,7 @@ IN_IPTABLES_TABLE = (
     ("a quota", "add rule ip filter FORWARD quota over 10 mbytes drop", True),
     ("another base chain", "add chain ip filter early { type filter hook prerouting priority -300; }", True),
     ("a second FORWARD", "add chain ip filter late { type filter hook forward priority 5; policy accept; }", True),
+    ("a comment in Latin-1", 'add rule ip filter FORWARD ct mark 5 accept comment "caf\udce9"', True),
     ("in nat", "insert rule ip nat POSTROUTING ct mark 7 accept", True),
 )
 """What others make with nft in iptables' own tables: name, commands, and whether a packet of the client's passes."""

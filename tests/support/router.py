@@ -31,7 +31,9 @@ VARIANTS = ("iptables-nft", "iptables-legacy")
 
 
 def run(*command: str, text: str | None = None) -> str:
-    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, input=text, capture_output=True, text=True, errors="surrogateescape", timeout=60, check=False
+    )
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
     return done.stdout
 

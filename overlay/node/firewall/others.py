@@ -17,6 +17,7 @@ from overlay.linux.netfilter import Tools
 from overlay.node.firewall.nftables import DOCKERS_TABLE
 from overlay.node.firewall.saved import Saved, Tokens
 from overlay.problem import Problem
+from overlay.text import printable
 
 LEGACY_TABLES = Path("/proc/net/ip_tables_names")
 """Which of iptables' older tables this network namespace has (net/ipv4/netfilter/ip_tables.c)."""
@@ -65,7 +66,7 @@ def judge(chain: ForeignChain, text: str, network: IPv4Network, device: str) -> 
         return None
     return Problem(
         "firewall-refuses",
-        f"the firewall in nftables' table {chain.family} {chain.table} refuses to forward what it was not told of, and "
+        f"the firewall in nftables' table {chain.family} {printable(chain.table)} refuses to forward what it was not told of, and "
         f"it was told neither of {device} nor of {network}",
         f"tell it to accept what is forwarded from and to {device} "
         f"(firewalld: firewall-cmd --permanent --zone=trusted --add-interface={device}, and --reload)",
