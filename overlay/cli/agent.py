@@ -50,8 +50,9 @@ _MAX_LEASE_TTL = 9_000_000_000
 """Longest that etcd grants (server/lease/lessor.go, MaxLeaseTTL)."""
 
 
-_HOST_NAME = re.compile(r"(?=.*[a-zA-Z])[a-zA-Z0-9]([a-zA-Z0-9.-]{0,251}[a-zA-Z0-9])?")
-"""Letters, digits, dots and hyphens, and not digits and dots alone (RFC 1123, 2.1)."""
+_LABEL = r"[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
+_HOST_NAME = re.compile(rf"(?=.*[a-zA-Z])(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*\.?")
+"""Labels of letters, digits and hyphens, joined by dots, and not digits and dots alone (RFC 1123, 2.1)."""
 
 
 class _Mtu(click.IntRange):
@@ -148,19 +149,21 @@ def agent(etcd: Etcd, places: Places, **flags: Any) -> None:
 
 
 def _settings(etcd: Etcd, places: Places, flags: dict[str, Any]) -> AgentSettings:
-    for pattern in flags["iface_regex"]:
+    # As flanneld has it: an empty one, which scripts leave where a variable has no value, asks for nothing.
+    names, patterns = (tuple(filter(None, flags[name])) for name in ("iface", "iface_regex"))
+    for pattern in patterns:
         try:
             re.compile(pattern)
         except re.error as error:
             raise UsageError(str(error), about=f"--iface-regex {pattern}") from error
-    for name in flags["iface"]:
+    for name in names:
         _check_interface(name)
     return AgentSettings(
         etcd=etcd.settings,
         prefix=etcd.prefix,
         selection=Selection(
-            names=tuple(flags["iface"]),
-            patterns=tuple(flags["iface_regex"]),
+            names=names,
+            patterns=patterns,
             can_reach=address("--iface-can-reach", text, IPv4Address) if (text := flags["iface_can_reach"]) else None,
             public_ip=node_address("--public-ip", text, IPv4Address) if (text := flags["public_ip"]) else None,
         ),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,12 +19,23 @@ from overlay.model import UDP_PORT
 from overlay.observe import capture as tunnel
 
 
+class _Seconds(click.FloatRange):
+    """A time that one can wait for: not for ever, and not "nan"."""
+
+    def __init__(self) -> None:
+        super().__init__(0.1, 1e6)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        return self.fail(f"{value} is no number", param, ctx) if math.isnan(seconds) else seconds
+
+
 @click.command()
 @click.option("--iface", metavar="NAME", help="The underlay interface to listen on.")
 @click.option("--port", type=click.IntRange(1, 65535), help="The backend's port; default: this node's, or 8285.")
 @state_dir_flag
 @click.option("--count", type=click.IntRange(1), help="Stop after so many packets.")
-@click.option("--timeout", type=click.FloatRange(0.1), help="Stop when none came for so many seconds.")
+@click.option("--timeout", type=_Seconds(), help="Stop when none came for so many seconds.")
 @click.option("--verbose", "-v", is_flag=True, help="The fields of every layer, instead of one line a packet.")
 @click.option(
     "--write", type=click.Path(path_type=Path), metavar="FILE", help="Put the packets into a pcap file as well."
@@ -44,6 +58,8 @@ def capture(
     """
     if (iface is None) == (read is None):
         raise UsageError("one of the two", about="--iface or --read", remedy="for example --iface eth0")
+    if read is not None and write is not None and os.path.realpath(read) == os.path.realpath(write):
+        raise UsageError("is the file that is read", about=f"--write {write}", remedy="name another")
     with contextlib.ExitStack() as stack:
         packets: Iterator[tunnel.Captured]
         port = port or _port_here(Path(state_dir))

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 
@@ -151,12 +152,24 @@ def _is_ipv4(text: str) -> bool:
 def _argument(text: str) -> bytes:
     """The config itself, or where to read it: ``@FILE``, ``-`` for standard input. Raises UsageError."""
     if text == "-":
-        return sys.stdin.buffer.read()
+        return _limited(sys.stdin.buffer, "standard input")
     if not text.startswith("@"):
         if text and "{" not in text:
             raise UsageError("is no JSON object", about=text, remedy=f"to read a file: @{text}")
-        return text.encode()
+        return text.encode(errors="surrogateescape")
     try:
-        return Path(text[1:]).read_bytes()
+        with Path(text[1:]).open("rb") as file:
+            return _limited(file, text[1:])
     except OSError as error:
         raise UsageError(error.strerror or str(error), about=f"cannot read {text[1:]}") from error
+
+
+_MAX_BYTES = 1 << 20
+"""etcd takes no longer request than 1.5 MiB (its --max-request-bytes); a config has some hundred bytes."""
+
+
+def _limited(source: BinaryIO, name: str) -> bytes:
+    text = source.read(_MAX_BYTES + 1)
+    if len(text) > _MAX_BYTES:
+        raise UsageError(f"has more than {_MAX_BYTES} bytes", about=f"cannot read {name}")
+    return text

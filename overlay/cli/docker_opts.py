@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from overlay.errors import FileError, NodeError
-from overlay.linux.files import write_atomically
+from overlay.linux.files import read_regular, write_atomically
 from overlay.linux.netlink import Netlink
 from overlay.node.docker import program
 from overlay.node.docker.daemon import Told, read_config
@@ -102,18 +102,20 @@ def _needs(dockerd: str, variables: Mapping[str, str]) -> Needs:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text()
+        return read_regular(path).decode()
     except FileNotFoundError:
         return ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(str(error), about=f"cannot read {path}") from error
+    except OSError as error:
+        raise FileError(error.strerror or str(error), about=f"cannot read {path}") from error
+    except UnicodeDecodeError as error:
+        raise FileError("is not UTF-8", about=f"cannot read {path}") from error
 
 
 def _write(path: Path, content: str) -> None:
-    """Replaces a regular file as a whole; writes into anything else (/dev/stdout, a pipe, a link)."""
-    if path.is_symlink() or (path.exists() and not path.is_file()):
+    """Replaces a regular file as a whole; writes into anything else (/dev/stdout, a pipe)."""
+    if path.exists() and not path.is_file():
         try:
-            path.write_text(content)
+            path.write_text(content, encoding="utf-8", errors="surrogateescape")
         except OSError as error:
             raise FileError(error.strerror or str(error), about=f"cannot write {path}") from error
     else:

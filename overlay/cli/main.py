@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 
 from overlay import __version__
+from overlay.cli import streams
 from overlay.cli.goflags import normalise
 from overlay.errors import OverlayError, first_of
 
@@ -97,22 +98,15 @@ def _take_settings(path: Path | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits. Set OVERLAY_DEBUG=1 to see tracebacks of unexpected errors."""
+    streams.mend()
     sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
 
 
 def run(arguments: list[str]) -> int:
     """Runs one command; returns its exit status."""
     status = _carry_out(arguments)
-    try:
-        sys.stdout.flush()  # here, not at exit, where nobody could tell what it means that the reader has gone
-    except BrokenPipeError:
-        _forget_the_reader()
-    return status
-
-
-def _forget_the_reader() -> None:
-    """The reader of our output (head, less) has gone: nothing more to say, and nothing to flush at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    failure = streams.flush()
+    return status if failure is None else status or _fail(failure, 1)
 
 
 def _carry_out(arguments: list[str]) -> int:
@@ -141,7 +135,7 @@ def _carry_out(arguments: list[str]) -> int:
         if end.code != 1:  # a signal's: overlay.cli.lab
             raise
         # click's own way to end, where the reader has gone while the command ran.
-        _forget_the_reader()
+        streams.forget_the_reader()
         return 0
     except OverlayError as error:
         return _fail(str(error), error.exit_status)
@@ -149,6 +143,8 @@ def _carry_out(arguments: list[str]) -> int:
         first = first_of(error)
         if isinstance(first, OverlayError):
             return _fail(str(first), first.exit_status)
+        if (failure := streams.lost(first)) is not None:
+            return _fail(failure, 1)
         if os.environ.get("OVERLAY_DEBUG"):
             raise
         return _fail(f"unexpected {type(first).__name__}: {first}; OVERLAY_DEBUG=1 shows where", 1)

@@ -149,7 +149,10 @@ class Places:
 
     @classmethod
     def from_flags(cls, flags: dict[str, Any]) -> Places:
-        """Takes its flags out of ``flags``. Raises UsageError for a name that no device can have."""
+        """Takes its flags out of ``flags``. Raises UsageError for a name that no device, or no file, can have."""
+        for name in ("subnet_file", "state_dir"):
+            if not flags[name]:
+                raise UsageError("is empty", about=f"--{name.replace('_', '-')}", remedy="give a path, or leave it out")
         device, state_dir = flags.pop("device"), flags.pop("state_dir")
         if not _INTERFACE_NAME.fullmatch(device) or len(device.encode()) > 15:
             cause = "is no interface name (1 to 15 bytes, no spaces, none of / : %, and neither . nor ..)"

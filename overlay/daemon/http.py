@@ -56,9 +56,9 @@ async def serve(
     host, port = address
     try:
         server = await asyncio.start_server(answer, host, port, limit=_REQUEST_LIMIT)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter of a name that no resolver takes
         raise PortInUseError(
-            error.strerror or str(error),
+            getattr(error, "strerror", None) or str(error),
             about=f"health port {port} on {host}",
             remedy="choose another --healthz-port or --healthz-ip",
         ) from error

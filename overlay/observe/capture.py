@@ -85,7 +85,7 @@ class Listener:
         Raises:
             PrivilegeError: no CAP_NET_RAW. InterfaceError: no such interface.
         """
-        self._port = port
+        self._port, self._interface = port, interface
         try:
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
         except PermissionError as error:
@@ -93,9 +93,11 @@ class Listener:
         try:
             _attach(self._socket, port)
             self._socket.bind((interface, _ETH_P_ALL))
-        except OSError as error:
+        except (OSError, UnicodeEncodeError) as error:
             self._socket.close()
-            cause = "does not exist" if error.errno == errno.ENODEV else str(error.strerror)
+            cause = "does not exist"
+            if isinstance(error, OSError) and error.errno != errno.ENODEV:
+                cause = str(error.strerror)
             raise InterfaceError(
                 cause, about=f"interface {interface}", remedy="name the underlay's interface"
             ) from error
@@ -107,13 +109,19 @@ class Listener:
         self._socket.close()
 
     def packets(self, timeout: float | None = None) -> Iterator[Captured]:
-        """Packets as they come, until none came for ``timeout`` seconds."""
+        """Packets as they come, until none came for ``timeout`` seconds. Raises InterfaceError: it went down."""
         self._socket.settimeout(timeout)
         while True:
             try:
                 data, sender = self._socket.recvfrom(_SNAPSHOT_BYTES)
             except TimeoutError:
                 return
+            except OSError as error:  # it was set down, or removed
+                raise InterfaceError(
+                    error.strerror or str(error),
+                    about=f"interface {self._interface}",
+                    remedy="start again once it is up",
+                ) from error
             if _is_about(IP(data), self._port):
                 yield Captured(time.time(), data, Direction.OUT if sender[2] == _PACKET_OUTGOING else Direction.IN)
 

@@ -50,6 +50,15 @@ UDP = '{"Network":"10.0.0.0/16","Backend":{"Type":"udp"}}'
         (("agent", "--healthz-ip=local host"), "--healthz-ip local host: is no IP address, nor a name"),
         (("agent", "--healthz-ip=10.0.0.256"), "--healthz-ip 10.0.0.256: is no IP address, nor a name"),
         (("agent", "--healthz-ip="), "is no IP address, nor a name"),
+        (("agent", "--healthz-ip=a..b"), "is no IP address, nor a name"),
+        (("agent", f"--healthz-ip={'a' * 64}.b"), "is no IP address, nor a name"),
+        (("agent", "--subnet-file="), "--subnet-file: is empty"),
+        (("agent", "--state-dir="), "--state-dir: is empty"),
+        (("cleanup", "--subnet-file="), "--subnet-file: is empty"),
+        (("capture", "--iface=lo", "--timeout=nan"), "nan is no number"),
+        (("capture", "--iface=lo", "--timeout=inf"), "inf is not in the range"),
+        (("capture", "--read=/tmp/a.pcap", "--write=/tmp/../tmp/a.pcap"), "is the file that is read"),
+        (("config", "check", "@/dev/zero"), "cannot read /dev/zero: has more than"),
         (("agent", f"--node-id={'x' * 129}"), "must have at most 128 characters"),
         (("agent", "--node-id=a\x07b"), "--node-id a·b: must be printable"),
         (("agent", "--node-id= "), "must be printable, without spaces around it"),
@@ -320,3 +329,65 @@ def test_a_reader_who_has_gone_is_no_error(arguments: list[str], status: int) ->
         os.close(ours)
     assert done.returncode == status
     assert b"Broken" not in done.stderr
+
+
+COMMANDS = [["--version"], ["agent", "--help"], ["config", "check", UDP], ["status"], ["leases"], ["kubeconfig"]]
+
+
+@pytest.mark.parametrize("closed", ["0", "1", "2", "012"])
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_closed_streams_are_no_error(arguments: list[str], closed: str) -> None:
+    """As some supervisors start their programs. No descriptor of ours may take the number of one of them."""
+    close = " ".join(f"{number}>&-" for number in closed)
+    done, usual = (
+        subprocess.run(["sh", "-c", f'exec "$@" {text}', "sh", overlay_command(), *arguments],
+                       capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+        for text in (close, "")
+    )  # fmt: skip
+    assert done.returncode == usual.returncode
+    assert "1" in closed or done.stdout == usual.stdout
+    assert "2" in closed or done.stderr == usual.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["agent", "--help"], ["config", "check", UDP]], ids=" ".join)
+def test_output_for_which_there_is_no_room_is_said(arguments: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [overlay_command(), *arguments], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.stderr == "overlay: standard output: No space left on device\n"
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-16"])
+@pytest.mark.parametrize(
+    "arguments", [["agent", "--help"], ["status", "--state-dir=/\u0431\udce9"]], ids=["help", "path"]
+)
+def test_any_encoding_of_the_terminal_will_do(arguments: list[str], encoding: str) -> None:
+    done = subprocess.run(
+        [overlay_command(), *arguments],
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == (1 if arguments[0] == "status" else 0)
+    assert b"unexpected" not in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["check", "set"])
+def test_a_config_that_is_no_utf_8_is_a_wrong_config(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert run(["config", command, '{"Network":"10.0.0.0/16","caf\udce9":1}']) in (0, 1)
+    assert "unexpected" not in capsys.readouterr().err
+
+
+def test_empty_interfaces_ask_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``--iface=$IFACE``: flanneld takes the default route's."""
+    started: list[AgentSettings] = []
+
+    async def start(settings: AgentSettings, notices: tuple[str, ...] = ()) -> None:
+        started.append(settings)
+
+    monkeypatch.setattr("overlay.cli.agent.run", start)
+    assert run(["agent", "--iface=", "--iface-regex=", "--iface=eth0", "--iface-can-reach="]) == 0
+    assert (started[0].selection.names, started[0].selection.patterns) == (("eth0",), ())
