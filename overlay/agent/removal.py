@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from overlay import backends
 from overlay.agent import announce, past
 from overlay.backends.base import Flags
 from overlay.daemon import lock, status_socket
+from overlay.errors import FileError
 from overlay.node import blackhole
 from overlay.node.docker import restart
 from overlay.node.firewall import Firewall
@@ -39,12 +42,34 @@ def removals(device: str, subnet_file: Path, directories: Sequence[Path]) -> tup
 
 
 def _files(subnet_file: Path, directories: Sequence[Path]) -> Iterator[str]:
-    """Our own files, and directories that are empty then; whatever else is in them is not ours."""
+    """Our own files, each whatever becomes of the others, and directories that are empty then.
+
+    Whatever else is in those is not ours; nor is a symbolic link, whose file goes, or what something is mounted on.
+    """
+    failures: list[OSError] = []
     for path in (subnet_file, *(folder / name for folder in directories for name in STATE_FILES)):
-        if path.is_file() or path.is_socket():
-            path.unlink()
-            yield f"{path} removed"
+        with _told_later(failures):
+            if path.is_file() or path.is_socket():
+                path.resolve().unlink()
+                yield f"{path} removed"
     for folder in (subnet_file.parent, *directories):
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-            yield f"{folder} removed"
+        with _told_later(failures):
+            if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
+                try:
+                    folder.rmdir()
+                except OSError as error:
+                    if error.errno == errno.EBUSY:  # something is mounted on it
+                        continue
+                    raise
+                yield f"{folder} removed"
+    if failures:
+        raise FileError("; ".join(map(str, failures)))
+
+
+@contextmanager
+def _told_later(failures: list[OSError]) -> Iterator[None]:
+    """Keeps what goes wrong with one file from keeping the next."""
+    try:
+        yield
+    except OSError as error:
+        failures.append(error)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
 
-from overlay.linux.files import write_atomically
+from overlay.linux.files import read_regular, write_atomically
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def subnet_of(variables: Mapping[str, str]) -> IPv4Network | None:
 
 def _read(path: Path) -> dict[str, str]:
     try:
-        return parse(path.read_text())
+        return parse(read_regular(path).decode())
     except (OSError, UnicodeDecodeError):
         return {}
 

@@ -119,3 +119,29 @@ def test_without_the_right_to_change_the_network_nothing_is_touched(left: Left) 
     assert done.returncode == 1
     assert "run it as root, or with CAP_NET_ADMIN" in done.stderr
     assert left.subnet_file.exists()
+
+
+def test_a_file_that_cannot_be_removed_keeps_no_other(left: Left) -> None:
+    folder = left.subnet_file.parent
+    read_only = f'mount --bind "{folder}" "{folder}" && mount -o remount,ro,bind "{folder}" && exec "$@"'
+    done = left.inside("unshare", "--mount", "sh", "-c", read_only, "sh", *left.command)
+    assert done.returncode == 1
+    assert done.stderr == f"overlay cleanup: files: [Errno 30] Read-only file system: '{left.subnet_file}'\n"
+    assert left.subnet_file.exists()
+    assert not left.data.exists()
+
+
+def test_links_and_mounts_are_not_ours(left: Left) -> None:
+    """Files are: also the one that a link of the operator's names."""
+    left.subnet_file.rename(left.state / "real.env")
+    left.subnet_file.symlink_to(left.state / "real.env")
+    (left.state / "precious").unlink()
+    real = left.data.rename(left.data.with_name("real"))
+    left.data.symlink_to(real)
+    mounted = f'mount --bind "{left.state}" "{left.state}" && exec "$@"'
+    done = left.inside("unshare", "--mount", "sh", "-c", mounted, "sh", *left.command)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert left.subnet_file.is_symlink()
+    assert left.data.is_symlink()
+    assert list(left.state.iterdir()) == []
+    assert list(real.iterdir()) == []

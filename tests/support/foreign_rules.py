@@ -233,13 +233,13 @@ class Foreign:
     ours: bool = False
 
 
-COMMENTS = '''\
+COMMENTS = """\
 *filter
 :FORWARD ACCEPT [0:0]
 -A FORWARD -s 192.0.2.9/32 -m comment --comment "caf\udce9 \u2028 \x85 \x0c it's" -j DROP
 -A FORWARD -s 192.0.2.10/32 -m comment --comment "\u0431\u0440" -j DROP
 COMMIT
-'''
+"""
 """Comments are bytes: in Latin-1, with what some take for the end of a line, in UTF-8."""
 
 TABLE = (

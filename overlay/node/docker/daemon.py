@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from overlay.linux.files import read_regular
 from overlay.node.docker.program import Version, parse_version
 
 PID_FILES = (Path("/run/docker.pid"), Path("/var/run/docker.pid"))
@@ -23,6 +24,8 @@ CONFIG_FILE = Path("/etc/docker/daemon.json")
 SOCKET = Path("/run/docker.sock")
 
 _ANSWER_SECONDS = 3.0
+_MAX_CONFIG_BYTES = 1 << 20
+
 _ANSWER_LIMIT = 16 << 20
 """Bytes; a network's description has some hundreds."""
 
@@ -115,8 +118,8 @@ def read_config(arguments: tuple[str, ...]) -> Mapping[str, Any]:
     """What daemon.json says, or the file that ``--config-file`` names; {} where there is none that can be read."""
     path = Path(Told(arguments).value("config-file") or CONFIG_FILE)
     try:
-        said = json.loads(path.read_text())
-    except (OSError, ValueError):
+        said = json.loads(read_regular(path, _MAX_CONFIG_BYTES))
+    except (OSError, ValueError, RecursionError):
         return {}
     return said if isinstance(said, dict) else {}
 

@@ -66,8 +66,8 @@ def judge(chain: ForeignChain, text: str, network: IPv4Network, device: str) -> 
         return None
     return Problem(
         "firewall-refuses",
-        f"the firewall in nftables' table {chain.family} {printable(chain.table)} refuses to forward what it was not told of, and "
-        f"it was told neither of {device} nor of {network}",
+        f"the firewall in nftables' table {chain.family} {printable(chain.table)} refuses to forward what it was not "
+        f"told of, and it was told neither of {device} nor of {network}",
         f"tell it to accept what is forwarded from and to {device} "
         f"(firewalld: firewall-cmd --permanent --zone=trusted --add-interface={device}, and --reload)",
     )

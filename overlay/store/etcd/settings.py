@@ -12,6 +12,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from overlay.errors import TlsFilesError, UsageError
+from overlay.linux.files import read_regular
 
 CLIENT_PORT = 2379
 """etcd's port for clients (IANA: etcd-client), used where an endpoint names none."""
@@ -198,9 +199,13 @@ def _refuse_passphrase() -> str:
     raise _EncryptedKeyError
 
 
+_MAX_PEM_BYTES = 4 << 20
+"""All CAs that browsers know are 200 KB."""
+
+
 def _read(path: str, flag: str) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return read_regular(Path(path), _MAX_PEM_BYTES)
     except OSError as error:
         cause = f"cannot be read: {(error.strerror or str(error)).lower()}"
         raise TlsFilesError(cause, about=f"{flag} {path}", remedy="name a readable PEM file") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from overlay.errors import FileError
+from overlay.linux.files import read_object
 from overlay.node.subnet_env import SubnetEnv, previous_subnet, write
 
 FLANNELD_UDP = """\
@@ -99,3 +101,38 @@ def test_previous_subnet_survives_a_binary_file(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00")
     assert previous_subnet(path) is None
     assert previous_subnet(tmp_path / "missing") is None
+
+
+def test_what_a_link_names_is_replaced_and_the_link_stays(tmp_path: Path) -> None:
+    link, target = tmp_path / "subnet.env", tmp_path / "elsewhere" / "flannel.env"
+    link.symlink_to("elsewhere/flannel.env")
+    assert write(link, UDP), "also where it does not exist yet"
+    assert not write(link, UDP)
+    assert link.is_symlink()
+    assert target.read_text() == FLANNELD_UDP
+    assert previous_subnet(link) == UDP.subnet
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe", "socket", "directory", "link to a device"])
+def test_what_is_no_file_is_neither_replaced_nor_waited_for(tmp_path: Path, kind: str) -> None:
+    """/dev/null in particular: the rest of the machine needs it as it is."""
+    path = tmp_path / "subnet.env"
+    match kind:
+        case "device":
+            path = Path("/dev/null")
+        case "pipe":
+            os.mkfifo(path)
+        case "socket":
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(str(path))
+        case "directory":
+            path.mkdir()
+        case "link to a device":
+            path.symlink_to("/dev/zero")
+    before = os.stat(path).st_mode
+    with pytest.raises(FileError, match=r"cannot write .*: it is no regular file; check the path"):
+        write(path, UDP)
+    assert os.stat(path).st_mode == before
+    assert previous_subnet(path) is None
+    with pytest.raises(FileError, match="cannot be used"):
+        read_object(path)
