@@ -1,4 +1,5 @@
-"""What else on this machine decides whether packets pass: Docker, and the firewalls of others. Looked at, and said.
+"""What else on this machine decides whether packets pass: Docker, and others' firewalls and rules of routing. It is
+looked at, and said.
 
 Nothing tells when they change, so they are looked at now and then. Nothing of theirs is changed; that Docker should
 start again is left in a file, for a unit of systemd's (``overlay.node.docker.restart``).
@@ -20,6 +21,7 @@ from overlay.daemon.reconcile import Look
 from overlay.errors import FileError, NodeError
 from overlay.linux.netfilter import Tools
 from overlay.linux.netlink import Netlink
+from overlay.node import ways
 from overlay.node.docker import daemon, judgement
 from overlay.node.docker.restart import Restart, would_help
 from overlay.node.firewall import others
@@ -58,6 +60,8 @@ class Neighbours:
         found: list[Problem] = []
         if self._restart is not None:
             found += self._docker(desired, interface, self._restart)
+        with contextlib.suppress(NodeError), Netlink() as netlink:
+            found += ways.look(netlink, pool.network, desired.subnet, interface)
         # One that cannot be read is the firewall's own problem already: its rules are checked every few seconds.
         with contextlib.suppress(NodeError):
             found += others.look(self._tools, pool.network, interface)

@@ -98,6 +98,19 @@ class Address:
     secondary: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the kernel would do with a packet.
+
+    Attributes:
+        route: None where it would drop it.
+        cause: why, in its words.
+    """
+
+    route: Route | None
+    cause: str = ""
+
+
 def as_text(name: str | bytes) -> str:
     """A name as it may be shown: one that is no UTF-8, which the kernel does not ask for, pyroute2 leaves as bytes."""
     return harmless(name) if isinstance(name, bytes) else name
@@ -205,6 +218,26 @@ class Netlink(RouteSocket):
             InterfaceError: there is no route.
         """
         return self._lookup(destination, source, interface, 0)
+
+    def ask(
+        self, destination: IPv4Address, *, source: IPv4Address | None = None, arriving: int | None = None
+    ) -> Answer:
+        """The same for a packet that may never leave.
+
+        Args:
+            arriving: index of the interface by which it comes in, to be forwarded; None for one of this machine.
+        """
+        request: dict[str, Any] = {"dst": str(destination)}
+        if source is not None:
+            request["src"] = str(source)
+        if arriving is not None:
+            request["iif"] = arriving
+        try:
+            return Answer(_route(next(iter(self._route.route("get", **request)))))
+        except StopIteration:
+            return Answer(None, "no route")
+        except NetlinkError as error:
+            return Answer(None, str(error.args[-1]))
 
     def default_route(self) -> Route | None:
         """The way that the kernel sends a packet to nowhere in particular, by all its rules and tables.

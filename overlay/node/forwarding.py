@@ -15,15 +15,31 @@ def obstacle(device: str) -> NodeError | None:
     Args:
         device: of the tunnel; its own setting counts for what comes in there (ip-sysctl, conf/interface/forwarding).
     """
-    for name, setting in (("ip_forward", "ip_forward"), (f"conf.{device}.forwarding", f"conf/{device}/forwarding")):
-        try:
-            off = (_SETTINGS / setting).read_text().strip() == "0"
-        except OSError:
-            continue
-        if off:
-            return NodeError(
-                "IP forwarding is off, so no container of this node reaches another node",
-                about=f"net.ipv4.{name}",
-                remedy=f"sysctl -w net.ipv4.{name}=1 (Docker does it when it starts, unless it has --ip-forward=false)",
-            )
-    return None
+    if not is_on():
+        return _off("ip_forward", " (Docker does it when it starts, unless it has --ip-forward=false)")
+    return obstacle_of(device)
+
+
+def is_on() -> bool:
+    """Whether this machine forwards at all, as far as it tells."""
+    return not _is_zero("ip_forward")
+
+
+def obstacle_of(interface: str) -> NodeError | None:
+    """Why what comes in by ``interface`` is not forwarded, for the setting that it has of its own."""
+    return _off(f"conf.{interface}.forwarding") if _is_zero(f"conf/{interface}/forwarding") else None
+
+
+def _is_zero(setting: str) -> bool:
+    try:
+        return (_SETTINGS / setting).read_text().strip() == "0"
+    except OSError:
+        return False
+
+
+def _off(name: str, hint: str = "") -> NodeError:
+    return NodeError(
+        "IP forwarding is off, so no container of this node reaches another node",
+        about=f"net.ipv4.{name}",
+        remedy=f"sysctl -w net.ipv4.{name}=1{hint}",
+    )
