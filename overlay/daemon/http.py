@@ -14,6 +14,8 @@ from overlay.errors import PortInUseError
 
 _REQUEST_LIMIT = 8192
 _REQUEST_SECONDS = 5.0
+_AT_ONCE = 32
+"""Connections: whoever reaches the port could else use up the descriptors of the whole daemon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,14 @@ async def serve(
         PortInUseError: the port is taken, or the address is not one of this machine's now.
     """
 
+    here: dict[asyncio.StreamWriter, None] = {}
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(here) >= _AT_ONCE:
+            oldest = next(iter(here))  # which asks for nothing: what asks is answered and gone
+            del here[oldest]
+            oldest.transport.abort()
+        here[writer] = None
         try:
             async with asyncio.timeout(_REQUEST_SECONDS):
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -51,6 +60,7 @@ async def serve(
         except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError):
             pass
         finally:
+            here.pop(writer, None)
             writer.close()
 
     host, port = address

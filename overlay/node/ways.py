@@ -45,6 +45,7 @@ class _Bridge:
 
     link: Link
     container: IPv4Address
+    part: IPv4Network
 
 
 def look(kernel: Kernel, network: IPv4Network, subnet: IPv4Network, interface: str) -> Iterator[Problem]:
@@ -92,10 +93,10 @@ def _bridges(
     for address in addresses:
         link = links.get(address.index)
         part = IPv4Network((address.address, address.prefixlen), strict=False)
-        if link is None or not link.up or link.loopback or link == tunnel or not part.subnet_of(subnet):
+        if link is None or link.loopback or link == tunnel or not part.subnet_of(subnet):
             continue
         if part.prefixlen < 31:  # and so has two addresses at least, of which one is not the bridge's
-            yield _Bridge(link, next(each for each in (part[-2], part[1]) if each != address.address))
+            yield _Bridge(link, next(each for each in (part[-2], part[1]) if each != address.address), part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,13 @@ class _Way:
 
     def _of_bridge(self, bridge: _Bridge, away: IPv4Address, out: Link, tunnel: Link) -> Problem | None:
         link, inner = bridge.link, bridge.container
+        if not link.up:
+            return Problem(
+                "bridge-down",
+                f"{link.name} has {bridge.part} of this node and is down: nothing reaches its containers",
+                f"ip link set {link.name} up",
+                about=link.name,
+            )
         if (obstacle := forwarding.obstacle_of(link.name)) is not None:
             return Problem.of(obstacle, "forwarding")
         leaves = self.kernel.ask(away, source=inner, arriving=link.index)

@@ -91,7 +91,7 @@ TABLE = {
         ("net.ipv4.conf.br-b.forwarding=0",),
     ),
     "a bridge of others": Row(NODE + bridge("br-x", "192.168.9.1/24"), settings=("net.ipv4.conf.br-x.forwarding=0",)),
-    "a bridge that is down": Row(NODE + "link set docker0 down"),
+    "a bridge that is down": Row(NODE + "link set docker0 down", "docker0 has 10.0.58.0/24 of this node and is down"),
     "a bridge of two addresses": Row(ETH0 + OURS + bridge("docker0", "10.0.58.1/31")),
     "an operator's route inside the Network": Row(
         NODE + bridge("br-x", "10.0.255.1/24") + "route add 10.0.0.0/30 dev br-x"
