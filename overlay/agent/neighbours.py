@@ -24,7 +24,8 @@ from overlay.linux.netlink import Netlink
 from overlay.node import ways
 from overlay.node.docker import daemon, judgement
 from overlay.node.docker.restart import Restart, would_help
-from overlay.node.firewall import others
+from overlay.node.firewall import others, refusals
+from overlay.node.firewall.refusals import Tunnel
 from overlay.node.firewall.saved import Tokens
 from overlay.problem import Problem
 
@@ -46,15 +47,16 @@ class Neighbours:
         self._restart = Restart(state_dir) if watch_docker else None
         self._tools = Tools.locate()
 
-    async def look(self, desired: Desired | None, interface: str) -> Look:
+    async def look(self, desired: Desired | None, interface: str, port: int | None) -> Look:
         """
         Args:
             desired: what this node is set up for; None while it is not.
             interface: by which peers' packets come in.
+            port: of the tunnel's datagrams, where the host's firewall is asked about them.
         """
-        return Look(() if desired is None else await asyncio.to_thread(self._look, desired, interface))
+        return Look(() if desired is None else await asyncio.to_thread(self._look, desired, interface, port))
 
-    def _look(self, desired: Desired, interface: str) -> tuple[Problem, ...]:
+    def _look(self, desired: Desired, interface: str, port: int | None) -> tuple[Problem, ...]:
         pool = desired.config.ipv4
         assert pool is not None
         found: list[Problem] = []
@@ -65,6 +67,8 @@ class Neighbours:
         # One that cannot be read is the firewall's own problem already: its rules are checked every few seconds.
         with contextlib.suppress(NodeError):
             found += others.look(self._tools, pool.network, interface)
+            tunnel = None if port is None else Tunnel(port, desired.underlay.interface)
+            found += refusals.look(self._tools, refusals.kinds(pool.network, desired.subnet, interface, tunnel))
         return tuple(found)
 
     def _docker(self, desired: Desired, interface: str, restart: Restart) -> Iterator[Problem]:

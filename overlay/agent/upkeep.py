@@ -125,4 +125,6 @@ class Upkeep:
         return Look()
 
     async def _look_around(self) -> Look:
-        return await self._neighbours.look(self.converged, self._node.interface)
+        status = await self._node.status()
+        asked = status.name == "userspace"  # on the kernel path the host's firewall is not
+        return await self._neighbours.look(self.converged, self._node.interface, status.port if asked else None)

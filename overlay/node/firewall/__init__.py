@@ -4,6 +4,8 @@
 * ``saved``: a table of iptables as facts, as iptables prints it or as nft sees it: pure.
 * ``iptables`` and ``nftables``: from meaning to the tool's language and back, and the difference between the rules
   there should be and those there are: pure as well.
+* ``others``, ``refusals``: what in others' firewalls keeps our packets back; ``fate`` what a table does to one kind of
+  packet, ``native`` nft's tables in its words: pure.
 * ``husks``: iptables' tables that were not there before, made and taken away: pure.
 * ``tools``: finds and runs the tools; the only part that starts processes.
 * ``reconciler``: :class:`Firewall`, which reads, compares and writes only what differs.

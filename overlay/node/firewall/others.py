@@ -33,7 +33,7 @@ _REFUSALS = frozenset({"drop", "reject"})
 
 @dataclass(frozen=True, slots=True)
 class ForeignChain:
-    """A base chain at the forward hook that neither we nor iptables nor Docker made."""
+    """A base chain that neither we nor iptables nor Docker made."""
 
     family: str
     table: str
@@ -41,11 +41,11 @@ class ForeignChain:
     policy: str
 
 
-def foreign_chains(text: str) -> Iterator[ForeignChain]:
-    """Of what ``nft -j list chains`` printed."""
+def foreign_chains(text: str, hooks: frozenset[str] = frozenset({"forward"})) -> Iterator[ForeignChain]:
+    """Those at ``hooks`` of what ``nft -j list chains`` printed."""
     for item in json.loads(text)["nftables"]:
         chain = item.get("chain", {})
-        if chain.get("hook") != "forward" or chain["family"] not in ("ip", "inet"):
+        if chain.get("hook") not in hooks or chain["family"] not in ("ip", "inet"):
             continue
         table = chain["table"]
         if table.startswith(_OWN_TABLES) or table == DOCKERS_TABLE or (chain["family"] == "ip" and table in _IPTABLES):
