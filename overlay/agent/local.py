@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 from overlay.agent.announce import Announcer
@@ -18,7 +19,8 @@ from overlay.node import blackhole, subnet_env
 from overlay.node.firewall import Firewall, desired_rules
 from overlay.node.interfaces import Underlay
 from overlay.node.routes import Outcome
-from overlay.node.subnet_env import SubnetEnv
+from overlay.node.subnet_env import SubnetEnv, SubnetFile
+from overlay.problem import Problem
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +40,7 @@ class Node:
         self._firewall: Firewall | None = None
         self._firewall_made_for: tuple[str, bool] | None = None
         self._guarding = asyncio.Lock()
+        self._file = SubnetFile(settings.subnet_file)
         self._minute = Minute()
         command = settings.on_subnet_change
         self._announcer = Announcer(command, settings.state_dir) if command else None
@@ -72,6 +75,11 @@ class Node:
             _log.info("%s", change)
         await self._publish(desired, applied.mtu)
         return (*applied.failures, *hole.failures)
+
+    def problems(self) -> Iterator[Problem]:
+        """What the last :meth:`converge` found to be wrong, and not to be mended here."""
+        if (problem := self._file.problem()) is not None:
+            yield problem
 
     def _blackhole(self, desired: Desired) -> Outcome:
         subnet = desired.subnet if self._settings.blackhole_route else None
@@ -115,7 +123,7 @@ class Node:
         if self._announcer is not None:
             before = await asyncio.to_thread(subnet_env.previous_subnet, path)
             await asyncio.to_thread(self._announcer.begin, before or content.subnet)
-        if await asyncio.to_thread(subnet_env.write, path, content):
+        if await asyncio.to_thread(self._file.keep, content, time.monotonic()):
             _log.info("%s: subnet %s, MTU %d", path, content.subnet, content.mtu)
         if self._announcer is not None:
             self._announcer.tell(content)

@@ -117,7 +117,8 @@ class Upkeep:
         if before is None:
             self._up()
             _log.info("ready: subnet %s", desired.subnet)
-        return Look((Problem("leftovers", "; ".join(left), "trying again", about="leftovers"),) if left else ())
+        leftovers = (Problem("leftovers", "; ".join(left), "trying again", about="leftovers"),) if left else ()
+        return Look((*leftovers, *self._node.problems()))
 
     async def _guard(self) -> Look:
         if self._applied is not None:

@@ -82,7 +82,9 @@ def docker_opts(
     form = Form(individual, combined, key, ip_masq=not without_ip_masq)
     subnet = subnet_of(variables)
     more = _needs(dockerd, variables) if dockerd and subnet is not None else Needs()
-    given = {name: value for name, value in variables.items() if name != "FLANNEL_SUBNET" or not more.no_bip}
+    given = {name: value for name, value in variables.items() if name not in more.left_out}
+    for name, why in more.left_out.items():
+        print(f"{name} is left out: {why}", file=sys.stderr)
     _write(Path(output), render({**given, **more.options}, form, more.environment))
     if subnet is not None and (route := _foreign_route(subnet)) is not None:
         print(f"Your routing table already contains the subnet: {route}", file=sys.stderr)

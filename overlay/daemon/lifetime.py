@@ -26,7 +26,8 @@ from overlay.problem import Severity
 _HEARTBEAT_SECONDS = 5.0
 """How old the status line that systemd shows may be; the watchdog may ask for less."""
 
-_ENDING = (signal.SIGTERM, signal.SIGINT)
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""SIGHUP: the terminal that it was started in was closed."""
 
 
 class Daemon:
@@ -57,7 +58,7 @@ class Daemon:
         return time.monotonic() - self._started
 
     async def run(self, bring_up: Callable[[], Awaitable[object]]) -> None:
-        """Calls ``bring_up``, which starts the tasks, and lives until SIGTERM or SIGINT, or until one of them fails.
+        """Calls ``bring_up``, which starts the tasks, and lives until SIGTERM, SIGINT or SIGHUP, or until one fails.
 
         Told to stop, it returns: the exit status is 0. Else the first error of a task ends it, as it was raised; the
         command line makes a line and :attr:`OverlayError.exit_status` of it.
@@ -68,13 +69,16 @@ class Daemon:
         """
         held = lock.lock(self.directory, self.name)
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
-        for number in _ENDING:
+        # What it was started to ignore (nohup) it goes on ignoring; but whoever sends SIGTERM or SIGINT means it.
+        hangs_up = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+        ending = [number for number in _ENDING if number != signal.SIGHUP or hangs_up]
+        for number in ending:
             loop.add_signal_handler(number, stop.set)
         try:
             async with self._ends:
                 await self._until(stop, self._live(bring_up))
         finally:
-            for number in _ENDING:
+            for number in ending:
                 loop.remove_signal_handler(number)
             os.close(held)
 

@@ -85,8 +85,15 @@ def _error(code: int, about: str, detail: str = "") -> DatapathError | Privilege
 
 
 def possible_cpus() -> int:
-    """How many values an entry of a per-CPU map has."""
-    return int(_library().libbpf_num_possible_cpus())
+    """How many values an entry of a per-CPU map has. Raises DatapathError where the machine does not tell."""
+    number = int(_library().libbpf_num_possible_cpus())
+    if number <= 0:
+        raise DatapathError(
+            os.strerror(-number),
+            about="/sys/devices/system/cpu/possible",
+            remedy="mount sysfs there, or use --datapath userspace",
+        )
+    return number
 
 
 class Map:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
 
 from overlay.linux.files import read_regular, write_atomically
+from overlay.problem import Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,53 @@ class SubnetEnv:
 def write(path: Path, content: SubnetEnv) -> bool:
     """Replaces the file atomically, mode 0644; returns whether it changed. Raises FileError."""
     return write_atomically(path, content.render())
+
+
+_FORGOTTEN_AFTER = 600.0
+"""Seconds for which it counts that somebody else wrote the file."""
+
+_PATIENCE = 3
+"""How often within that time the file is written anew all the same: each change may restart Docker."""
+
+
+class SubnetFile:
+    """The file as one agent keeps it, and whether somebody else (another agent, flanneld) keeps it as well."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._written: IPv4Network | None = None
+        self._found: deque[tuple[float, IPv4Network]] = deque(maxlen=_PATIENCE)
+
+    def keep(self, content: SubnetEnv, now: float) -> bool:
+        """Makes the file ``content``; returns whether it changed.
+
+        Args:
+            now: seconds of a steady clock.
+
+        Raises:
+            FileError: it cannot be written.
+        """
+        while self._found and now - self._found[0][0] >= _FORGOTTEN_AFTER:
+            self._found.popleft()
+        there = previous_subnet(self.path)
+        if there is not None and self._written is not None and there not in (self._written, content.subnet):
+            if len(self._found) == _PATIENCE:
+                return False
+            self._found.append((now, there))
+        self._written = content.subnet
+        return write(self.path, content)
+
+    def problem(self) -> Problem | None:
+        """That somebody else writes it."""
+        if not self._found:
+            return None
+        return Problem(
+            "subnet-file",
+            f"{self.path} had the subnet {self._found[-1][1]}, which somebody else has written: Docker gets one or the "
+            "other",
+            "stop the other agent or flanneld, or give each its own --subnet-file",
+            about=str(self.path),
+        )
 
 
 def previous_subnet(path: Path) -> IPv4Network | None:

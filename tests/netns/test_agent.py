@@ -94,7 +94,7 @@ def test_sigterm_ends_with_0_and_leaves_what_the_next_start_needs(node: Lab, tmp
     node.start_etcd()
     node.put_config()
     machine = node.nodes[0]
-    for run, number in enumerate((signal.SIGTERM, signal.SIGINT), start=1):
+    for run, number in enumerate((signal.SIGTERM, signal.SIGINT, signal.SIGHUP), start=1):
         with agent(machine, tmp_path / "a") as running:
             running.says("ready:", times=run)
             running.process.send_signal(number)
@@ -104,8 +104,18 @@ def test_sigterm_ends_with_0_and_leaves_what_the_next_start_needs(node: Lab, tmp
     leases = json.loads(machine.overlay("leases", "--json").stdout)
     assert [IPv4Network(lease["subnet"]) for lease in leases] == [previous_subnet(tmp_path / "a" / "subnet.env")]
     subnets = [line.rpartition(" ")[2] for line in running.log.splitlines() if "ready: subnet" in line]
-    assert len(subnets) == 2
+    assert len(subnets) == 3
     assert len(set(subnets)) == 1
+
+
+def test_what_it_was_started_to_ignore_it_goes_on_ignoring(node: Lab, tmp_path: Path) -> None:
+    node.start_etcd()
+    node.put_config()
+    with agent(node.nodes[0], tmp_path, before=("nohup",)) as running:
+        running.says("ready:")
+        running.process.send_signal(signal.SIGHUP)
+        assert report(node.nodes[0], tmp_path)["ready"]
+        assert running.terminate() == 0
 
 
 def test_release_on_exit_gives_the_subnet_back(node: Lab, tmp_path: Path) -> None:

@@ -94,6 +94,16 @@ def test_a_machine_that_is_short_of_something_is_no_answer() -> None:
     assert told[-1].startswith("yes")
 
 
+def test_a_machine_without_sysfs_has_no_kernel_datapath() -> None:
+    """As some containers are: the programs load, and nobody can tell how many values a counter has."""
+    script = (
+        "from overlay.datapath.kernel.probe import probe; result = probe(); print(result.answer.value, result.reason)"
+    )
+    hide = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /sys && exec "$@"', "sh")
+    ran = subprocess.run([*hide, sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout.startswith("no /sys/devices/system/cpu/possible: ")
+
+
 @pytest.mark.parametrize("wish", ["auto", "kernel"])
 def test_what_works_is_kept_while_the_probe_cannot_tell(pair: Pair, wish: str) -> None:
     """Here because there is no namespace to try in; and what is chosen where nothing is in use."""

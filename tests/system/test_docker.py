@@ -226,3 +226,16 @@ def test_networks_of_the_operators_own_instead_of_dockers_bridge(make_site: Make
     assert Container(first, "c1").run("cat", "/sys/class/net/eth0/mtu").strip() == "1472"
     for node in (first, second):
         wait_until(lambda node=node: problems(node) == (0, ""), 60, "a status without a problem")  # type: ignore[misc]
+
+
+def test_a_docker_that_is_told_in_its_file_too_starts(make_site: MakeSite) -> None:
+    """Docker ends at once with an option that it is given twice: what its file has it is not told again."""
+    file = '{"mtu": 1400, "ip-masq": false, "bip": "172.19.0.1/16"}'
+    (node,) = make_site(nodes=1, files={"/etc/docker/daemon.json": file}).nodes
+    start_docker(node)
+    told = node.read("/run/flannel/docker")
+    assert not any(option in told for option in ("--mtu", "--ip-masq", "--bip"))
+    wait_until(lambda: "take bip out of Docker's daemon.json" in problems(node)[1], 60, "a problem")
+    node.run("sh", "-c", "echo '{\"mtu\": 1400}' > /etc/docker/daemon.json; systemctl restart docker")
+    wait_until(lambda: problems(node) == (0, ""), 60, "a status without a problem")
+    assert bridge(node) == subnet(node)

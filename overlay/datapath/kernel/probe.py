@@ -27,6 +27,7 @@ from overlay.datapath.kernel.maps import Endpoint, read_counters, write_endpoint
 from overlay.datapath.kernel.programs import OBJECT, Loaded, load
 from overlay.errors import DatapathError, DeviceError, NodeError, OverlayError
 from overlay.linux import libc, tun
+from overlay.linux.libbpf import possible_cpus
 from overlay.linux.netlink import Link, Netlink
 from overlay.linux.routes import Route
 from overlay.linux.tc import Hook, TrafficControl
@@ -95,6 +96,7 @@ def probe(path: Path = OBJECT) -> ProbeResult:
 
 def _probe(path: Path) -> ProbeResult:
     try:
+        possible_cpus()  # or no counter could ever be read
         loaded = load(path, None)
     except (OverlayError, OSError) as error:
         return ProbeResult(Answer.UNKNOWN if _is_shortage(error) else Answer.NO, str(error))

@@ -206,6 +206,7 @@ def bridges(networks: Any) -> Iterator[BridgeNetwork]:
             yield BridgeNetwork(
                 str(network["Name"]),
                 options.get("com.docker.network.bridge.name") or f"br-{network['Id'][:12]}",
-                tuple(IPv4Network(subnet) for subnet in subnets if subnet and ":" not in subnet),
+                # As older Docker keeps what it was given, an address in the subnet may stand for it.
+                tuple(IPv4Network(subnet, strict=False) for subnet in subnets if subnet and ":" not in subnet),
                 options,
             )

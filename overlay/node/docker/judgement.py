@@ -67,6 +67,8 @@ def _elsewhere(docker: Daemon, place: Place) -> Problem:
             "with live-restore it keeps its subnet while containers run: stop all of them, then "
             f"{_RESTART} (overlay-docker.path, where it is enabled, does that within a minute)"
         )
+    elif "bip" in docker.told.file:
+        remedy = f"take bip out of Docker's daemon.json, and {_RESTART}"
     elif docker.told.value("bip") is None:
         remedy = f"it was started without --bip: {_RESTART}, by a unit that has $DOCKER_NETWORK_OPTIONS"
     else:

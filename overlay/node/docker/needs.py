@@ -17,17 +17,21 @@ ACCEPT_FWMARK = "bridge-accept-fwmark"
 NO_RAW = "DOCKER_INSECURE_NO_IPTABLES_RAW"
 
 
+_TOLD_BY = {"bip": "FLANNEL_SUBNET", "mtu": "FLANNEL_MTU", "ip-masq": "FLANNEL_IPMASQ"}
+"""Options that flannel's script makes, by the variable of subnet.env."""
+
+
 @dataclass(frozen=True, slots=True)
 class Needs:
     """Options by the names that flannel's script gives such (``DOCKER_OPT_…``), and environment variables.
 
     Attributes:
-        no_bip: it must not be told a subnet for its bridge.
+        left_out: what of subnet.env it must not be told, by the variable there, and why: it would not start.
     """
 
     options: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
-    no_bip: bool = False
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 def needs(docker: Abilities, told: Told) -> Needs:
@@ -46,5 +50,11 @@ def needs(docker: Abilities, told: Told) -> Needs:
             options["DOCKER_OPT_DIRECT_ROUTING"] = f"--{DIRECT_ROUTING}"
     if docker.accept_mark and told.value("firewall-backend") == "nftables" and ACCEPT_FWMARK not in told.file:
         options["DOCKER_OPT_ACCEPT_MARK"] = f"--{ACCEPT_FWMARK}={ACCEPT_MARK}"
-    # Docker does not start with both. With "none" its containers have networks that their operator makes.
-    return Needs(options, environment, no_bip=told.value("bridge") is not None)
+    left_out = {
+        variable: f"{option} is in Docker's file, and counts: it takes no option twice"
+        for option, variable in _TOLD_BY.items()
+        if option in told.file
+    }
+    if told.value("bridge"):  # with "none" its containers have networks that their operator makes
+        left_out["FLANNEL_SUBNET"] = "Docker has a bridge of its operator's: it takes no subnet for one of its own"
+    return Needs(options, environment, left_out)

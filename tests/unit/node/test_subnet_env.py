@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from overlay.errors import FileError
 from overlay.linux.files import read_object
-from overlay.node.subnet_env import SubnetEnv, previous_subnet, write
+from overlay.node.subnet_env import SubnetEnv, SubnetFile, previous_subnet, write
 
 FLANNELD_UDP = """\
 FLANNEL_NETWORK=10.0.0.0/16
@@ -136,3 +137,40 @@ def test_what_is_no_file_is_neither_replaced_nor_waited_for(tmp_path: Path, kind
     assert previous_subnet(path) is None
     with pytest.raises(FileError, match="cannot be used"):
         read_object(path)
+
+
+def other(subnet: str) -> SubnetEnv:
+    return replace(UDP, subnet=IPv4Network(subnet))
+
+
+def test_two_who_write_one_file_are_told_and_do_not_go_on_for_ever(tmp_path: Path) -> None:
+    """Each change may restart Docker."""
+    path = tmp_path / "subnet.env"
+    ours, theirs = SubnetFile(path), SubnetFile(path)
+    changes = 0
+    for now in range(0, 600, 30):
+        changes += ours.keep(UDP, now) + theirs.keep(other("10.9.5.0/24"), now + 15)
+    assert changes <= 8
+    problem = ours.problem()
+    assert problem is not None
+    assert "had the subnet 10.9.5.0/24, which somebody else has written" in problem.text
+    assert theirs.problem() is not None
+    for now in (1800, 3600):  # the other has gone
+        ours.keep(UDP, now)
+    assert previous_subnet(path) == UDP.subnet
+    assert ours.problem() is None
+
+
+def test_what_was_there_before_or_is_no_subnet_or_ours_is_nobody_elses(tmp_path: Path) -> None:
+    path = tmp_path / "subnet.env"
+    write(path, other("10.9.5.0/24"))  # flanneld's, which we follow
+    ours = SubnetFile(path)
+    for now, spoil in enumerate(("leave", "remove", "write", "remove")):
+        match spoil:
+            case "remove":
+                path.unlink()
+            case "write":
+                path.write_text("spoilt")
+        assert ours.keep(UDP, now)
+    assert ours.keep(other("10.0.7.0/24"), 9), "another lease"
+    assert ours.problem() is None

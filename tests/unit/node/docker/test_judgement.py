@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -30,8 +32,15 @@ RAW = ("-A PREROUTING -d 10.0.5.2/32 ! -i docker0 -j DROP",)
     [
         (Abilities((20, 10)), Told(), Needs()),
         (Abilities((27, 5)), Told(), Needs()),
-        (Abilities((20, 10)), Told(file={"bridge": "none"}), Needs(no_bip=True)),
-        (Abilities((20, 10)), Told(("--bridge=br5",)), Needs(no_bip=True)),
+        (Abilities((20, 10)), Told(file={"bridge": "none"}), Needs(left_out={"FLANNEL_SUBNET": ANY})),
+        (Abilities((20, 10)), Told(("--bridge=br5",)), Needs(left_out={"FLANNEL_SUBNET": ANY})),
+        (Abilities((20, 10)), Told(file={"bridge": ""}), Needs()),
+        (Abilities((20, 10)), Told(file={"bip": "10.1.0.1/24"}), Needs(left_out={"FLANNEL_SUBNET": ANY})),
+        (
+            Abilities((20, 10)),
+            Told(("--mtu=1400",), {"mtu": 1450, "ip-masq": False}),
+            Needs(left_out={"FLANNEL_MTU": ANY, "FLANNEL_IPMASQ": ANY}),
+        ),
         (Abilities((28, 0)), Told(), Needs(environment={"DOCKER_INSECURE_NO_IPTABLES_RAW": "1"})),
         (Abilities((28, 5), True), Told(), Needs({"DOCKER_OPT_DIRECT_ROUTING": "--allow-direct-routing"})),
         (Abilities((28, 5), True), Told(file={"allow-direct-routing": True}), Needs()),
@@ -110,6 +119,7 @@ def test_what_is_said_of_a_docker_that_runs(running: Daemon, raw: tuple[str, ...
         (docker((20, 10), "--bip=10.0.5.1/24", network=ELSEWHERE, live_restore=True), "nothing else gives it --bip"),
         (docker((20, 10), "--bip=10.0.5.1/24", network=ELSEWHERE, containers=2), "nothing else gives it --bip"),
         (docker((20, 10), network=ELSEWHERE), "started without --bip"),
+        (replace(docker((20, 10), network=ELSEWHERE), told=Told(file={"bip": "172.17.0.1/16"})), "take bip out of"),
         (docker((28, 0)), "DOCKER_INSECURE_NO_IPTABLES_RAW=1"),
         (docker((28, 1)), "DOCKER_INSECURE_NO_IPTABLES_RAW=1"),
         (docker((28, 2)), "--allow-direct-routing"),
@@ -196,10 +206,12 @@ def test_networks_as_docker_describes_them() -> None:
         {"Name": "host", "Driver": "host", "Id": "0", "IPAM": {"Config": None}, "Options": {}},
         {"Name": "bridge", "Driver": "bridge", "Id": "1" * 64, "IPAM": pools, "Options": named},
         {"Name": "own", "Driver": "bridge", "Id": "abcdef0123456789", "IPAM": None, "Options": None},
+        {"Name": "old", "Driver": "bridge", "Id": "2" * 64, "IPAM": {"Config": [{"Subnet": "10.0.5.7/24"}]}},
     ]
     assert list(bridges(described)) == [
         BridgeNetwork("bridge", "docker0", (SUBNET,), named),
         BridgeNetwork("own", "br-abcdef012345", ()),
+        BridgeNetwork("old", "br-222222222222", (SUBNET,)),
     ]
 
 
