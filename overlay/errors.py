@@ -127,6 +127,10 @@ class DatapathError(OverlayError):
     """A datapath cannot be started, or has died."""
 
 
+class ServicesError(OverlayError):
+    """A part of the services daemon cannot be started, or has died."""
+
+
 class LabError(OverlayError):
     """A laboratory cluster cannot be built or does not exist."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from overlay.daemon.status_socket import ask
 from overlay.errors import UsageError
 from overlay.observe.logging import set_up
 from overlay.services.daemon import run
+from overlay.services.dns.service import DnsSettings
+from overlay.services.dns.zone import Pods
 from overlay.services.machine import default_node_name
 from overlay.services.pods.directory import DEFAULT_DIRECTORY
 from overlay.services.pods.docker import DEFAULT_SOCKET
@@ -25,6 +27,9 @@ from overlay.services.pods.names import is_dns_subdomain
 from overlay.services.pods.registration import DEFAULT_TTL
 from overlay.services.settings import ServicesSettings
 from overlay.text import excerpt
+
+DEFAULT_DNS_ADDRESS = "169.254.20.10"
+"""As NodeLocal DNSCache has it: link-local, so no network routes it."""
 
 
 def _own(name: str, **settings: Any) -> Flag:
@@ -46,6 +51,13 @@ def _own(name: str, **settings: Any) -> Flag:
 @_own("services-healthz-ip", default="127.0.0.1", metavar="IP", help="Where /healthz and /readyz are served.")
 @_own("services-healthz-port", default=0, type=click.IntRange(0, 65535), metavar="PORT",
       help="Port for it; 0: not served.")  # fmt: skip
+@_own("dns-address", default=DEFAULT_DNS_ADDRESS, metavar="IP|none",
+      help="Where the cluster's names are answered, on every node the same; none: they are not.")  # fmt: skip
+@_own("dns-upstreams", default="", metavar="IP,…", help="Who is asked for all other names; default: as the host asks.")
+@_own("dns-pods", default=Pods.INSECURE.value, type=click.Choice([each.value for each in Pods]),
+      help="Names of pods by their addresses: of any address, of those that there are, or none.")  # fmt: skip
+@_own("dns-client-rate", default=20000, type=click.IntRange(0), metavar="N",
+      help="Questions a second that one client may ask; 0: as many as it likes.")  # fmt: skip
 @flag("log-format", default="text", type=click.Choice(["text", "json"]), help="Form of the log.")
 @flag("v", default=0, type=int, metavar="LEVEL", help="1 and more: debug messages.")
 @click.option("--status", "only_status", is_flag=True, help="Print what the running daemon says of itself, as JSON.")
@@ -89,4 +101,26 @@ def _settings(etcd: Etcd, state_dir: Path, flags: dict[str, Any]) -> ServicesSet
         pods_dir=Path(flags["pods_dir"]),
         lease_ttl=flags["services_lease_ttl"],
         health_address=(flags["services_healthz_ip"], port) if port else None,
+        dns=_dns(flags),
     )
+
+
+def _dns(flags: dict[str, Any]) -> DnsSettings | None:
+    if flags["dns_address"] == "none":
+        return None
+    address = _address("--dns-address", flags["dns_address"])
+    if not isinstance(address, IPv4Address) or address.is_unspecified or address.is_multicast:
+        remedy = f"such as {DEFAULT_DNS_ADDRESS}, or none"
+        raise UsageError("is no IPv4 address", about=f"--dns-address {address}", remedy=remedy)
+    listed = [each.strip() for each in flags["dns_upstreams"].split(",") if each.strip()]
+    upstreams = tuple(str(_address("--dns-upstreams", each)) for each in listed)
+    if str(address) in upstreams:
+        raise UsageError("is our own address", about=f"--dns-upstreams {address}", remedy="name others")
+    return DnsSettings(address, upstreams, Pods(flags["dns_pods"]), flags["dns_client_rate"])
+
+
+def _address(name: str, text: str) -> IPv4Address | IPv6Address:
+    try:
+        return ip_address(text)
+    except ValueError:
+        raise UsageError("is no IP address", about=f"{name} {excerpt(text)}") from None

@@ -26,6 +26,10 @@ recvmmsg = _libc.recvmmsg
 """recvmmsg(2) as it is: for who calls it for every packet, and reads :func:`last_error` itself."""
 recvmmsg.argtypes = (c_int, c_void_p, c_uint, c_int, c_void_p)
 
+sendmmsg = _libc.sendmmsg
+"""sendmmsg(2), in the same way."""
+sendmmsg.argtypes = (c_int, c_void_p, c_uint, c_int)
+
 
 class _CapabilityHeader(ctypes.Structure):
     _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))

@@ -23,6 +23,9 @@ from overlay.linux.pyroute import IPRoute, NetlinkError
 from overlay.linux.routes import Route, RouteTable, RouteType, attribute, refusal
 from overlay.text import harmless
 
+QUIET_KINDS = ("dummy", "bridge")
+"""Kinds of what :meth:`Netlink.add_quiet_link` makes."""
+
 _IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
 _ARPHRD_ETHER = 1
 _RTM_F_FIB_MATCH = 0x2000
@@ -264,6 +267,23 @@ class Netlink(RouteSocket):
             raise InterfaceError(
                 "no route", about=str(destination), remedy="add one, or name the interface with --iface"
             ) from error
+
+    def add_quiet_link(self, name: str) -> Link:
+        """Makes an interface that leads nowhere, for addresses to be on, and without IPv6. Raises NodeError.
+
+        It is a dummy; where the kernel has none, a bridge without ports.
+        """
+        with explained(f"interface {name}"):
+            try:
+                self._route.link("add", ifname=name, kind=QUIET_KINDS[0])
+            except NetlinkError as error:
+                if error.code != errno.EOPNOTSUPP:
+                    raise
+                self._route.link("add", ifname=name, kind=QUIET_KINDS[1])
+            (message,) = self._route.link("get", ifname=name)
+            link = _link(message)
+            self.silence_ipv6(link.index)
+        return link
 
     def set_link(self, link: Link, *, mtu: int | None = None, up: bool | None = None) -> None:
         wanted: dict[str, Any] = {}

@@ -23,6 +23,7 @@ Concepts, and which way they flow::
 * ``computed`` (pure): those, and nodes, by the keys that they would have; ``reading``: every kind, stored or computed,
   as of one revision.
 
+* ``dns``: the cluster's names, answered on every node.
 * ``daemon``: ``overlay services``, which joins these on a node; ``lease`` and ``machine``: where and what the node is.
 
 This package stands on ``store`` and below; it never imports control, agent, backends or datapath. ``overlay.api``

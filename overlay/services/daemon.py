@@ -11,6 +11,7 @@ Tasks, and loops (:class:`~overlay.daemon.reconcile.Loop`), which look now, when
     registrar   keeps this node, its pods and their etcd lease in etcd
     state       (loop) what is wrong
     heartbeat   systemd's status and watchdog
+    dns         (loops) the address, the rules and the worker that answers names
     report, health  answer ``overlay services --status`` and probes
 
 Everything that may fail while the world is incomplete (no etcd, no Docker, no subnet yet) is waited for, and told.
@@ -33,6 +34,7 @@ from overlay.daemon.lifetime import Daemon
 from overlay.daemon.occasions import Occasion
 from overlay.daemon.reconcile import Look
 from overlay.problem import Problem, Severity
+from overlay.services.dns.service import Names
 from overlay.services.keys import Keys
 from overlay.services.lease import LeaseFollower, subnets_in
 from overlay.services.machine import this_machine
@@ -107,6 +109,7 @@ class _Services:
         self._machine = this_machine(settings.node_id)
         self._here = Here(settings.node_name)
         self._mapper = Mapper()
+        self._names = None if settings.dns is None else Names(settings.dns, self._follower.mirror, self._subnets_here)
         self._found: node.Before | None = None
         self._unknown = set[str]()
         self._leases_seen = False
@@ -124,6 +127,8 @@ class _Services:
         daemon.keep("place", self._look_at_place, every=_SUBNET_SECONDS, occasion=self._place)
         daemon.keep("pods", self._look_at_pods, occasion=self._pods)
         daemon.keep("state", self._look_at_state, every=_STATE_SECONDS)
+        if self._names is not None:
+            self._names.start(daemon)
         daemon.answer(self._report)
         daemon.beat(self._is_alive, self._one_line)
         if self._settings.health_address is not None:
@@ -134,11 +139,16 @@ class _Services:
     def _mirror_changed(self) -> None:
         mirror = self._follower.mirror
         self._registrar.wake()
+        if self._names is not None:
+            self._names.changed()
         if mirror.loaded and not self._was_ready:
             self._was_ready = True
             self._pods.tell()
             self._daemon.notifier.ready()
             _log.info("ready: %d services, %d pods in all", len(mirror.services), len(mirror.pods))
+
+    def _subnets_here(self) -> list[IPv4Network]:
+        return [subnet for subnet in self._here.subnets if isinstance(subnet, IPv4Network)]
 
     async def _look_at_place(self) -> Look:
         subnets = subnets_in(self._settings.subnet_file)
@@ -281,6 +291,7 @@ class _Services:
                 "to_register": self._registration.missing(),
             },
             "services": len(mirror.services),
+            "dns": None if self._names is None else await self._names.report(),
         }
         return msgspec.json.encode(report)
 

@@ -108,6 +108,7 @@ class Service:
         affinity_seconds: how long a client keeps its endpoint; None without session affinity.
         internal_local, external_local: whether the traffic policies say Local.
         scheduler: of its annotation ``overlay.io/scheduler``; empty where there is none.
+        external_name: what an ExternalName Service stands for.
     """
 
     namespace: str
@@ -129,6 +130,7 @@ class Service:
     internal_local: bool = False
     external_local: bool = False
     scheduler: str = ""
+    external_name: str = ""
 
     @property
     def full_name(self) -> ServiceName:
@@ -149,6 +151,7 @@ class WrittenEndpoint:
     ready: bool
     serving: bool
     terminating: bool
+    hostname: str = ""
 
 
 def pod(key: str, value: bytes) -> Pod:
@@ -235,6 +238,7 @@ def service(document: Object) -> Service:
         internal_local=spec.get("internalTrafficPolicy") == "Local",
         external_local=spec.get("externalTrafficPolicy") == "Local",
         scheduler=_text(annotations_of(document).get(SCHEDULER)),
+        external_name=_text(spec.get("externalName")),
     )
 
 
@@ -260,7 +264,8 @@ def _of_subsets(document: Object) -> Iterator[WrittenEndpoint]:
         for field, ready in (("addresses", True), ("notReadyAddresses", False)):
             for each in _mappings(subset.get(field)):
                 if is_ipv4(address := _text(each.get("ip"))):
-                    yield WrittenEndpoint(address, _text(each.get("nodeName")), ports, ready, ready, False)
+                    node, hostname = _text(each.get("nodeName")), _text(each.get("hostname"))
+                    yield WrittenEndpoint(address, node, ports, ready, ready, False, hostname)
 
 
 def _of_slice(document: Object) -> Iterator[WrittenEndpoint]:
@@ -272,7 +277,7 @@ def _of_slice(document: Object) -> Iterator[WrittenEndpoint]:
         serving = said.get("serving", ready) is not False
         node, terminating = _text(each.get("nodeName")), said.get("terminating") is True
         for address in filter(is_ipv4, map(_text, _list(each.get("addresses"))[:1])):
-            yield WrittenEndpoint(address, node, ports, ready, serving, terminating)
+            yield WrittenEndpoint(address, node, ports, ready, serving, terminating, _text(each.get("hostname")))
 
 
 def _written_ports(parent: dict[str, Any]) -> tuple[ContainerPort, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from overlay.services.dns.service import DnsSettings
 from overlay.services.pods.registration import DEFAULT_TTL
 from overlay.store.etcd.settings import EtcdSettings
 
@@ -15,6 +16,7 @@ class ServicesSettings:
 
     Attributes:
         leases: what the keys of the network's leases begin with.
+        dns: None where no names are answered.
     """
 
     etcd: EtcdSettings
@@ -28,3 +30,4 @@ class ServicesSettings:
     pods_dir: Path
     lease_ttl: int = DEFAULT_TTL
     health_address: tuple[str, int] | None = None
+    dns: DnsSettings | None = None

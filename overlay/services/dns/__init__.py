@@ -8,6 +8,10 @@ Concepts, and which way they flow::
                                                               └──▶ forwarding: everything else, to the host's upstreams
 
 * ``records``, ``names``, ``zone``, ``answers`` (pure): what is asked, what a name means, what is, what it answers
+* ``entries`` (pure): from the mirror to those facts; ``feed`` and ``messages``: how the worker is told what changed;
+  ``helper``: one worker, replaced when it fails. ``worker``: its half, which alone knows dnspython.
+* ``place``: address, device, sockets, who is answered; ``rules``: nftables' part; ``upstreams``: who else is asked.
+* ``service``: joins these on a node.
 
 Strangers' bytes are parsed by the worker alone, a process without rights.
 """

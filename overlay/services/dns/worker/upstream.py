@@ -1,0 +1,77 @@
+"""One question to one upstream: by UDP from a port of its own, by TCP where the answer does not fit.
+
+Every question has a random id and, as its socket is a new one, a random port (RFC 5452); the socket is connected, so
+that the kernel passes over what others send. What comes back and is no answer to this very question is passed over,
+too, and counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+
+import dns.exception
+import dns.flags
+import dns.message
+
+from overlay.services.dns.worker.counts import Counts
+
+PORT = 53
+
+_LENGTH = struct.Struct("!H")
+_DATAGRAM = 65535
+
+
+async def ask(address: str, question: dns.message.Message, counts: Counts, port: int = PORT) -> dns.message.Message:
+    """The upstream's answer; waits for as long as the caller lets it.
+
+    Raises:
+        OSError: it cannot be asked, or is not there.
+    """
+    answer = await _by_udp(address, port, question, counts)
+    if answer.flags & dns.flags.TC:
+        answer = await _by_tcp(address, port, question, counts)
+    return answer
+
+
+async def _by_udp(address: str, port: int, question: dns.message.Message, counts: Counts) -> dns.message.Message:
+    loop = asyncio.get_running_loop()
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+        sock.connect((address, port))
+        sock.send(question.to_wire())
+        while True:
+            if (answer := _answer(await loop.sock_recv(sock, _DATAGRAM), question)) is not None:
+                return answer
+            counts["upstream_wrong"] += 1
+
+
+async def _by_tcp(address: str, port: int, question: dns.message.Message, counts: Counts) -> dns.message.Message:
+    reader, writer = await asyncio.open_connection(address, port)
+    try:
+        wire = question.to_wire()
+        writer.write(_LENGTH.pack(len(wire)) + wire)
+        try:
+            (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+            answer = _answer(await reader.readexactly(length), question)
+        except asyncio.IncompleteReadError as error:
+            raise ConnectionResetError("it closed the connection") from error
+    finally:
+        writer.close()
+    if answer is None:
+        counts["upstream_wrong"] += 1
+        raise ConnectionResetError("it did not answer the question")
+    return answer
+
+
+def _answer(wire: bytes, question: dns.message.Message) -> dns.message.Message | None:
+    """The message, if it answers the question."""
+    if wire[:2] != question.id.to_bytes(2, "big"):
+        return None
+    try:
+        message = dns.message.from_wire(wire, ignore_trailing=True)
+        # Some servers leave the question out where they refuse: dnspython accepts that for errors alone.
+        return message if question.is_response(message) and isinstance(message, dns.message.QueryMessage) else None
+    except (dns.exception.DNSException, ValueError, struct.error, IndexError):
+        return None

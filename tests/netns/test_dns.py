@@ -1,0 +1,358 @@
+"""Names on a real node: real resolvers ask, a real etcd knows, and upstreams do what they should not.
+
+One site for all tests here (``tests/support/dns_site.py`` draws it); what a test needs of its own it makes and removes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import dns.message
+import dns.rcode
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.support.dns_site import ADDRESS, LIMIT, STRANGER, UPSTREAM, UPSTREAM_TOO, DnsSite, dns_site, until
+from tests.support.labs import need_programs
+from tests.support.upstream_server import ADDRESS as OUTSIDE
+
+pytestmark = [pytest.mark.root, pytest.mark.etcd]
+
+PORTS = [{"name": "http", "port": 80, "targetPort": 80}]
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[DnsSite]:
+    """With the Services of the session: one with an address, one headless with three pods."""
+    need_programs("dig", "busybox", "etcd", "etcdctl", "nft", "nsenter")
+    with dns_site() as site:
+        site.put("redis", selector={"app": "redis"}, clusterIP="10.97.218.31", clusterIPs=["10.97.218.31"],
+                 ports=[{"name": "redis", "port": 6379}])  # fmt: skip
+        site.put("myapp-svc", selector={"app": "myapp"}, clusterIP="None", ports=PORTS)
+        site.put("outside", type="ExternalName", externalName="ok.example")
+        for number, address in enumerate(("10.0.5.2", "10.0.5.3", "10.0.5.4")):
+            hostname = {"hostname": "first", "subdomain": "myapp-svc"} if number == 0 else {}
+            site.put_pod(f"myapp-{number}", address, "myapp", **hostname)
+        site.start_services()
+        until(lambda: len(site.short("myapp-svc.default.svc.cluster.local")) == 3, "three pods")
+        yield site
+
+
+# --- the cluster's names ---------------------------------------------------------------------------------------------
+
+
+def test_the_dig_of_the_session(site: DnsSite) -> None:
+    told = site.dig("-t", "A", "myapp-svc.default.svc.cluster.local.")
+    assert re.search(r"flags: qr aa rd ra; QUERY: 1, ANSWER: 3", told)
+    answers = re.findall(r"^myapp-svc\.default\.svc\.cluster\.local\.\s+5\s+IN\s+A\s+(\S+)$", told, re.M)
+    assert sorted(answers) == ["10.0.5.2", "10.0.5.3", "10.0.5.4"]
+
+
+@pytest.mark.parametrize("name", ["redis", "redis.default", "redis.default.svc", "redis.default.svc.cluster.local"])
+def test_resolvers_agree(site: DnsSite, name: str) -> None:
+    """glibc's (getent, Python), busybox's own, and dig with a search list."""
+    python = "import socket, sys; print({each[4][0] for each in socket.getaddrinfo(sys.argv[1], 6379)})"
+    assert site.pod.run(*site.resolving("getent", "ahostsv4", name)).split()[0] == "10.97.218.31"
+    assert "10.97.218.31" in site.pod.run(*site.resolving(sys.executable, "-c", python, name))
+    assert "10.97.218.31" in site.pod.run(*site.resolving("dig", "+search", "+short", name))
+    # busybox's nslookup knows the search list, but not ndots.
+    assert (
+        "10.97.218.31" in site.pod.attempt(*site.resolving("busybox", "nslookup", "-type=a", name)).stdout
+        or "." in name
+    )
+
+
+def test_records_of_every_kind_come_over_the_wire(site: DnsSite) -> None:
+    def short(*arguments: str) -> list[str]:
+        return site.short(*arguments)
+
+    base = "myapp-svc.default.svc.cluster.local"
+    assert short("first." + base) == ["10.0.5.2"]
+    assert short("10-0-5-3." + base) == ["10.0.5.3"]
+    assert short("SRV", "_http._tcp." + base) == sorted(
+        f"0 33 80 {label}.{base}." for label in ("first", "10-0-5-3", "10-0-5-4")
+    )
+    assert short("-x", "10.97.218.31") == ["redis.default.svc.cluster.local."]
+    assert short("-x", "10.0.5.2") == [f"first.{base}."]
+    assert short("TXT", "dns-version.cluster.local") == ['"1.1.0"']
+    assert short("10-9-8-7.default.pod.cluster.local") == ["10.9.8.7"]
+    assert short("outside.default.svc.cluster.local") == sorted([OUTSIDE, "ok.example."])
+    for name, code in (("default.svc.cluster.local", "NOERROR"), ("nothing.default.svc.cluster.local", "NXDOMAIN")):
+        told = site.dig(name)
+        assert f"status: {code}" in told
+        assert "hostmaster.cluster.local." in told
+
+
+def test_tcp_answers_as_udp_does(site: DnsSite) -> None:
+    for name in ("redis.default.svc.cluster.local", "nothing.cluster.local", "ok.example"):
+        by_udp, by_tcp = (site.dig("+noall", "+answer", "+authority", how, name) for how in ("+notcp", "+tcp"))
+        assert [line.split()[-1] for line in by_udp.splitlines()] == [line.split()[-1] for line in by_tcp.splitlines()]
+
+
+def test_what_is_too_long_is_cut_off_and_comes_by_tcp(site: DnsSite) -> None:
+    for number in range(60):
+        site.put_pod(f"many-{number}", f"10.0.5.{100 + number}", "many")
+    site.put("many", selector={"app": "many"}, clusterIP="None", ports=PORTS)
+    name = "many.default.svc.cluster.local"
+    try:
+        until(lambda: len(site.short(name)) == 60, "sixty pods")
+        assert "flags: qr aa tc rd" in site.dig("+noedns", "+ignore", name)
+        assert "flags: qr aa rd" in site.dig("+ignore", name)
+        assert "flags: qr aa tc rd" in site.dig("+ignore", "SRV", name)
+        assert "Truncated, retrying in TCP mode" in site.dig("+noedns", name)
+    finally:
+        site.delete("many")
+        for number in range(60):
+            site.remove_pod(f"many-{number}")
+
+
+def test_a_change_is_answered_at_once_and_only_it(site: DnsSite) -> None:
+    name = "changing.default.svc.cluster.local"
+    assert "NXDOMAIN" in site.dig(name)
+    for address in ("10.96.7.1", "10.96.7.2"):
+        site.put("changing", clusterIP=address, clusterIPs=[address], ports=PORTS)
+        until(lambda address=address: site.short(name) == [address], "its address")  # type: ignore[misc]
+        assert site.short("-x", address) == [name + "."]
+    site.delete("changing")
+    until(lambda: "NXDOMAIN" in site.dig(name), "its end")
+    assert "NXDOMAIN" in site.dig("-x", "10.96.7.2")
+    site.put_pod("late", "10.0.5.9", "myapp")
+    until(lambda: "10.0.5.9" in site.short("myapp-svc.default.svc.cluster.local"), "the new pod")
+    site.remove_pod("late")
+    until(lambda: "10.0.5.9" not in site.short("myapp-svc.default.svc.cluster.local"), "its end")
+
+
+def test_pods_take_turns_at_being_first(site: DnsSite) -> None:
+    first = set()
+
+    def all_were_first() -> bool:
+        first.add(site.dig("+short", "myapp-svc.default.svc.cluster.local").split()[0])
+        return len(first) == 3
+
+    until(all_were_first, "each pod first")
+
+
+# --- everything else -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("ok.example", "203.0.113.7"),
+        ("lying.example", "203.0.113.7"),
+        ("garbage.example", "203.0.113.7"),
+        ("slow.example", "203.0.113.7"),
+        ("alias.example", "203.0.113.7"),
+        ("gone.example", "status: NXDOMAIN"),
+        ("empty.example", "status: NOERROR"),
+        ("failing.example", "status: SERVFAIL"),
+        ("big.example", "203.0.113.100"),
+        ("dead.example", "status: SERVFAIL"),
+    ],
+)
+def test_upstreams_are_asked_whatever_they_do(site: DnsSite, name: str, told: str) -> None:
+    answer = site.dig("+time=10", name)
+    assert told in answer
+    assert "6.6.6.6" not in answer
+    assert "flags: qr rd ra" in answer
+
+
+def test_what_upstreams_said_is_remembered(site: DnsSite) -> None:
+    for name in ("ok-kept.example", "gone-kept.example"):
+        for _ in range(3):
+            site.dig(name)
+        assert [each for each in site.asked() if each.startswith(name)] == [f"{name}. A udp"]
+
+
+def test_a_lie_about_our_names_is_not_remembered(site: DnsSite) -> None:
+    site.dig("lying.example")
+    assert site.short("redis.default.svc.cluster.local") == ["10.97.218.31"]
+
+
+def test_search_lists_cost_upstreams_nothing(site: DnsSite) -> None:
+    """``ndots:5`` makes four questions of one name; three of them are about the cluster, and answered here."""
+    assert site.pod.run(*site.resolving("getent", "ahostsv4", "ok-searched.example")).split()[0] == OUTSIDE
+    assert not [each for each in site.asked() if "cluster.local" in each]
+    assert {each.split()[0] for each in site.asked() if "searched" in each} == {"ok-searched.example."}
+
+
+def test_upstreams_gone_what_they_said_is_answered_still(site: DnsSite) -> None:
+    assert site.short("short.example") == [OUTSIDE]
+    site.stop("upstream")
+    try:
+        until(lambda: re.search(r"short\.example\.\s+30\s", site.dig("+time=10", "short.example")), "an old answer")
+        assert "SERVFAIL" in site.dig("+time=10", "ok-never.example")
+        assert site.short("redis.default.svc.cluster.local") == ["10.97.218.31"]
+        until(lambda: any(UPSTREAM in each for each in (site.report() or {})["problems"]), "a problem that says so")
+    finally:
+        site.start_upstream()
+    until(lambda: site.short("ok-again.example") == [OUTSIDE], "answers again")
+
+
+def test_the_next_upstream_is_asked(site: DnsSite) -> None:
+    site.stop("upstream")
+    site.start_upstream("second", UPSTREAM_TOO)
+    try:
+        until(lambda: site.short("ok-second.example") == [OUTSIDE], "the second's answer")
+        assert any(each.startswith("ok-second") for each in site.asked("second"))
+    finally:
+        site.stop("second")
+        site.start_upstream()
+        until(lambda: site.short("ok-first-again.example") == [OUTSIDE], "answers again")
+
+
+# --- who asks --------------------------------------------------------------------------------------------------------
+
+
+def test_strangers_are_not_answered(site: DnsSite) -> None:
+    before = site.report()
+    assert before is not None
+    assert "no servers could be reached" in site.dig("+time=1", "redis.default.svc.cluster.local", where=site.stranger)
+    assert "no servers could be reached" in site.dig(
+        "+time=1", "+tcp", "redis.default.svc.cluster.local", where=site.stranger
+    ) or not site.short("+time=1", "+tcp", "redis.default.svc.cluster.local", where=site.stranger)
+    after = site.report()
+    assert after is not None
+    assert after["dns"]["counters"]["strangers"] > before["dns"]["counters"]["strangers"]
+    assert site.short("redis.default.svc.cluster.local", where=site.host) == ["10.97.218.31"]
+
+
+def test_a_stranger_with_a_pods_address_makes_us_answer_nobody(site: DnsSite) -> None:
+    """The forged question does not reach the server: its source is not behind the device that it came by."""
+    site.stranger.batch("addr add 10.0.5.3/32 dev lan\n")
+    before = (site.report() or {})["dns"]["counters"]["asked"]
+    try:
+        site.stranger.attempt("dig", "-b", "10.0.5.3", f"@{ADDRESS}", "+tries=2", "+time=1", "redis.cluster.local")
+    finally:
+        site.stranger.batch("addr del 10.0.5.3/32 dev lan\n")
+    assert (site.report() or {})["dns"]["counters"]["asked"] == before
+
+
+def test_questions_are_not_tracked(site: DnsSite) -> None:
+    rules = site.host.run("nft", "list", "table", "ip", "overlay-dns")
+    assert rules.count("notrack") == 3
+    site.host.run("nft", "delete", "table", "ip", "overlay-dns")
+    site.host.batch("link set overlay-dns down\n")  # tells; what is missing is put back
+    until(lambda: site.host.attempt("nft", "list", "table", "ip", "overlay-dns").returncode == 0, "the rules again")
+    until(lambda: site.short("redis.default.svc.cluster.local") == ["10.97.218.31"], "the device is up again")
+
+
+# --- faults ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_worker_killed_names_resolve_again(site: DnsSite) -> None:
+    (pid,) = site.workers()
+    os.kill(pid, signal.SIGKILL)
+    started = time.monotonic()
+    until(lambda: site.short("+time=1", "redis.default.svc.cluster.local") == ["10.97.218.31"], "an answer", 30.0)
+    print(f"answered {time.monotonic() - started:.2f} s after the worker was killed")
+    assert site.workers() != [pid]
+    assert sorted(site.short("myapp-svc.default.svc.cluster.local")) == ["10.0.5.2", "10.0.5.3", "10.0.5.4"]
+
+
+def test_etcd_away_names_are_answered(site: DnsSite) -> None:
+    site.stop("etcd", signal.SIGKILL)
+    try:
+        assert site.short("redis.default.svc.cluster.local") == ["10.97.218.31"]
+        (pid,) = site.workers()
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: site.short("+time=1", "redis.default.svc.cluster.local") == ["10.97.218.31"], "an answer")
+        assert "NXDOMAIN" in site.dig("nothing.default.svc.cluster.local")
+    finally:
+        site.start_etcd()
+
+
+def test_the_worker_has_no_rights(site: DnsSite) -> None:
+    (pid,) = site.workers()
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    status = dict(line.split(":\t") for line in lines if ":\t" in line)
+    assert status["CapEff"] == status["CapBnd"] == "0" * 16
+    assert status["Seccomp"] == "2"
+    assert set(status["Uid"].split()) == {"82851"}
+
+
+BYTES = st.binary(max_size=600)
+HEADER = st.builds(
+    struct.Struct("!HHHHHH").pack, *(st.integers(0, 65535) for _ in range(2)), *(st.integers(0, 3) for _ in range(4))
+)
+
+
+def _mutated(question: bytes, places: list[tuple[int, int]]) -> bytes:
+    changed = bytearray(question)
+    for place, value in places:
+        changed[place % len(changed)] = value
+    return bytes(changed)
+
+
+QUESTION = dns.message.make_query("redis.default.svc.cluster.local", "A", use_edns=0).to_wire()
+HOSTILE = st.one_of(
+    BYTES,
+    st.builds(bytes.__add__, HEADER, BYTES),
+    st.builds(_mutated, st.just(QUESTION), st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=6)),
+    st.builds(lambda count: QUESTION[:12] + b"\xc0\x0c" * count, st.integers(0, 100)),
+)
+
+
+def test_hostile_bytes_at_the_real_socket(site: DnsSite) -> None:
+    """Whatever comes, the worker lives, and every answer is one to its own question, not larger than it may be."""
+    (pid,) = site.workers()
+    sock = site.pod.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    sock.settimeout(20)
+    sock.connect((ADDRESS, 53))
+
+    sent = set[bytes]()
+
+    @settings(max_examples=300, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(HOSTILE)
+    def send(data: bytes) -> None:
+        probe = dns.message.make_query("redis.default.svc.cluster.local", "A")
+        sent.add(data[:2])
+        sock.send(data)
+        sock.send(probe.to_wire())
+        while True:
+            answer = sock.recv(65535)
+            assert len(answer) <= 1232
+            assert answer[2] & 0x80
+            if answer[:2] == probe.to_wire()[:2] and dns.message.from_wire(answer).rcode() == dns.rcode.NOERROR:
+                return
+            assert answer[:2] in sent  # some are for upstreams, and late
+
+    with sock:
+        send()
+    assert site.workers() == [pid]
+
+
+def test_hostile_bytes_by_tcp(site: DnsSite) -> None:
+    (pid,) = site.workers()
+    for data in (b"\x00", b"\x00\x05ab", struct.pack("!H", 65535) + bytes(65535), b"\x00\x00", b"\xff" * 100):
+        with site.pod.call(lambda: socket.create_connection((ADDRESS, 53), timeout=10)) as connection:
+            connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(65536):
+                pass
+    assert site.short("+tcp", "redis.default.svc.cluster.local") == ["10.97.218.31"]
+    assert site.workers() == [pid]
+
+
+# --- last: the daemon ends -------------------------------------------------------------------------------------------
+
+
+def test_what_stays_and_what_goes(site: DnsSite) -> None:
+    site.stop("services")
+    assert site.host.attempt("nft", "list", "table", "ip", "overlay-dns").returncode != 0
+    assert "overlay-dns" in site.host.run("ip", "link")
+    started = time.monotonic()
+    assert "refused" in site.dig("+time=5", "redis.default.svc.cluster.local")
+    assert time.monotonic() - started < LIMIT
+    site.start_services()
+    assert site.short("redis.default.svc.cluster.local") == ["10.97.218.31"]
+    assert STRANGER not in site.log("services")
