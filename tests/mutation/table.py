@@ -116,7 +116,11 @@ KEEPER = (
         "        self._retry_at = now + wait\n        if isinstance",
         "        self._retry_at = now\n        if isinstance",
     ),
-    Mutant("control/leases/ownership", "        self.know_address(identity.public_ip)\n", ""),
+    Mutant(
+        "control/leases/ownership",
+        "(address, *(known for known in self._addresses if known != address))[:MAX_ADDRESSES]",
+        "self._addresses",
+    ),
     Mutant(
         "control/leases/keeper",
         "            valid_until = 0.0\n        else:",

@@ -87,7 +87,15 @@ UNIT_MUTANTS: tuple[Mutant, ...] = (
         "control/leases/keeper",
         "control/leases/test_clones",
         (" and self._view.epoch == self._right_epoch:", ":"),
-        ("        return ours and self._view.epoch != self._held_epoch\n", "        return ours\n"),
+        (" and self._view.epoch != self._held_epoch\n", "\n"),
+        (
+            " and not self._may_be_of_our_past(record):\n            self._lose(record)",
+            ":\n            self._lose(record)",
+        ),
+        (
+            "        elif self._may_be_of_our_past(record):\n            self._reclaim(",
+            "        elif True:\n            str(",
+        ),
     ),
     *_of(
         "control/leases/state",

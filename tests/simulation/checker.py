@@ -70,9 +70,11 @@ class Checker:
         self._nodes: list[Node] = []
         self._takers: list[tuple[float, IPv4Network, Owner]] = []
         self._addresses: dict[str, set[IPv4Address]] = {}
+        self._asked: set[tuple[str, int, str]] = set()
         self._last: dict[str, tuple[int, Held | None]] = {}
         self._versions: dict[str, tuple[int, int]] = {}
         self._before_restart: dict[str, IPv4Network] = {}
+        self._set_back: set[str] = set()  # nodes that remember more than the store, which they have not seen since
         self._blind: dict[str, list[_Blindness]] = {}
         self._seen_revision = 0
         for node in nodes:
@@ -107,6 +109,7 @@ class Checker:
             raise ViolationError(f"{node.name} sends {len(compares)} comparisons and {len(operations)} operations")
         current = {item.key: item for item in self._items()}
         if len(operations) == 1 and is_question(operations[0], current, node.addresses):
+            self._asked.add((node.name, node.lives, operations[0].key))
             return
         for operation in operations:
             if isinstance(operation, Put):
@@ -117,12 +120,19 @@ class Checker:
                 return
         for operation in operations:
             item = current.get(operation.key)
-            if item is not None and asker_of(item.value) in node.addresses:  # its owner did not answer in time
+            if item is not None and self._is_unanswered(node, item):
                 self.forgive(subnet_of(item.key), self._server.core.revision + 1)
                 continue
             if item is not None and not self._may_touch(node, item):
                 verb = "deletes" if isinstance(operation, Delete) else "overwrites"
                 raise ViolationError(f"{node.name} {verb} {item.key}, which has {item.value!r}")
+
+    def _is_unanswered(self, node: Node, item: KeyValue) -> bool:
+        """Whether the owner of a lease did not answer in time a question of ours, or of a clone on top of ours."""
+        if (node.name, node.lives, item.key) not in self._asked:
+            return False
+        kin = (each for each in (*self._nodes, node) if each.node_id == node.node_id)
+        return asker_of(item.value) in {address for each in kin for address in self._addresses[each.name]}
 
     def _check_put(self, node: Node, put: Put) -> None:
         if len(put.value) > LARGEST_VALUE:
@@ -195,7 +205,8 @@ class Checker:
         assert config
         assert config.ipv4
         pool = PoolFacts(config.ipv4.subnet_min, config.ipv4.subnet_max, config.ipv4.subnet_len)
-        if pool.has(remembered) and not (reserved or len(mine) > 1 or self._taken_by_other(node, remembered)):
+        older = bool(mine) and node.name in self._set_back  # our lease of before goes before what is remembered
+        if pool.has(remembered) and not (reserved or older or len(mine) > 1 or self._taken_by_other(node, remembered)):
             raise ViolationError(f"{node.name} restarted with {held.subnet}, though {remembered} was free")
         self.counts["restarts that changed the subnet"] += 1
 
@@ -215,7 +226,10 @@ class Checker:
     def stopped(self, node: Node, remembers: bool) -> None:
         """A node's process is about to end; ``remembers``: its state directory stays as it is."""
         _, last = self._last.pop(node.name, (0, None))
-        self._blind.pop(node.name, None)
+        self._set_back.discard(node.name)
+        blind = self._blind.pop(node.name, ())
+        if any(blindness.revision is None and blindness.since < float("inf") for blindness in blind):
+            self._set_back.add(node.name)
         self._before_restart.pop(node.name, None)
         if remembers and last is not None:
             self._before_restart[node.name] = last.subnet
@@ -226,9 +240,12 @@ class Checker:
         That is once its view has reached ``revision``, or, where revisions mean nothing any more (None), has been
         loaded anew. ``subnet`` None: everybody.
         """
+        self._note_takers()  # whoever took something may be gone in a moment
         for node in self._nodes:
             held = node.held  # without one, a claim may be on its way
-            if node.process is not None and (subnet is None or held is None or held.subnet.overlaps(subnet)):
+            if node.process is None:
+                self._set_back |= {node.name} if revision is None else set()
+            elif subnet is None or held is None or held.subnet.overlaps(subnet):
                 self._blind.setdefault(node.name, []).append(_Blindness(node.now, revision, 0.0))
 
     def stood_still(self, node: Node) -> None:

@@ -378,7 +378,7 @@ class Keeper:
         held = self._held
         assert held is not None
         record = self._view.record(held.key)
-        if record is not None and not self._ownership.is_ours(record):
+        if record is not None and not self._ownership.is_ours(record) and not self._may_be_of_our_past(record):
             self._lose(record)
             return None
         others = self._ownership.overlapping_others(held.lease, held.key)
@@ -481,9 +481,8 @@ class Keeper:
             self._reclaim(f"lease of {held.subnet} was deleted or has expired")
         elif record is None:  # garbage names no owner, so the subnet is still ours
             self._reclaim(f"lease of {held.subnet} was overwritten with a malformed value")
-        elif self._is_of_our_past(record):
-            self._ownership.know_address(record.lease.public_ip)
-            self._hold_as(record)
+        elif self._may_be_of_our_past(record):
+            self._reclaim(f"a backup shows {held.subnet} with {record.lease.public_ip}, from before this process")
         elif not self._ownership.is_ours(record):
             self._lose(record)
         elif record.lease.node_id is None:
@@ -585,10 +584,11 @@ class Keeper:
 
     # --- judging ---
 
-    def _is_of_our_past(self, record: LeaseRecord) -> bool:
-        """Whether a restored backup shows our lease as it was, with an address that an earlier process of ours had."""
-        ours = record.lease.node_id == self.identity.node_id and record.lease_id == self._session.lease_id
-        return ours and self._view.epoch != self._held_epoch
+    def _may_be_of_our_past(self, record: LeaseRecord) -> bool:
+        """Whether a restored backup shows our lease as it was, with an address that this process never had: that of an
+        earlier process of ours, or of the node whose clone we are. Its owner is asked, as at a start."""
+        ours = self._ownership.is_in_question(record) and record.lease_id == self._session.lease_id
+        return ours and record.lease.node_id == self.identity.node_id and self._view.epoch != self._held_epoch
 
     def _wanted(self, config: NetworkConfig, lease: Lease) -> Lease:
         return lease_of(self.identity, self.advertisement, lease.subnet, lease.ipv6_subnet)

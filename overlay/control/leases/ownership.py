@@ -27,11 +27,7 @@ class Ownership:
 
     def identify(self, identity: Identity) -> None:
         """We go by something else from now on."""
-        self.identity = identity
-        self.know_address(identity.public_ip)
-
-    def know_address(self, address: IPv4Address) -> None:
-        """This node has, or had, this address."""
+        self.identity, address = identity, identity.public_ip
         self._addresses = (address, *(known for known in self._addresses if known != address))[:MAX_ADDRESSES]
 
     def is_ours(self, record: LeaseRecord) -> bool:

@@ -248,6 +248,27 @@ def test_a_store_that_was_restored_again_and_again_is_no_rival() -> None:
         assert node.keeper.problems() == []
 
 
+@pytest.mark.parametrize("lives", [True, False], ids=["a live node's", "our own, from before"])
+def test_a_backup_that_shows_a_lease_of_before_we_took_it_over_is_asked_about(lives: bool) -> None:
+    """What was taken over because nobody answered may have an owner who was only cut off from etcd then."""
+    original = held_node()
+    before, backup = original.subnet, copy.deepcopy(original.core)
+    second = Node(original.core, ip=IP + 1, memory=original.keeper.memory)
+    Cluster(second).run(ANSWER_TIME + 2)
+    assert second.subnet == before
+    put(second.core, "/elsewhere", "1", second.now)
+    second.see()
+    original.core = second.core = backup
+    original.now = second.now
+    nodes = [original, second] if lives else [second]
+    cluster = Cluster(*nodes)
+    cluster.run(ANSWER_TIME + 2)
+    assert all(node.keeper.phase is Phase.HELD for node in nodes)
+    assert (second.subnet == before) is not lives
+    assert not lives or original.subnet == before
+    assert len({node.key().lease_id for node in nodes}) == len(nodes)
+
+
 def test_what_a_clone_with_our_etcd_lease_took_is_not_our_past() -> None:
     node = held_node()
     before, theirs = node.subnet, '{"PublicIP":"172.31.0.9","PublicIPv6":null,"NodeID":"me"}'
