@@ -11,7 +11,7 @@ from overlay.agent.settings import AgentSettings
 from overlay.agent.upkeep import Upkeep
 from overlay.agent.whereabouts import Whereabouts
 from overlay.control.plane import ControlPlane, ControlState
-from overlay.control.schema import LeaseRecord
+from overlay.control.schema.lease import LeaseRecord
 from overlay.daemon.clock import boottime
 from overlay.daemon.http import Health
 from overlay.daemon.lifetime import Daemon

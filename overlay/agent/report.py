@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 
 from overlay.control.leases.state import Held
 from overlay.control.plane import ControlState
-from overlay.control.schema import LeaseRecord
+from overlay.control.schema.lease import LeaseRecord
 from overlay.datapath.base import DatapathStatus
 from overlay.datapath.causes import slow_path_share
 from overlay.model import PeerTable

@@ -26,7 +26,6 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from overlay.agent import heap
 from overlay.agent import past as memory
 from overlay.agent.account import Account
 from overlay.agent.local import Node
@@ -60,7 +59,6 @@ async def run(settings: AgentSettings, notices: tuple[str, ...] = ()) -> None:
     for notice in notices:
         _log.warning("%s", notice)
     preflight.may_change_network()
-    heap.keep_small()
     daemon = Daemon("agent", settings.state_dir)
     await daemon.run(lambda: _bring_up(daemon, settings))
 

@@ -46,12 +46,14 @@ def api(
     """
     from overlay.api import place  # noqa: PLC0415  (aiohttp and cryptography are large)
     from overlay.api.server import Api, serving  # noqa: PLC0415
+    from overlay.daemon import heap  # noqa: PLC0415
     from overlay.observe.logging import set_up  # noqa: PLC0415
     from overlay.services.keys import Keys  # noqa: PLC0415
     from overlay.services.storage import Storage  # noqa: PLC0415
     from overlay.store.etcd.client import EtcdStore  # noqa: PLC0415
 
     set_up(log_format, verbose=v, under_journald="JOURNAL_STREAM" in os.environ)
+    heap.keep_small()
     identity = place.kept(Path(api_dir))
 
     async def main() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, NoReturn
 
-from overlay.daemon import http, lock, status_socket
+from overlay.daemon import heap, http, lock, status_socket
 from overlay.daemon.http import Health
 from overlay.daemon.occasions import Occasion
 from overlay.daemon.reconcile import EVERY_SECONDS, RETRY_SECONDS, Look, Loop, Work
@@ -67,6 +67,7 @@ class Daemon:
             NodeError: another daemon of this name has the directory.
             FileError: the directory cannot be used.
         """
+        heap.keep_small()
         held = lock.lock(self.directory, self.name)
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
         # What it was started to ignore (nohup) it goes on ignoring; but whoever sends SIGTERM or SIGINT means it.

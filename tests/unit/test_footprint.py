@@ -49,7 +49,7 @@ print(len(arrivals.view) // 1024, anonymous() - before)
 
 HEAPS = f"""
 import ctypes, threading
-from overlay.agent import heap
+from overlay.daemon import heap
 LIMIT
 libc = ctypes.CDLL(None)
 libc.malloc.restype = libc.fdopen.restype = ctypes.c_void_p
