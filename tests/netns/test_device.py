@@ -16,61 +16,6 @@ import pytest
 
 pytestmark = pytest.mark.root
 
-SCRIPT = """
-import os, socket, struct, sys
-from ipaddress import IPv4Address, IPv4Network
-from overlay.errors import NodeError
-from overlay.datapath.spec import TunnelSpec
-from overlay.backends.udp import device
-from overlay.node import blackhole
-from overlay.linux import tun
-from overlay.linux.netlink import Netlink
-from overlay.packet.checksum import checksum
-
-name, net, modes = sys.argv[1], sys.argv[2], sys.argv[3:]
-spec = TunnelSpec(name, IPv4Network(f"10.{net}.0.0/16"), IPv4Network(f"10.{net}.58.0/24"), 1472, "eth0",
-                  IPv4Address("172.31.0.1"))
-if "make" in modes or "learn" in modes:
-    queue = tun.open_queue(name, vnet_hdr=False)
-    tun.set_persistent(queue)
-
-
-def header(protocol, source, target, payload):
-    fields = [0x45, 0, 20 + len(payload), 7, 0, 64, protocol, 0, source.packed, target.packed]
-    fields[7] = checksum(struct.pack("!BBHHHBBH4s4s", *fields))
-    return struct.pack("!BBHHHBBH4s4s", *fields)
-
-
-def learn():
-    # A router behind the tunnel says that the path takes 1300 bytes: the kernel keeps that as an exception.
-    far = IPv4Address(f"10.{net}.77.1")
-    sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sender.bind((str(spec.address), 0))
-    sender.connect((str(far), 9))
-    sender.send(b"x")
-    datagram = struct.pack("!HHHH", sender.getsockname()[1], 9, 9, 0) + b"x"
-    quoted = header(17, spec.address, far, datagram) + datagram
-    icmp = struct.pack("!BBHHH", 3, 4, 0, 0, 1300) + quoted
-    icmp = icmp[:2] + struct.pack("!H", checksum(icmp)) + icmp[4:]
-    os.write(queue, header(1, far, spec.address, icmp) + icmp)
-
-
-with Netlink() as netlink:
-    if "learn" in modes:
-        learn()
-    try:
-        outcomes = [device.reconcile(spec, netlink)]
-    except NodeError as error:
-        print(f"FAILED {error}")
-        outcomes = []
-    outcomes.append(blackhole.reconcile(spec.subnet if "blackhole" in modes else None, name))
-    for outcome in outcomes:
-        for line in outcome.changes:
-            print(line)
-        for line in outcome.failures:
-            print(f"LEFT {line}")
-"""
-
 
 @pytest.fixture
 def namespace() -> Iterator[str]:
@@ -91,7 +36,7 @@ def inside(namespace: str, *command: str) -> str:
 
 
 def reconcile(namespace: str, *modes: str, device: str = "flannel0", net: int = 0) -> list[str]:
-    return inside(namespace, sys.executable, "-c", SCRIPT, device, str(net), *modes).splitlines()
+    return inside(namespace, sys.executable, "-m", "tests.support.tunnel_device", device, str(net), *modes).splitlines()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
