@@ -84,7 +84,7 @@ class BackendConfig:
 class NetworkConfig:
     """The cluster's config, ``<prefix>/config`` in etcd, checked and with defaults filled in.
 
-    At least one of ``ipv4`` and ``ipv6`` is there. Parsed by :func:`overlay.control.schema.parse_config`.
+    At least one of ``ipv4`` and ``ipv6`` is there. Parsed by :func:`overlay.control.schema.config.parse_config`.
     """
 
     ipv4: Pool[IPv4Network, IPv4Address] | None

@@ -17,7 +17,7 @@ from overlay.agent.settings import AgentSettings
 from overlay.backends.base import Flags
 from overlay.cli.goflags import GO_BOOL, Verbatim, flag
 from overlay.cli.options import Etcd, Places, address, etcd_flags, node_address, node_id, place_flags
-from overlay.control.schema import unfit_address
+from overlay.control.schema.lease import unfit_address
 from overlay.errors import UsageError
 from overlay.node.interfaces import Selection
 from overlay.observe.logging import set_up

@@ -15,7 +15,9 @@ from overlay import backends
 from overlay.cli.goflags import flag
 from overlay.cli.options import Etcd, etcd_flags
 from overlay.cli.services_config import services
-from overlay.control.schema import config_key, parse_config, parse_lease, render_config, subnets_prefix
+from overlay.control.schema.config import parse_config, render_config
+from overlay.control.schema.keys import config_key, subnets_prefix
+from overlay.control.schema.lease import parse_lease
 from overlay.errors import ConfigError, ConfigMissingError, LeaseFormatError, NodeError, StoreError, UsageError
 from overlay.linux.netlink import Netlink
 from overlay.model import NetworkConfig

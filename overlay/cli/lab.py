@@ -18,7 +18,7 @@ import click
 from rich.console import Console
 
 from overlay.cli.tables import show, table
-from overlay.control.schema import parse_config
+from overlay.control.schema.config import parse_config
 from overlay.errors import LabError, UsageError
 from overlay.lab.bench.plot import write_svg
 from overlay.lab.bench.report import report

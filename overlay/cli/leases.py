@@ -14,7 +14,8 @@ import click
 from overlay.cli.options import Etcd, etcd_flags
 from overlay.cli.options import node_id as checked_node_id
 from overlay.cli.tables import show, table
-from overlay.control.schema import LeaseRecord, parse_lease, subnets_prefix
+from overlay.control.schema.keys import subnets_prefix
+from overlay.control.schema.lease import LeaseRecord, parse_lease
 from overlay.errors import CompactedError, LeaseFormatError, StoreUnavailableError
 from overlay.linux.netlink import Netlink
 from overlay.store.contract import KeyRange, Snapshot, Store

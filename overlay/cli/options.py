@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from overlay.cli.goflags import flag
-from overlay.control.schema import unfit_address, unfit_node_id
+from overlay.control.schema.lease import unfit_address, unfit_node_id
 from overlay.errors import UsageError
 from overlay.node.identity import default_node_id
 from overlay.store.contract import Store

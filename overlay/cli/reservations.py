@@ -9,14 +9,9 @@ import click
 
 from overlay.cli.leases import Self, read_records
 from overlay.cli.options import Etcd, etcd_flags, node_address
-from overlay.control.schema import (
-    LeaseRecord,
-    config_key,
-    format_lease_key,
-    format_lease_value,
-    parse_config,
-    subnets_prefix,
-)
+from overlay.control.schema.config import parse_config
+from overlay.control.schema.keys import config_key, format_lease_key, subnets_prefix
+from overlay.control.schema.lease import LeaseRecord, format_lease_value
 from overlay.errors import ConfigMissingError, OverlayError, StoreError, UsageError
 from overlay.model import Lease
 from overlay.store.contract import ABSENT, Compare, Delete, KeyRange, Put, Store

@@ -13,7 +13,7 @@ import click
 
 from overlay.cli.goflags import flag
 from overlay.cli.options import Etcd, Flag, etcd_flags, node_id, services_prefix_flag, state_dir_flag
-from overlay.control.schema import subnets_prefix
+from overlay.control.schema.keys import subnets_prefix
 from overlay.daemon.status_socket import ask
 from overlay.errors import UsageError
 from overlay.observe.logging import set_up

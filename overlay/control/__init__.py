@@ -12,7 +12,7 @@
     One lease of our own among all others: kept, claimed anew, defended, given back.
 ``peers/``
     Who the others are, and how long one that has gone is still reached.
-``schema``
+``schema/``
     What flannel's keys and values say, as facts of :mod:`overlay.model`, and back.
 ``configuration``
     Which config runs: a new one is judged before it is taken, a bad one leaves the last good one running.

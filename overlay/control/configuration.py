@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from overlay.control.schema import parse_config
+from overlay.control.schema.config import parse_config
 from overlay.errors import ConfigError, ConfigMissingError
 from overlay.model import Lease, NetworkConfig
 from overlay.problem import Problem

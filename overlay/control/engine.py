@@ -20,7 +20,8 @@ from overlay.control.leases.keeper import KEEPER_PROBLEM, Keeper
 from overlay.control.leases.state import Action, Held, Phase, ReadAgain
 from overlay.control.leases.view import LeaseView
 from overlay.control.peers.membership import Membership
-from overlay.control.schema import LeaseRecord, config_key, parse_lease, subnets_prefix
+from overlay.control.schema.keys import config_key, subnets_prefix
+from overlay.control.schema.lease import LeaseRecord, parse_lease
 from overlay.errors import CompactedError, StoreError, StoreRestoredError
 from overlay.model import EMPTY_PEERS, Advertisement, Lease, NetworkConfig, PeerTable
 from overlay.problem import Problem

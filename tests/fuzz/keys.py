@@ -21,7 +21,7 @@ from overlay.control.engine import ControlSettings, Engine, Span
 from overlay.control.leases.allocator import Identity
 from overlay.control.leases.view import LeaseView
 from overlay.control.peers.membership import MAX_PROBLEMS
-from overlay.control.schema import format_lease_value
+from overlay.control.schema.lease import format_lease_value
 from overlay.daemon.troubles import MAX_LINES, REPEAT_AFTER, ProblemLog
 from overlay.errors import LeaseFormatError
 from overlay.store.contract import Committed, Event, Events, KeyValue, Snapshot

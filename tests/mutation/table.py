@@ -201,8 +201,8 @@ VIEW = (
 )
 
 SCHEMA = (
-    Mutant("control/schema", '        "PublicIP": str(lease.public_ip),\n', '        "PublicIP": "0.0.0.0",\n'),
-    Mutant("control/schema", '        fields["NodeID"] = lease.node_id\n', "        pass\n"),
+    Mutant("control/schema/lease", '        "PublicIP": str(lease.public_ip),\n', '        "PublicIP": "0.0.0.0",\n'),
+    Mutant("control/schema/lease", '        fields["NodeID"] = lease.node_id\n', "        pass\n"),
 )
 
 MEMBERS = (
@@ -210,7 +210,7 @@ MEMBERS = (
         "store/gojson",
         "        if _depth(text) > MAX_DEPTH:",
         "        if False:",
-        ("tests/unit/control/test_schema.py",),
+        ("tests/unit/control/schema",),
     ),
 )
 

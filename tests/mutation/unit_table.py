@@ -139,8 +139,20 @@ UNIT_MUTANTS: tuple[Mutant, ...] = (
     ),
     *_of(
         "store/gojson",
-        "control/test_schema",
+        "control/schema/test_config",
         ("        if type(value) is not kind:", "        if not isinstance(value, kind):"),
         ("        if len(data) > MAX_BYTES:", "        if False:"),
+    ),
+    *_of(
+        "control/schema/keys",
+        "control/schema/test_lease",
+        ('return joined[1:] if joined.startswith("//") else joined', "return joined"),
+        ("    if int(length) > _MAX_LEN_V4:", "    if False:"),
+    ),
+    *_of(
+        "control/schema/config",
+        "control/schema/test_config",
+        ("    if low > high:", "    if False:"),
+        ("        if base % step:", "        if False:"),
     ),
 )

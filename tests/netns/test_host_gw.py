@@ -24,7 +24,7 @@ import pytest
 
 from overlay.backends.base import Desired, Flags
 from overlay.backends.host_gw import HostGwBackend
-from overlay.control.schema import parse_config
+from overlay.control.schema.config import parse_config
 from overlay.lab.cluster import Lab
 from overlay.lab.machine import Machine, Node
 from overlay.lab.process import poll

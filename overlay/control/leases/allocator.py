@@ -19,7 +19,8 @@ from random import Random
 from typing import TypeVar
 
 from overlay.control.leases.view import LeaseView
-from overlay.control.schema import LeaseRecord, format_lease_key
+from overlay.control.schema.keys import format_lease_key
+from overlay.control.schema.lease import LeaseRecord
 from overlay.errors import OutOfSubnetsError
 from overlay.model import Advertisement, Lease, NetworkConfig, Pool
 from overlay.store.contract import NO_LEASE

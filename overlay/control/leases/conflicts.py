@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from overlay.control.leases.allocator import Claimant, Identity, Memory, claimant, fits
 from overlay.control.leases.view import LeaseView
-from overlay.control.schema import MAX_NODE_ID_CHARS, LeaseRecord
+from overlay.control.schema.lease import MAX_NODE_ID_CHARS, LeaseRecord
 from overlay.model import NetworkConfig
 from overlay.problem import Problem
 from overlay.text import excerpt

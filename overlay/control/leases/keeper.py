@@ -53,7 +53,7 @@ from overlay.control.leases.state import (
     Revoke,
 )
 from overlay.control.leases.view import LeaseView
-from overlay.control.schema import DEFAULT_BACKEND, LeaseRecord, format_lease_value
+from overlay.control.schema.lease import DEFAULT_BACKEND, LeaseRecord, format_lease_value
 from overlay.errors import LeaseFormatError, LeaseNotFoundError, OutOfSubnetsError, StoreError
 from overlay.model import Advertisement, Lease, NetworkConfig
 from overlay.problem import Problem, Severity

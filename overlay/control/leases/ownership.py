@@ -6,7 +6,7 @@ from ipaddress import IPv4Address
 
 from overlay.control.leases.allocator import Identity
 from overlay.control.leases.view import LeaseView
-from overlay.control.schema import LeaseRecord
+from overlay.control.schema.lease import LeaseRecord
 from overlay.model import Lease
 
 MAX_ADDRESSES = 8

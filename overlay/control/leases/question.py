@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from overlay.control.schema import LeaseRecord
+from overlay.control.schema.lease import LeaseRecord
 
 ANSWER_TIME = 10.0
 """Seconds that the owner has. It needs milliseconds, or some seconds while a member of etcd restarts: a watch is made

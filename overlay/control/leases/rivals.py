@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from random import Random
 
-from overlay.control.schema import LeaseRecord
+from overlay.control.schema.lease import LeaseRecord
 from overlay.problem import Problem
 from overlay.rates import Backoff
 

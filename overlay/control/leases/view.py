@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
-from overlay.control.schema import LeaseRecord, occupied_by, parse_lease
+from overlay.control.schema.keys import occupied_by
+from overlay.control.schema.lease import LeaseRecord, parse_lease
 from overlay.errors import LeaseFormatError
 from overlay.store.contract import KeyValue
 from overlay.store.mirror import Mirror

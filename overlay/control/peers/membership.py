@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from overlay.control.leases.allocator import Identity
 from overlay.control.leases.view import LeaseView
-from overlay.control.schema import LeaseRecord
+from overlay.control.schema.lease import LeaseRecord
 from overlay.errors import LeaseFormatError
 from overlay.model import EMPTY_PEERS, NetworkConfig, Peer, PeerTable
 from overlay.problem import Problem

@@ -9,7 +9,7 @@ import pytest
 from overlay import backends
 from overlay.backends.base import Flags
 from overlay.backends.host_gw import MAX_NAMED, Aims, Link, _Done, _problems, aims
-from overlay.control.schema import parse_config
+from overlay.control.schema.config import parse_config
 from overlay.errors import ConfigError, NodeError
 from overlay.linux.routes import Route, RouteType
 from overlay.model import EMPTY_PEERS, Peer

@@ -20,7 +20,7 @@ from overlay.agent.settings import AgentSettings
 from overlay.cli.main import run
 from overlay.cli.tables import show, table
 from overlay.control.leases.allocator import Identity, lease_of
-from overlay.control.schema import format_lease_value, parse_lease_value
+from overlay.control.schema.lease import format_lease_value, parse_lease_value
 from overlay.lab.cluster import Lab
 from overlay.lab.shell import overlay_command
 from overlay.model import Advertisement

@@ -16,7 +16,7 @@ from overlay.cli import status as command
 from overlay.cli.main import run
 from overlay.control.leases.state import Held
 from overlay.control.plane import ControlState
-from overlay.control.schema import LeaseRecord
+from overlay.control.schema.lease import LeaseRecord
 from overlay.datapath.base import DatapathStatus
 from overlay.model import Lease, Peer, PeerTable
 from overlay.node.interfaces import Underlay

@@ -13,8 +13,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address
 import pytest
 
 from overlay import backends
-from overlay.control import schema
 from overlay.control.leases.view import LeaseView
+from overlay.control.schema.config import parse_config, render_config
+from overlay.control.schema.lease import parse_lease_value
 from overlay.errors import ConfigError, LeaseFormatError
 from overlay.store.contract import Event, Events, KeyValue, Snapshot
 from overlay.store.gojson import MAX_DEPTH
@@ -93,18 +94,18 @@ def test_lease_values(text: str) -> None:
     expected = LEASES[text]
     if expected is None:
         with pytest.raises(LeaseFormatError):
-            schema.parse_lease_value(text.encode(), SUBNET)
+            parse_lease_value(text.encode(), SUBNET)
     else:
-        assert schema.parse_lease_value(text.encode(), SUBNET).public_ip == IPv4Address(expected)
+        assert parse_lease_value(text.encode(), SUBNET).public_ip == IPv4Address(expected)
 
 
 def test_bytes_that_are_not_utf_8_and_half_characters_are_replaced() -> None:
     value = b'{"PublicIP":"1.2.3.4","NodeID":"a\xff\\udc80\\ud83d\\ude00","\xfe":1}'
-    assert schema.parse_lease_value(value, SUBNET).node_id == "a\ufffd\ufffd\U0001f600"
+    assert parse_lease_value(value, SUBNET).node_id == "a\ufffd\ufffd\U0001f600"
 
 
 def test_an_address_may_be_written_as_one_of_the_other_family() -> None:
-    lease = schema.parse_lease_value(b'{"PublicIP":"::ffff:1.2.3.4","PublicIPv6":"5.6.7.8"}', SUBNET)
+    lease = parse_lease_value(b'{"PublicIP":"::ffff:1.2.3.4","PublicIPv6":"5.6.7.8"}', SUBNET)
     assert (lease.public_ip, lease.public_ipv6) == (IPv4Address(ABC), IPv6Address("::ffff:5.6.7.8"))
 
 
@@ -173,11 +174,11 @@ def test_configs(text: str) -> None:
     expected = CONFIGS[text]
     if expected is None:
         with pytest.raises(ConfigError):
-            backends.options(schema.parse_config(text).backend)
+            backends.options(parse_config(text).backend)
     else:
-        parsed = schema.parse_config(text)
+        parsed = parse_config(text)
         assert parsed.backend.type == expected
-        json.loads(schema.render_config(parsed, backends.options(parsed.backend)))
+        json.loads(render_config(parsed, backends.options(parsed.backend)))
 
 
 LEASE, TAKEN, NOTHING = "a lease", "no lease, but its subnet is taken", "nothing"

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from overlay.control.leases.allocator import RANDOM_WINDOW, Claim, Identity, Memory, Source, allocate
 from overlay.control.leases.view import LeaseView
-from overlay.control.schema import format_lease_key, parse_config
+from overlay.control.schema.config import parse_config
+from overlay.control.schema.keys import format_lease_key
 from overlay.errors import OutOfSubnetsError
 from overlay.model import Advertisement, NetworkConfig
 from overlay.store.contract import KeyValue, Snapshot

@@ -16,7 +16,8 @@ from overlay.control.leases.allocator import Identity, Memory
 from overlay.control.leases.question import ANSWER_TIME, Question, Reply
 from overlay.control.leases.state import Commit, Phase, Purpose, ReadAgain
 from overlay.control.plane import ControlPlane
-from overlay.control.schema import config_key, parse_lease
+from overlay.control.schema.keys import config_key
+from overlay.control.schema.lease import parse_lease
 from overlay.model import Advertisement
 from overlay.store.contract import KeyRange, KeyValue, Put
 from tests.support.memory_store import MemoryCore, MemoryStore

@@ -16,7 +16,7 @@ from overlay.control.leases.allocator import Identity, Memory
 from overlay.control.leases.keeper import Keeper
 from overlay.control.leases.state import TRANSITIONS, Action, Commit, Phase, Purpose, ReadAgain, Revoke
 from overlay.control.leases.view import LeaseView
-from overlay.control.schema import parse_config
+from overlay.control.schema.config import parse_config
 from overlay.errors import LeaseNotFoundError, StoreUnavailableError
 from overlay.model import Advertisement, BackendConfig
 from overlay.store.contract import Delete, KeyRange, KeyValue, Put

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from overlay.control.leases.allocator import Identity
 from overlay.control.leases.view import LeaseView
 from overlay.control.peers.membership import MAX_PROBLEMS, Membership
-from overlay.control.schema import parse_config
+from overlay.control.schema.config import parse_config
 from overlay.model import Peer
 from overlay.store.contract import Event, Events, KeyValue, Snapshot
 from tests.support.limits import limit
