@@ -25,7 +25,7 @@ A daemon is a :class:`~overlay.daemon.lifetime.Daemon` and a function that bring
 ``troubles``          what is wrong now, by who found it; logged when it begins, seldom while it lasts, when it is over
 ``clock``             seconds that also count suspended time
 ``lock``              one daemon of a name a state directory
-``heap``              memory that goes back to the kernel
+``heap``, ``lean``    memory that goes back to the kernel, and what is not loaded in the first place
 ``sd_notify``         systemd's status and watchdog
 ``http``              probes
 ``status_socket``     the report of itself, for whoever connects

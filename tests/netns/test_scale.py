@@ -172,7 +172,7 @@ def test_five_thousand_peers(lab: Lab, tmp_path: Path, datapath: str) -> None:
             share = idle_share(running.process.pid) if STRICT else None
     p99 = took[int(len(took) * 0.99)]
     print(f"{datapath}: ready after {ready:.2f} s; new peers p50 {1000 * took[len(took) // 2]:.0f} ms, "
-          f"p99 {1000 * p99:.0f} ms; {memory:.0f} MB resident, {summed:.0f} summed; "
+          f"p99 {1000 * p99:.0f} ms; {memory:.1f} MB resident, {summed:.1f} summed; "
           f"idle {'not measured' if share is None else f'{100 * share:.2f} % of a core'}")  # fmt: skip
     assert ready < READY_SECONDS
     assert p99 < PEER_SECONDS

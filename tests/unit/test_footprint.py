@@ -20,6 +20,23 @@ def test_agent_does_not_load(foreign: str) -> None:
     assert printed(f"import sys, overlay.cli.agent; print({foreign!r} in sys.modules)") == "False"
 
 
+AGENT = """
+import sys, click
+from overlay.cli.main import cli
+cli.get_command(click.Context(cli), "agent")
+"""
+"""As the command line loads it."""
+
+
+def test_agent_has_no_openssl_before_it_is_used() -> None:
+    """Of Python's own; gRPC brings one. It is 6 MB."""
+    loaded = "loaded = [name for name in ('_ssl', '_hashlib') if name in sys.modules]"
+    mapped = "mapped = 'libcrypto' in open('/proc/self/maps').read()"
+    used = "import ssl, hashlib; context, digest = ssl.create_default_context(), hashlib.sha256(b'').hexdigest()[:4]"
+    said = printed("\n".join((AGENT, loaded, mapped, used, "print(loaded, mapped, type(context).__name__, digest)")))
+    assert said == "[] False SSLContext e3b0"
+
+
 def test_pyroute2_is_whole_for_others() -> None:
     """Whoever imports it after us gets all of it, with the same classes."""
     program = "import overlay.linux.pyroute as ours, pyroute2; print(pyroute2.NDB and pyroute2.IPRoute is ours.IPRoute)"

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from ipaddress import IPv4Address
 from pathlib import Path
-from secrets import randbits
 
 from overlay.datapath.kernel import attach
 from overlay.datapath.kernel.attach import Attachment
@@ -44,7 +43,7 @@ class Machine:
         self._attached: dict[int, Link] = {}
         # A predecessor's is kept, lest every flow gets another port.
         former = read_endpoint(loaded.endpoint)
-        self.secret = former.secret if former is not None and former.secret else randbits(64)
+        self.secret = former.secret if former is not None and former.secret else int.from_bytes(os.urandom(8), "big")
 
     @property
     def endpoint(self) -> Endpoint | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from google.protobuf.descriptor_pb2 import FileDescriptorProto, MethodDescriptorProto
+from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
@@ -26,42 +26,31 @@ _SERIALIZED = re.compile(r"serialized_pb=_b\(('(?:[^'\\\n]|\\.)*')\)")
 _PACKAGE = "etcdserverpb"
 
 
-def _files() -> list[FileDescriptorProto]:
-    """etcd's ``.proto`` files, of what they import only each other."""
+def _files() -> list[FileDescriptor]:
+    """etcd's ``.proto`` files, in a pool of our own: another copy in this process may have the same names."""
     spec = find_spec("etcd3")  # finds it without importing it
     if spec is None or not spec.submodule_search_locations:
         raise ImportError("the package etcd3 is missing", name="etcd3")
     directory = Path(spec.submodule_search_locations[0]) / "etcdrpc"
+    pool = DescriptorPool()
     files = []
     for module in _MODULES:
         match = _SERIALIZED.search((directory / f"{module}.py").read_text(encoding="ascii"))
         if match is None:
             raise ImportError(f"etcd3's {module} has no description of etcd's API: is it version 0.12.0?", name="etcd3")
-        files.append(FileDescriptorProto.FromString(ast.literal_eval(match[1]).encode("latin-1")))
+        # As bytes, not as a FileDescriptorProto, whose module is 2 MB that nothing else here needs.
+        files.append(pool.AddSerializedFile(ast.literal_eval(match[1]).encode("latin-1")))
     return files
 
 
-def _pool(files: list[FileDescriptorProto]) -> DescriptorPool:
-    pool = DescriptorPool()  # of our own: another copy in this process, under the same names, is no matter
-    for file in files:
-        pool.Add(file)
-    return pool
-
-
 _FILES = _files()
-_POOL = _pool(_FILES)
-
-
-def _class_of(full_name: str) -> Any:
-    return GetMessageClass(_POOL.FindMessageTypeByName(full_name.removeprefix(".")))
-
 
 messages = SimpleNamespace(
     **{
-        message.name: _class_of(f"{file.package}.{message.name}")
+        name: GetMessageClass(message)
         for file in _FILES
         if file.package == _PACKAGE
-        for message in file.message_type
+        for name, message in file.message_types_by_name.items()
     }
 )
 """The classes of all messages, by name: ``messages.RangeRequest``."""
@@ -80,8 +69,8 @@ class Service:
             kind = f"{_arity(method.client_streaming)}_{_arity(method.server_streaming)}"
             call = getattr(channel, kind)(
                 f"/{_PACKAGE}.{name}/{method.name}",
-                request_serializer=_class_of(method.input_type).SerializeToString,
-                response_deserializer=_class_of(method.output_type).FromString,
+                request_serializer=GetMessageClass(method.input_type).SerializeToString,
+                response_deserializer=GetMessageClass(method.output_type).FromString,
             )
             setattr(self, method.name, call)
 
@@ -89,8 +78,8 @@ class Service:
         raise AttributeError(f"etcd3 knows no method {name} of this service")
 
 
-_METHODS: dict[str, list[MethodDescriptorProto]] = {
-    service.name: list(service.method) for file in _FILES for service in file.service
+_METHODS: dict[str, list[MethodDescriptor]] = {
+    name: list(service.methods) for file in _FILES for name, service in file.services_by_name.items()
 }
 
 
