@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
 from overlay.control.leases.state import Held, Phase
-from overlay.store.contract import ABSENT, NO_LEASE, Delete, KeyValue, Put
+from overlay.store.contract import ABSENT, NO_LEASE, Compare, Delete, KeyValue, Put
 from tests.simulation.clock import Clock
 from tests.simulation.meter import Meter
 from tests.simulation.node import TTL, Node
@@ -108,16 +108,15 @@ class Checker:
         if max(len(compares), len(operations)) > MOST_OPERATIONS:
             raise ViolationError(f"{node.name} sends {len(compares)} comparisons and {len(operations)} operations")
         current = {item.key: item for item in self._items()}
-        if len(operations) == 1 and is_question(operations[0], current, node.addresses):
+        applies = all(_holds(compare, current.get(compare.key)) for compare in compares)
+        if len(operations) == 1 and is_question(operations[0], current, node.addresses, applies):
             self._asked.add((node.name, node.lives, operations[0].key))
             return
         for operation in operations:
             if isinstance(operation, Put):
                 self._check_put(node, operation)
-        for compare in compares:
-            item = current.get(compare.key)
-            if _revision(item) != compare.mod_revision or (item and compare.value not in (None, item.value)):
-                return
+        if not applies:
+            return
         for operation in operations:
             item = current.get(operation.key)
             if item is not None and self._is_unanswered(node, item):
@@ -392,5 +391,6 @@ class Checker:
             raise ViolationError(f"{node.name} is out of subnets and does not say so: {node.state.problems}")
 
 
-def _revision(item: KeyValue | None) -> int:
-    return ABSENT if item is None else item.mod_revision
+def _holds(compare: Compare, item: KeyValue | None) -> bool:
+    revision = ABSENT if item is None else item.mod_revision
+    return revision == compare.mod_revision and (item is None or compare.value in (None, item.value))

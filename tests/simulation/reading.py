@@ -40,8 +40,10 @@ def asker_of(value: bytes) -> IPv4Address | None:
         return None
 
 
-def is_question(operation: Put | Delete, current: Mapping[str, KeyValue], asker: Collection[IPv4Address]) -> bool:
-    """Whether a write leaves a lease as it is, or was, and only adds who asks for its owner."""
+def is_question(
+    operation: Put | Delete, current: Mapping[str, KeyValue], asker: Collection[IPv4Address], applies: bool
+) -> bool:
+    """Whether a write leaves a lease as it is and only adds who asks for its owner, or would if it still applied."""
     if isinstance(operation, Delete):
         return False
     members = json.loads(operation.value)
@@ -49,8 +51,8 @@ def is_question(operation: Put | Delete, current: Mapping[str, KeyValue], asker:
         return False
     del members["AskedBy"]
     item = current.get(operation.key)
-    if item is None:
-        return True  # its comparison fails
+    if item is None or not applies:
+        return True
     there = json.loads(item.value) if owner_of(item.value).address is not None else {}
     there.pop("AskedBy", None)
     return bool(there == members and item.lease_id == operation.lease_id) or item.value == operation.value
