@@ -196,7 +196,7 @@ VIEW = (
         "            if event.deleted:\n                self._remove(event.kv.key)\n            else:\n",
         "            if True:\n",
     ),
-    Mutant("control/leases/view", "            if other <= length:\n", "            if other == length:\n"),
+    Mutant("control/leases/index", "            if other <= length:\n", "            if other == length:\n"),
     Mutant("control/leases/view", "            self.malformed[kv.key] = error\n", ""),
 )
 

@@ -127,7 +127,7 @@ UNIT_MUTANTS: tuple[Mutant, ...] = (
     *_of(
         "control/leases/view",
         "control/leases/test_view",
-        ("            self._occupy_if_named(kv.key)\n", ""),
+        ("                self._occupy(kv.key, *named)\n", ""),
     ),
     *_of(
         "store/mirror",

@@ -7,7 +7,8 @@ from ipaddress import IPv4Network
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay.control.leases.view import LeaseView, SubnetIndex
+from overlay.control.leases.index import SubnetIndex
+from overlay.control.leases.view import LeaseView
 from overlay.store.contract import Event, Events, KeyValue, Snapshot
 
 DIRECTORY = "/coreos.com/network/subnets/"
