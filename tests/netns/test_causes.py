@@ -201,6 +201,31 @@ def test_datagrams_that_the_interface_joins_are_told_where_nothing_can_cut_them(
              meanwhile=lambda: send(second, first, 500, 1200, 100))  # fmt: skip
 
 
+def test_status_says_which_way_trains_take() -> None:
+    """Through the GRO pair, whose device cuts them; where something else has its name, through the worker."""
+    with nodes(2) as made:
+        first, second = made
+        first("ip link add flannel0-gtx type bridge")
+        start_all(made)
+        for node in made:
+            ping(node, made[2 - node.number], "-c 3 -i 0.1")
+        assert "trains of UDP take the slow path" in first.status()["detail"]
+        assert "flannel0-gtx" in first.status()["detail"].partition("no GRO stage")[2]
+        assert "trains of UDP are cut by flannel0-gtx" in second.status()["detail"]
+        for node, other, slowly in ((first, second, True), (second, first, False)):
+            before, received = node.counters(), arrived(other)
+            send(node, other, 50, 1000, 100)
+            until(lambda other=other, received=received: arrived(other) == received + 500, "all have come")  # type: ignore[misc]
+            (through_worker,) = gained(node, before, "slow_tx_packets")
+            assert through_worker == 500 if slowly else through_worker < 50
+
+
+def arrived(node: Node) -> int:
+    """Datagrams that came to its pod, where nobody listens."""
+    lines = [line.split() for line in run("cat /proc/net/snmp", node.pod).splitlines() if line.startswith("Udp:")]
+    return int(lines[1][lines[0].index("NoPorts")])
+
+
 def test_ip_options_are_told_as_what_the_slow_path_is_for(kernel_pair: Pair) -> None:
     first, second = kernel_pair
     send(second, first, 50, options="94040000")
