@@ -15,6 +15,7 @@ the namespaces removes all links, routes and rules. The agents are the installed
 * ``shell``, ``process``, ``namespace``, ``state``: running commands, processes, namespaces, files that outlive us.
 * ``machine``: one namespace, node or pod; ``cluster``: all of them, from up to down; ``teardown``: removing whatever a
   crash left; ``faults``: what goes wrong on purpose.
+* ``services``: Kubernetes' objects of its pods, with this machine's kubectl.
 * ``traffic``: pings and transfers; ``status``, ``demo`` and ``bench`` stand on all of these.
 
 In a test::

@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from overlay.errors import LabError
+from overlay.lab import services
 from overlay.lab.cluster import Lab
 from overlay.lab.machine import Node, Pod
 from overlay.lab.namespace import call_inside
@@ -94,6 +95,12 @@ def _show(lab: Lab, console: Console) -> bool:
     captured, ping = capture_one(node, first, last)
     _verbatim(console, "\n".join(capture.decode(captured)))
     _verbatim(console, "\n".join(explain_ttl(captured, ping)))
+
+    if services.kubectl_is_there():
+        _heading(console, "The pods with this machine's kubectl, and a Service of them (overlay kubectl)")
+        services.start(lab)
+        for command, printed in services.sessions(lab):
+            _verbatim(console, f"# kubectl {command}\n{printed}")
     return all(ping.complete for ping in pings.values()) and moved.received > 0 and ping.complete
 
 

@@ -198,7 +198,7 @@ class _Services:
         return self._leases_seen or self._daemon.uptime > _GRACE
 
     def _docker_is_known(self) -> bool:
-        return self._docker.listed or self._docker_is_away()
+        return self._docker.listed or not self._settings.docker_socket.exists() or self._docker_is_away()
 
     # --- what it says of itself -------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -461,6 +462,10 @@ class TestAgents:
         assert done.returncode == 0, done.stdout + done.stderr
         assert "every packet arrived" in done.stdout
         assert "\x1b" not in done.stdout
+        if shutil.which("kubectl") is not None:
+            assert "service/lab created" in done.stdout
+            assert re.search(r"n2p1 +1/1 +Running +0 +\S+ +10\.", done.stdout)
+            assert re.search(r"endpoints/lab +10\.\d+\.\d+\.\d+:80,10\.", done.stdout)
         assert namespace.existing(f"{lab_name}-") == []
 
 
