@@ -4,6 +4,7 @@
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 VENV   := .venv
 LOWEST := .venv-lowest
+CLIENTS := .venv-clients
 BIN    := $(VENV)/bin
 SEEDS  ?= 20000
 ROOTS  ?= trixie forky
@@ -23,7 +24,7 @@ help:  ## show this
 
 # -- set-up ----------------------------------------------------------------------------------------------------------
 
-.PHONY: definitions test-docker help packages test-packages platform-packages test-platforms test-platforms-fault bench-vm lock demo test check lint types contracts unit lowest soak fuzz fuzz-keys bench bpf wheels release install uninstall clean herd mutants endurance
+.PHONY: definitions test-clients test-docker help packages test-packages platform-packages test-platforms test-platforms-fault bench-vm lock demo test check lint types contracts unit lowest soak fuzz fuzz-keys bench bpf wheels release install uninstall clean herd mutants endurance
 
 packages:
 	@requirements/packages.sh $(RUNTIME) $(LAB)
@@ -91,6 +92,12 @@ lowest: $(LOWEST)/.dev  ## unit tests with each version that pyproject.toml name
 
 test-docker: test-packages $(VENV)/.dev  ## Docker of other Debians (debootstrap builds them once): make test-docker ROOTS=forky
 	@OVERLAY_DOCKER_ROOTS="$(ROOTS)" $(BIN)/pytest -q tests/system/test_docker_roots.py tests/system/test_readme.py
+
+test-clients: $(VENV)/.dev  ## the API with client libraries and vmagent, which are not this project's to depend on
+	@requirements/packages.sh $(LAB) $(TESTS) vmagent=victoria-metrics
+	@$(PYTHON) -m venv $(CLIENTS)
+	@$(CLIENTS)/$(PIP) --require-hashes -r requirements/clients.txt
+	@OVERLAY_CLIENTS=$(CLIENTS)/bin/python $(BIN)/pytest -q tests/system/test_clients.py
 
 test-platforms: platform-packages $(VENV)/.dev  ## other kernels and Debians: make test-platforms ONLY='kernel-*' REBUILD=1
 	@$(BIN)/python -m tests.platforms --only "$(ONLY)" $(if $(REBUILD),--rebuild)

@@ -5,6 +5,7 @@
 #   build.txt   what builds our wheel, and wheels of what comes as source
 #   run.txt     what the command needs: `make demo`, `make install`, `make release`
 #   dev.txt     that and what checks it: `make test`
+#   clients.txt clients of the API, to be tested with and not depended on: `make test-clients`
 #   lowest.txt  what runs and tests it, each version that pyproject.toml names at its lowest: `make lowest`
 #
 # Pins never come from two of these in different versions: dev.txt binds the others.
@@ -27,6 +28,8 @@ lock() { # lock TARGET ARGUMENT…
 lock dev.txt --all-extras pyproject.toml
 lock run.txt --constraints requirements/dev.txt pyproject.toml
 lock lowest.txt --extra tests --resolution lowest-direct pyproject.toml
+printf '%s\n' kubernetes lightkube kr8s >"$tools/clients.in"
+lock clients.txt "$tools/clients.in"
 # setuptools and wheel: for etcd3, which is published as source alone; editables: for `pip install -e`.
 printf '%s\n' 'hatchling>=1.26' editables setuptools wheel >"$tools/build.in"
 lock build.txt --constraints requirements/dev.txt "$tools/build.in"

@@ -12,7 +12,7 @@ from overlay.errors import CompactedError
 from overlay.services.computed import COMPUTED, everything, of_owner, of_service, owners
 from overlay.services.mirror import ServicesMirror
 from overlay.services.objects import status
-from overlay.services.objects.document import Object, encode, metadata_of
+from overlay.services.objects.document import Object, encode, metadata_of, name_of, namespace_of
 from overlay.services.objects.kinds import ENDPOINT_SLICE, ENDPOINTS, NODE, POD, SERVICE, Kind
 from overlay.services.objects.selectors import Selects
 from overlay.services.storage import Listing, Storage, make_token, parse_token
@@ -61,7 +61,10 @@ class Reading:
             service: where given, ``takes`` takes of what is computed only what belongs to Services of this name.
         """
         if kind not in COMPUTED:
-            return await self._storage.list(kind, namespace, limit=limit, token=token, takes=takes)
+            listing = await self._storage.list(kind, namespace, limit=limit, token=token, takes=takes)
+            if kind is POD and not token and not listing.token:  # their keys have their containers' ids
+                listing.items.sort(key=lambda pod: (namespace_of(pod), name_of(pod)))
+            return listing
         revision, after = parse_token(token, self._storage.span(kind, namespace).key)
         mirror = await self._current(kind, namespace, service, revision)
         rest = [owner for owner in owners(mirror, kind, namespace, service) if owner > after]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -70,3 +71,13 @@ class Kubectl:
         ran = self.run(*arguments, given=given)
         assert ran.status == 0, f"kubectl {' '.join(arguments)}: {ran}"
         return ran.out
+
+
+def like(pattern: str, text: str) -> None:
+    """``text`` has the lines of ``pattern``: ``…`` is any text within a line, and blanks are as wide as they like."""
+    lines = [" +".join(map(_literal, line.split())) for line in pattern.strip("\n").splitlines()]
+    assert re.fullmatch(r"[ \t]*\n".join(lines) + r"\s*", text), f"expected:\n{pattern}\nfound:\n{text}"
+
+
+def _literal(word: str) -> str:
+    return "[^\n]*".join(map(re.escape, word.split("…")))

@@ -16,58 +16,15 @@ from pathlib import Path
 import pytest
 
 from tests.support.etcd import Etcd, eventually
-from tests.support.kubectl import LIMIT, Kubectl, kubectls
+from tests.support.kubectl import LIMIT, Kubectl, kubectls, like
 
 pytestmark = pytest.mark.etcd
 
-SERVICE_DEMO = """\
-apiVersion: v1
-kind: Service
-metadata:
-  name: redis
-  namespace: default
-spec:
-  selector:
-    app: redis
-    role: logstor
-  type: ClusterIP
-  ports:
-  - port: 6379
-    targetPort: 6379
-"""
+EXAMPLES = Path(__file__).resolve().parents[2] / "docs/examples"
 
-MYAPP = """\
-apiVersion: v1
-kind: Service
-metadata:
-  name: myapp
-  namespace: default
-spec:
-  selector:
-    app: myapp
-    release: canary
-  type: NodePort
-  ports:
-  - port: 80
-    targetPort: 80
-    nodePort: 30080
-"""
-
-HEADLESS = """\
-apiVersion: v1
-kind: Service
-metadata:
-  name: myapp-svc
-  namespace: default
-spec:
-  selector:
-    app: myapp
-    release: canary
-  clusterIP: None
-  ports:
-  - port: 80
-    targetPort: 80
-"""
+SERVICE_DEMO, MYAPP, HEADLESS = (
+    (EXAMPLES / f"{name}.yaml").read_text() for name in ("service-demo", "myapp-svc", "myapp-svc-headless")
+)
 
 
 @pytest.fixture(scope="module")
@@ -82,16 +39,6 @@ def kubectl(request: pytest.FixtureRequest, etcd: Etcd, tmp_path: Path) -> Kubec
     found = Kubectl.require(request.param, etcd.urls[0], tmp_path)
     etcd.ctl("del", "--prefix", "/overlay/")
     return found
-
-
-def like(pattern: str, text: str) -> None:
-    """``text`` has the lines of ``pattern``: ``…`` is any text within a line, and blanks are as wide as they like."""
-    lines = [" +".join(map(_literal, line.split())) for line in pattern.strip("\n").splitlines()]
-    assert re.fullmatch(r"[ \t]*\n".join(lines) + r"\s*", text), f"expected:\n{pattern}\nfound:\n{text}"
-
-
-def _literal(word: str) -> str:
-    return "[^\n]*".join(map(re.escape, word.split("…")))
 
 
 def test_the_session_of_a_cluster_ip(kubectl: Kubectl) -> None:

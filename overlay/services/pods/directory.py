@@ -155,11 +155,16 @@ def complete(ident: str, written: Object, here: Here) -> Object:
     spec.setdefault("containers", [])
     status.setdefault("phase", "Running")
     status.setdefault("conditions", [{"type": kind, "status": "True"} for kind in _CONDITIONS])
+    if isinstance(told := status.get("containerStatuses"), list):
+        status["containerStatuses"] = [{**_TOLD, **each} for each in told if isinstance(each, dict)]
     if here.address:
         status.setdefault("hostIP", str(here.address))
     if (address := status.get("podIP")) and "podIPs" not in status:
         status["podIPs"] = [{"ip": address}]
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec, "status": status}
 
+
+_TOLD = {"name": "", "image": "", "imageID": "", "ready": True, "restartCount": 0}
+"""What a ContainerStatus must have: clients that check types refuse a whole list for one that has not."""
 
 _CONDITIONS = ("PodScheduled", "Initialized", "ContainersReady", "Ready")

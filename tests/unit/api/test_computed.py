@@ -188,6 +188,13 @@ async def test_a_node_is_ready_while_its_lease_lives(api: Served) -> None:
     assert (await api.send("GET", "/api/v1/nodes/n2"))["code"] == 404
 
 
+async def test_pods_are_listed_in_the_order_of_their_names(api: Served) -> None:
+    for name, ident in (("b", "1"), ("c", "0"), ("a", "2")):
+        await api.store.commit((), (Put(api.storage.keys.pod("n1", ident), pod(name, "10.0.0.1")),))
+    listed = await api.send("GET", f"{NAMESPACED}/pods", params={"limit": "500"})
+    assert [each["metadata"]["name"] for each in listed["items"]] == ["a", "b", "c"]
+
+
 async def test_pods_are_listed_by_node_and_label(api: Served) -> None:
     await put_pod(api, "a", "10.0.0.1")
     await put_pod(api, "b", "10.0.0.2", app="web")
