@@ -29,6 +29,10 @@ N = TypeVar("N", IPv4Network, IPv6Network)
 FLANNELS_DEVICE = "flannel0"
 """flannel's TUN device. A second agent on a machine has another, and with it names of its own for all that it makes."""
 
+MASQUERADED_MARK = 0x4000
+"""The bit in the mark of packets that kube-proxy, and Services here, masquerade themselves; flannel's masquerading
+leaves those alone (pkg/trafficmngr/trafficmngr.go, ``KubeProxyMark``)."""
+
 UDP_PORT = 8285
 """flannel's default port of the udp backend (pkg/backend/udp/udp_amd64.go, ``defaultPort``)."""
 

@@ -25,6 +25,8 @@ from overlay.services.pods.directory import DEFAULT_DIRECTORY
 from overlay.services.pods.docker import DEFAULT_SOCKET
 from overlay.services.pods.names import is_dns_subdomain
 from overlay.services.pods.registration import DEFAULT_TTL
+from overlay.services.proxy.base import SCHEDULERS
+from overlay.services.proxy.modes import AUTO, CHOICES
 from overlay.services.settings import ServicesSettings
 from overlay.text import excerpt
 
@@ -48,6 +50,9 @@ def _own(name: str, **settings: Any) -> Flag:
 @state_dir_flag
 @_own("services-lease-ttl", default=DEFAULT_TTL, type=click.IntRange(5, 86400), metavar="SECONDS",
       help="So long after this node is lost its pods are endpoints still.")  # fmt: skip
+@_own("proxy-mode", default=AUTO, type=click.Choice(CHOICES), help="How Services' addresses are made to answer.")
+@_own("proxy-scheduler", default="", type=click.Choice(["", *SCHEDULERS]), metavar="NAME",
+      help=f"How an endpoint is chosen where the Service does not say: {', '.join(SCHEDULERS)}.")  # fmt: skip
 @_own("services-healthz-ip", default="127.0.0.1", metavar="IP", help="Where /healthz and /readyz are served.")
 @_own("services-healthz-port", default=0, type=click.IntRange(0, 65535), metavar="PORT",
       help="Port for it; 0: not served.")  # fmt: skip
@@ -62,7 +67,7 @@ def _own(name: str, **settings: Any) -> Flag:
 @flag("v", default=0, type=int, metavar="LEVEL", help="1 and more: debug messages.")
 @click.option("--status", "only_status", is_flag=True, help="Print what the running daemon says of itself, as JSON.")
 def services(etcd: Etcd, only_status: bool, **flags: Any) -> int:
-    """Run the services daemon of this node: its containers become pods, which Services select.
+    """Run the services daemon of this node: its containers become pods, and Services' addresses lead to them.
 
     Needs etcd, Docker's socket (or a directory of pods) and the subnet that `overlay agent`, or flanneld, has leased.
     Ends with 0 at SIGTERM or SIGINT; pods stay registered until the lease in etcd ends, so that a restart changes
@@ -100,6 +105,8 @@ def _settings(etcd: Etcd, state_dir: Path, flags: dict[str, Any]) -> ServicesSet
         docker_socket=Path(flags["docker_socket"]),
         pods_dir=Path(flags["pods_dir"]),
         lease_ttl=flags["services_lease_ttl"],
+        proxy_mode=flags["proxy_mode"],
+        scheduler=flags["proxy_scheduler"],
         health_address=(flags["services_healthz_ip"], port) if port else None,
         dns=_dns(flags),
     )

@@ -144,6 +144,28 @@ class Tools:
         """All chains of nftables, without their rules, as JSON. Raises NodeError, PrivilegeError."""
         return _run([_found(self.nft, "nftables"), "-j", "list", "chains"])
 
+    def list_of(self, kind: str, family: str) -> str:
+        """All ``chains`` or ``sets`` of a family without what is in them, as JSON. Raises NodeError, PrivilegeError."""
+        return _run([_found(self.nft, "nftables"), "-j", "list", kind, family])
+
+    def list_object(self, kind: str, family: str, table: str, name: str) -> str:
+        """A ``set`` or ``map`` with its elements, as JSON. Raises NodeError, PrivilegeError."""
+        return _run([_found(self.nft, "nftables"), "-j", "list", kind, family, table, name])
+
+    def delete_table(self, family: str, name: str) -> bool:
+        """Deletes a table of nftables; whether there was one. Raises NodeError, PrivilegeError."""
+        try:
+            _run([_found(self.nft, "nftables"), "delete", "table", family, name])
+        except NodeError as error:
+            if "No such file or directory" in error.cause:
+                return False
+            raise
+        return True
+
+    def try_out(self, commands: str) -> None:
+        """Has commands of nft's checked, by the kernel too, and not carried out. Raises NodeError, PrivilegeError."""
+        _run([_found(self.nft, "nftables"), "-c", "-f", "-"], commands)
+
     def transact(self, commands: str, *, as_json: bool = True) -> None:
         """Carries commands of nft's out, all or none. Raises NodeError, PrivilegeError."""
         _run([_found(self.nft, "nftables"), *(["-j"] if as_json else []), "-f", "-"], commands)

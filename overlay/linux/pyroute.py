@@ -35,5 +35,6 @@ with _without_its_top():
     from pyroute2.iproute.linux import IPRoute
     from pyroute2.netlink import rtnl
     from pyroute2.netlink.exceptions import NetlinkError
+    from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple, NFCTSocket
 
-__all__ = ["Ethtool", "EthtoolError", "IPRoute", "NetlinkError", "rtnl"]
+__all__ = ["Ethtool", "EthtoolError", "IPRoute", "NFCTAttrTuple", "NFCTSocket", "NetlinkError", "rtnl"]

@@ -9,6 +9,9 @@ Tasks, and loops (:class:`~overlay.daemon.reconcile.Loop`), which look now, when
     place       (loop) subnet.env and the leases → where this node is
     pods        (loop) containers, files and the place → what is wanted in etcd
     registrar   keeps this node, its pods and their etcd lease in etcd
+    proxy       (loop) the mirror → what addresses mean here → the kernel
+    flows       (loop) ends flows of UDP to backends that are gone
+    network     tells the loops of changes of this machine's network
     state       (loop) what is wrong
     heartbeat   systemd's status and watchdog
     dns         (loops) the address, the rules and the worker that answers names
@@ -33,10 +36,11 @@ from overlay.daemon.http import Health
 from overlay.daemon.lifetime import Daemon
 from overlay.daemon.occasions import Occasion
 from overlay.daemon.reconcile import Look
+from overlay.linux.changes import ADDRESSING, changes
 from overlay.problem import Problem, Severity
 from overlay.services.dns.service import Names
 from overlay.services.keys import Keys
-from overlay.services.lease import LeaseFollower, subnets_in
+from overlay.services.lease import LeaseFollower, networks_in, subnets_in
 from overlay.services.machine import this_machine
 from overlay.services.mirror import ServicesFollower
 from overlay.services.pods import node
@@ -46,6 +50,9 @@ from overlay.services.pods.docker import Docker
 from overlay.services.pods.mapping import Here, Mapper
 from overlay.services.pods.registrar import Registrar
 from overlay.services.pods.registration import Registration
+from overlay.services.proxy.base import Surroundings
+from overlay.services.proxy.keeper import Keeper, Whereabouts
+from overlay.services.proxy.stale import StaleFlows
 from overlay.services.settings import ServicesSettings
 from overlay.store.contract import Store
 from overlay.store.etcd.client import EtcdStore
@@ -91,7 +98,7 @@ class _Services:
         rng, keys = Random(), Keys(settings.prefix)
         self._daemon = daemon
         self._settings = settings
-        self._place, self._pods = Occasion(), Occasion()
+        self._place, self._pods, self._proxy = Occasion(), Occasion(), Occasion()
         self._follower = ServicesFollower(keys, rng, settings.node_name)
         self._leases = LeaseFollower(settings.leases, rng)
         self._following = {
@@ -104,6 +111,11 @@ class _Services:
         self._registration = Registration(
             keys, self._follower.mirror, rng,
             node=settings.node_name, identity=settings.node_id, ttl=settings.lease_ttl,
+        )  # fmt: skip
+        self._flows = StaleFlows()
+        self._keeper = Keeper(
+            self._follower.mirror, settings.node_name, settings.proxy_mode,
+            Surroundings(settings.state_dir, settings.scheduler), self._flows.applied,
         )  # fmt: skip
         self._registrar = Registrar(store, self._registration, boottime)
         self._machine = this_machine(settings.node_id)
@@ -126,6 +138,10 @@ class _Services:
         daemon.start("registrar", self._registrar.run())
         daemon.keep("place", self._look_at_place, every=_SUBNET_SECONDS, occasion=self._place)
         daemon.keep("pods", self._look_at_pods, occasion=self._pods)
+        daemon.keep("proxy", self._keeper.look, severity=Severity.DOWN, occasion=self._proxy)
+        daemon.keep("flows", self._flows.look, occasion=self._flows.occasion)
+        daemon.start("network", self._hear_of_the_network())
+        daemon.at_end(self._keeper.close)
         daemon.keep("state", self._look_at_state, every=_STATE_SECONDS)
         if self._names is not None:
             self._names.start(daemon)
@@ -141,6 +157,8 @@ class _Services:
         self._registrar.wake()
         if self._names is not None:
             self._names.changed()
+        self._keeper.touch()
+        self._proxy.tell()
         if mirror.loaded and not self._was_ready:
             self._was_ready = True
             self._pods.tell()
@@ -150,6 +168,11 @@ class _Services:
     def _subnets_here(self) -> list[IPv4Network]:
         return [subnet for subnet in self._here.subnets if isinstance(subnet, IPv4Network)]
 
+    async def _hear_of_the_network(self) -> None:
+        async for _ in changes(ADDRESSING):
+            self._keeper.network_changed()
+            self._proxy.tell()
+
     async def _look_at_place(self) -> Look:
         subnets = subnets_in(self._settings.subnet_file)
         first = next((subnet for subnet in subnets if isinstance(subnet, IPv4Network)), None)
@@ -157,6 +180,9 @@ class _Services:
         if self._leases.known and not self._leases_seen:
             self._leases_seen = True
             self._pods.tell()
+        ours = tuple(each for each in subnets if isinstance(each, IPv4Network))
+        if self._keeper.is_at(Whereabouts(networks_in(self._settings.subnet_file), ours)):
+            self._proxy.tell()
         if here != self._here:
             self._here = here
             named = ", ".join(map(str, subnets)) or "no subnet"
@@ -292,6 +318,7 @@ class _Services:
             },
             "services": len(mirror.services),
             "dns": None if self._names is None else await self._names.report(),
+            "proxy": {**self._keeper.facts(), "stale_flows_ended": self._flows.deleted},
         }
         return msgspec.json.encode(report)
 

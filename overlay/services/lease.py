@@ -5,7 +5,9 @@ The agent that leases it may be another flannel's: of both only what flannel has
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_interface
 from pathlib import Path
 from random import Random
@@ -20,6 +22,7 @@ from overlay.store.recall import Recall
 
 Subnet = IPv4Network | IPv6Network
 
+_NETWORK_LINE = re.compile(r"""^\s*FLANNEL_NETWORK=["']?([^"'\s]+)["']?\s*$""", re.MULTILINE)
 _LINE = re.compile(r"""^\s*(?:FLANNEL_SUBNET|FLANNEL_IPV6_SUBNET)=["']?([^"'\s]+)["']?\s*$""", re.MULTILINE)
 
 MAX_BYTES = 1 << 16
@@ -28,20 +31,25 @@ MAX_BYTES = 1 << 16
 
 def subnets_in(path: Path) -> tuple[Subnet, ...]:
     """What ``subnet.env`` names, IPv4 first; nothing where there is no file, or no usable line in it."""
+    # A prefix of no length, or of all: of a file that was cut off, or is a template still.
+    found = [each for each in _named(path, _LINE) if 0 < each.prefixlen < each.max_prefixlen]
+    return tuple(sorted(found, key=lambda subnet: subnet.version))
+
+
+def networks_in(path: Path) -> tuple[IPv4Network, ...]:
+    """The whole overlay, as ``subnet.env`` has it; nothing where it does not tell."""
+    return tuple(each for each in _named(path, _NETWORK_LINE) if isinstance(each, IPv4Network) and each.prefixlen)
+
+
+def _named(path: Path, line: re.Pattern[str]) -> Iterator[Subnet]:
     try:
         with path.open("rb") as file:
             text = file.read(MAX_BYTES).decode(errors="replace")
     except OSError:
-        return ()
-    found: list[Subnet] = []
-    for match in _LINE.finditer(text):
-        try:
-            subnet = ip_interface(match[1].split(",")[0]).network
-        except ValueError:
-            continue
-        if 0 < subnet.prefixlen < subnet.max_prefixlen:  # else of a file that was cut off, or is a template still
-            found.append(subnet)
-    return tuple(sorted(found, key=lambda subnet: subnet.version))
+        return
+    for match in line.finditer(text):
+        with contextlib.suppress(ValueError):
+            yield ip_interface(match[1].split(",")[0]).network
 
 
 class LeaseFollower:

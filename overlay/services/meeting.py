@@ -44,18 +44,25 @@ def meets(table: Table, source: IPv4Address, destination: IPv4Address, port: int
     inside = is_pod(place, source)
     if kind.external and entry.external_local and entry.cluster and (inside or is_own(place, source)):
         # Whoever is inside the cluster needs no node that has an endpoint: as if it had asked at the ClusterIP.
-        return _given(entry, source, entry.cluster, masqueraded=not inside)
+        return _given(entry, place, source, entry.cluster, masqueraded=not inside)
     answer = entry.answer(kind)
     if answer is not Answer.BALANCE:
         return Meeting(answer, entry=entry)
     masqueraded = not entry.external_local if kind.external else not inside and bool(place.networks)
-    return _given(entry, source, entry.backends(kind), masqueraded=masqueraded)
+    return _given(entry, place, source, entry.backends(kind), masqueraded=masqueraded)
 
 
-def _given(entry: Entry, source: IPv4Address, backends: tuple[Backend, ...], *, masqueraded: bool) -> Meeting:
-    """A pod that is given itself has to see another's address, or it would answer to itself directly."""
-    seen = frozenset(each for each in backends if masqueraded or each.address == str(source))
+def _given(
+    entry: Entry, place: Place, source: IPv4Address, backends: tuple[Backend, ...], *, masqueraded: bool
+) -> Meeting:
+    seen = frozenset(each for each in backends if masqueraded or _must_not_see(place, source, each))
     return Meeting(Answer.BALANCE, frozenset(backends), seen, entry)
+
+
+def _must_not_see(place: Place, source: IPv4Address, backend: Backend) -> bool:
+    """Whether a backend that saw the client would answer it directly: itself, or a neighbour on a bridge."""
+    neighbours = any(source in each and IPv4Address(backend.address) in each for each in place.bridged)
+    return neighbours or backend.address == str(source)
 
 
 def is_pod(place: Place, source: IPv4Address) -> bool:
@@ -84,4 +91,5 @@ def _nobodys(table: Table, destination: IPv4Address) -> Answer:
                  if each.kind is Kind.CLUSTER_IP}  # fmt: skip
     if str(destination) in addresses:
         return Answer.REJECT
-    return Answer.DROP if destination in table.place.service_cidr else Answer.PASS
+    cidr = table.place.service_cidr
+    return Answer.DROP if cidr is not None and destination in cidr else Answer.PASS

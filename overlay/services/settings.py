@@ -7,6 +7,7 @@ from pathlib import Path
 
 from overlay.services.dns.service import DnsSettings
 from overlay.services.pods.registration import DEFAULT_TTL
+from overlay.services.proxy.modes import AUTO
 from overlay.store.etcd.settings import EtcdSettings
 
 
@@ -29,5 +30,7 @@ class ServicesSettings:
     docker_socket: Path
     pods_dir: Path
     lease_ttl: int = DEFAULT_TTL
+    proxy_mode: str = AUTO
+    scheduler: str = ""
     health_address: tuple[str, int] | None = None
     dns: DnsSettings | None = None

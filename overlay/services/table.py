@@ -94,6 +94,7 @@ class Entry:
         affinity_seconds: how long a client keeps its backend after its last connection; None: no affinity.
         source_ranges: which clients may come to the load balancer's addresses; empty: all.
         scheduler: what the Service asks for, as it is written; empty: what the mode does by default.
+        draining: those that serve while they terminate, and are given no new connection: what they have goes on.
     """
 
     name: PortName
@@ -105,6 +106,7 @@ class Entry:
     affinity_seconds: int | None = None
     source_ranges: tuple[IPv4Network, ...] = ()
     scheduler: str = ""
+    draining: tuple[Backend, ...] = ()
 
     @property
     def protocol(self) -> str:
@@ -131,7 +133,7 @@ class Entry:
     @property
     def all_backends(self) -> tuple[Backend, ...]:
         """Of either set; ``local`` has others than ``cluster`` where only this node's all terminate."""
-        return tuple(sorted({*self.cluster, *self.local}, key=_order))
+        return _sorted({*self.cluster, *self.local})
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +144,17 @@ class Place:
         node: its name; pods of that node are local.
         networks: the overlay's: sources in them are pods, and are seen as they are.
         addresses: the node's own, without 127.0.0.0/8: node ports are at these.
-        service_cidr: where ClusterIPs are from; what nobody has of it answers nobody.
+        service_cidr: where ClusterIPs are from; what nobody has of it answers nobody. None: the machine reaches
+            something else there, so that must pass.
+        bridged: of its pods' subnets those within which packets pass a bridge alone (``br_netfilter`` is off).
+            Answers would go to the client directly there, so it is hidden from its neighbours.
     """
 
     node: str
     networks: tuple[IPv4Network, ...] = ()
     addresses: frozenset[str] = frozenset()
-    service_cidr: IPv4Network = DEFAULT_SERVICE_CIDR
+    service_cidr: IPv4Network | None = DEFAULT_SERVICE_CIDR
+    bridged: tuple[IPv4Network, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,17 +201,20 @@ def entries_of(
     made = []
     for port in service.ports:
         offered = reached.get((port.name, port.protocol), [])
+        cluster, local = (_usable(offered, node, everywhere=each) for each in (True, False))
+        draining = {each for each in _backends(offered, node) if each not in cluster and each not in local}
         made.append(
             Entry(
                 PortName(service.namespace, service.name, port.name, port.protocol),
                 tuple(_frontends(service, port, address)),
-                _usable(offered, node, everywhere=True),
-                _usable(offered, node, everywhere=False),
+                cluster,
+                local,
                 service.internal_local,
                 service.external_local and (service.type in _EXTERNAL_TYPES or bool(service.external_ips)),
                 service.affinity_seconds,
                 tuple(IPv4Network(each) for each in service.source_ranges if ":" not in each),
                 service.scheduler,
+                _sorted(draining),
             )
         )
     return tuple(made)
@@ -244,12 +253,20 @@ def _written(written: Iterable[WrittenEndpoint]) -> Iterator[_Candidate]:
 
 def _usable(offered: list[_Candidate], node: str, *, everywhere: bool) -> tuple[Backend, ...]:
     within = [each for each in offered if everywhere or each.node == node]
-    chosen = [each for each in within if each.ready] or [each for each in within if each.draining]
-    # One address of two pods: one of them is gone, and not known to be yet.
+    return _sorted(_backends([each for each in within if each.ready], node) or _backends(within, node))
+
+
+def _backends(offered: Iterable[_Candidate], node: str) -> set[Backend]:
+    """What may still answer. One address of two pods: one of them is gone, and not known to be yet."""
     found: dict[tuple[str, int], bool] = {}
-    for each in chosen:
-        found[each.address, each.port] = found.get((each.address, each.port), False) or each.node == node
-    return tuple(sorted((Backend(*where, local) for where, local in found.items()), key=_order))
+    for each in offered:
+        if each.ready or each.draining:
+            found[each.address, each.port] = found.get((each.address, each.port), False) or each.node == node
+    return {Backend(*where, local) for where, local in found.items()}
+
+
+def _sorted(backends: Iterable[Backend]) -> tuple[Backend, ...]:
+    return tuple(sorted(backends, key=_order))
 
 
 def _order(backend: Backend) -> tuple[int, int]:

@@ -312,14 +312,22 @@ def ready(pod: Any) -> bool:
     return any(each["type"] == "Ready" and each["status"] == "True" for each in pod["status"]["conditions"])
 
 
-def test_it_needs_no_privileges_but_dockers_socket(host: DockerHost, watch: Callable[..., Watcher]) -> None:
-    """What its unit leaves it; Docker's socket belongs to root, and so does the daemon."""
-    put_service(host)
+@pytest.mark.parametrize(("capability", "mode"), [("net_admin", "auto"), ("dac_read_search", "none")])
+def test_it_needs_no_privileges_but_to_program_the_network(
+    host: DockerHost, watch: Callable[..., Watcher], capability: str, mode: str
+) -> None:
+    """What its unit leaves it, to read TLS keys or to program; Docker's socket belongs to root, so does the daemon."""
+    put_service(host, clusterIP="10.96.0.9")
     seen = watch("web")
-    bounded = ("setpriv", "--bounding-set=-all,+dac_read_search", "--inh-caps=-all", "--no-new-privs")
-    host.start("services", *bounded, sys.executable, "-m", "overlay", "services", "--node-name", "n1")
+    bounded = ("setpriv", f"--bounding-set=-all,+{capability}", "--inh-caps=-all", "--no-new-privs")
+    command = (sys.executable, "-m", "overlay", "services", "--node-name", "n1", "--proxy-mode", mode)
+    host.start("services", *bounded, *command)
     wait_until(lambda: report(host).get("ready") is True, LIMIT, "a daemon that is ready")
-    assert int(host.run("grep", "CapEff", f"/proc/{report(host)['pid']}/status").split()[1], 16) in (0, 1 << 2)
+    effective = int(host.run("grep", "CapEff", f"/proc/{report(host)['pid']}/status").split()[1], 16)
+    assert effective.bit_count() <= 1
+    if mode == "auto":
+        wait_until(lambda: report(host)["proxy"].get("ports") == 1, LIMIT, "a Service that is programmed")
+        assert report(host)["problems"] == []
     ident = host.container(*WEB, "--name", "web")
     seen.alone(ready={name_of("web", ident)})
     host.docker("rm", "--force", ident)

@@ -32,7 +32,7 @@ mount --make-rprivate /
 mount -t tmpfs tmpfs /run
 mkdir -p /run/lock /run/flannel
 ip link set lo up
-printf '%s\\n' FLANNEL_NETWORK=10.0.0.0/8 FLANNEL_SUBNET=10.0.5.1/24 FLANNEL_MTU=1472 >/run/flannel/subnet.env
+printf '%s\\n' FLANNEL_NETWORK=10.0.0.0/16 FLANNEL_SUBNET=10.0.5.1/24 FLANNEL_MTU=1472 >/run/flannel/subnet.env
 exec sleep infinity
 """
 

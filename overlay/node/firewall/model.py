@@ -8,10 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Network
 
-from overlay.model import FLANNELS_DEVICE
-
-MASQUERADED_MARK = 0x4000
-"""The mark kube-proxy puts on packets it masquerades itself (pkg/trafficmngr/trafficmngr.go, ``KubeProxyMark``)."""
+from overlay.model import FLANNELS_DEVICE, MASQUERADED_MARK
 
 ACCEPTED_MARK = 0x100000
 """The mark on what comes out of the tunnel where Docker's rules are nftables' own: it accepts what carries the mark

@@ -10,6 +10,9 @@ from typing import Protocol
 from overlay.problem import Problem
 from overlay.services.table import Entry, Table
 
+SCHEDULERS = ("rr", "lc", "dh", "sh", "sed", "nq", "random")
+"""What a Service, or ``--proxy-scheduler``, may ask for; the words are IPVS's, but for ``random``."""
+
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from overlay.services.proxy.base import Mode, Surroundings
+from overlay.services.proxy.nftables import Nftables
 
 AUTO, NONE = "auto", "none"
 
-MODES: Mapping[str, Callable[[Surroundings], Mode]] = {}
+MODES: Mapping[str, Callable[[Surroundings], Mode]] = {Nftables.name: Nftables}
 """Every mode by its name. One that is new gets its line here, and in :data:`PREFERRED` if ``auto`` may take it."""
 
 PREFERRED = ("ebpf", "nftables", "iptables")

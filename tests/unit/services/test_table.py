@@ -112,6 +112,8 @@ def test_ready_endpoints_are_used_and_where_none_is_those_that_serve_while_they_
     assert {each.address for each in entry.cluster} == expected_backends(crowd, publish=publish, only_node=None)
     assert {each.address for each in entry.local} == expected_backends(crowd, publish=publish, only_node="n1")
     assert all(each.local == each.address.startswith("10.0.1.") for each in entry.all_backends)
+    serving = {f"10.0.{node[1:]}.{number}" for number, (state, node) in enumerate(crowd, 1) if state == "draining"}
+    assert {each.address for each in entry.draining} == serving - {each.address for each in entry.all_backends}
     assert {each.port for each in entry.all_backends} <= {8080}
 
 

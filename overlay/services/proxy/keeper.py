@@ -1,0 +1,206 @@
+"""Keeps this node doing what the table says: the loop's work, from the mirror to the mode.
+
+What it finds out about the machine (addresses, routes, ports in use) it looks up each time that it is told of a change
+of the machine's network; what changed in etcd it is told by name, and only that is computed anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+
+from overlay.daemon.clock import boottime
+from overlay.daemon.reconcile import Look
+from overlay.errors import ConfigError
+from overlay.problem import Problem, Severity
+from overlay.services import configuration
+from overlay.services.configuration import Configuration
+from overlay.services.facts import ServiceName
+from overlay.services.mirror import ServicesMirror
+from overlay.services.proxy import place
+from overlay.services.proxy.base import Mode, Surroundings
+from overlay.services.proxy.modes import MODES, NONE, choose
+from overlay.services.table import Entry, Place, PortName, Table, TableMaker
+
+_log = logging.getLogger(__name__)
+
+CHECK_SECONDS = 30.0
+"""How long what others broke may stay broken, where nobody tells."""
+
+PORTS_SECONDS = 10.0
+"""How old what is known of ports in use may be."""
+
+PROBE_SECONDS = 30.0
+"""From one look for a mode to the next, where there was none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """What the daemon knows of this node in the network."""
+
+    networks: tuple[IPv4Network, ...] = ()
+    subnets: tuple[IPv4Network, ...] = ()
+
+
+class Keeper:
+    """Programs this node, by one mode.
+
+    Args:
+        wish: ``--proxy-mode``.
+        applied: called with every table that was carried out, and the one before.
+    """
+
+    def __init__(
+        self,
+        mirror: ServicesMirror,
+        node: str,
+        wish: str,
+        surroundings: Surroundings,
+        applied: Callable[[Table], None] = lambda _: None,
+    ) -> None:
+        self._mirror = mirror
+        self._node = node
+        self._wish = wish
+        self._surroundings = surroundings
+        self._applied = applied
+        self._where = Whereabouts()
+        self._maker = TableMaker()
+        self._touched: set[ServiceName] | None = None
+        self._config = Configuration()
+        self._mode: Mode | None = None
+        self._why_not = ""
+        self._others_removed = False
+        self._checked = 0.0
+        self._machine: place.Machine | None = None
+        self._taken: tuple[float, tuple[Problem, ...]] = (-PORTS_SECONDS, ())
+        self._revision = 0
+        self._remarks: dict[PortName, tuple[str, ...]] = {}
+        self.table: Table | None = None
+
+    # --- what it is told --------------------------------------------------------------------------------------------
+
+    def touch(self) -> None:
+        """The mirror has changed."""
+        if self._touched is not None:
+            self._touched |= self._mirror.touched
+
+    def network_changed(self) -> None:
+        """Addresses or routes of this machine have changed."""
+        self._machine = None
+
+    def is_at(self, where: Whereabouts) -> bool:
+        """Where this node is in the network; whether that is news."""
+        news, self._where = where != self._where, where
+        return news
+
+    # --- its work ---------------------------------------------------------------------------------------------------
+
+    async def look(self) -> Look:
+        """One turn of the loop. Raises OverlayError where the mode could not do it."""
+        if self._wish == NONE or not self._mirror.loaded:
+            return Look()
+        if self._mode is None and not await self._choose():
+            return Look((self._no_mode(),), due=PROBE_SECONDS)
+        mode = self._mode
+        assert mode is not None
+        now = boottime()
+        if self.table is not None and now - self._checked >= CHECK_SECONDS:
+            self._checked, self._machine = now, None
+            if not await mode.check():
+                _log.warning("what Services need on this node was taken away by somebody; it is made again")
+        if self._machine is None:
+            self._machine = await asyncio.to_thread(place.look)
+        revision = self._mirror.revision
+        here, problems = place.place_of(
+            self._machine, self._node, self._where.networks, self._where.subnets, self._service_cidr()
+        )
+        table, before = self._make(here), self.table
+        done = await mode.apply(table)
+        self.table, self._revision = table, revision
+        self._note_remarks(table, before, mode)
+        self._applied(table)
+        if not self._others_removed:
+            await self._remove_others(mode)
+        if now - self._taken[0] >= PORTS_SECONDS:
+            listening = await asyncio.to_thread(place.listening_ports)
+            self._taken = now, place.taken_node_ports(table.entries.values(), listening)
+        conflicts = [
+            Problem("address-conflict", each, "take it from one of them", about=each.split(" ")[0])
+            for each in table.conflicts
+        ]
+        return Look((*problems, *done.problems, *self._taken[1], *conflicts, *self._told_remarks()), due=done.due)
+
+    async def _choose(self) -> bool:
+        choice = await choose(self._wish, self._surroundings)
+        self._why_not = choice.why_not
+        self._mode = choice.mode
+        if choice.mode is not None:
+            told = f" ({choice.why_not})" if choice.why_not else ""
+            _log.info("Services' addresses answer by %s%s", choice.mode.name, told)
+        return choice.mode is not None
+
+    def _no_mode(self) -> Problem:
+        sentence = f"no Service's address answers on this node: {self._why_not}"
+        return Problem("proxy", sentence, "mend that, or choose another --proxy-mode", severity=Severity.DOWN)
+
+    def _make(self, here: Place) -> Table:
+        """The table of now; what fails on the way is done whole the next time."""
+        touched, self._touched = self._touched, set()
+        return self._maker.make(self._mirror, here, touched)
+
+    def _service_cidr(self) -> IPv4Network:
+        """The cluster's; while its configuration is none that can be used, the last one."""
+        stored = self._mirror.items.get(self._mirror.keys.config)
+        try:
+            self._config = Configuration() if stored is None else configuration.parse(stored.value, about=stored.key)
+        except ConfigError as error:
+            _log.warning("%s", error)
+        return self._config.service_cidr
+
+    async def _remove_others(self, mode: Mode) -> None:
+        """What a mode left that was in use before; only now, so that addresses answered meanwhile."""
+        for name, make in MODES.items():
+            if name != mode.name:
+                other = make(self._surroundings)
+                for each in await other.remove():
+                    _log.info("removed: %s, of the proxy mode %s", each, name)
+                await other.close()
+        self._others_removed = True
+
+    # --- what it says -----------------------------------------------------------------------------------------------
+
+    def _note_remarks(self, table: Table, before: Table | None, mode: Mode) -> None:
+        for name, _, entry in table.changed(before):
+            self._remarks.pop(name, None)
+            if entry is not None and (remarks := mode.remarks(entry)):
+                self._remarks[name] = remarks
+
+    def _told_remarks(self) -> list[Problem]:
+        return [
+            Problem("proxy-mode", f"Service {name}: {remark}", about=f"Service {name}")
+            for name, remarks in sorted(self._remarks.items())
+            for remark in remarks
+        ]
+
+    def facts(self) -> dict[str, object]:
+        """What ``overlay services --status`` shows."""
+        if self._mode is None or self.table is None:
+            return {"mode": None, "why": self._why_not or ("not wanted" if self._wish == NONE else "not begun")}
+        entries: list[Entry] = list(self.table.entries.values())
+        return {
+            "mode": self._mode.name,
+            "declined": self._why_not,
+            "revision": self._revision,
+            "ports": len(entries),
+            "backends": sum(len(entry.cluster) for entry in entries),
+            "without_endpoints": sum(not entry.cluster for entry in entries),
+            **self._mode.facts(),
+        }
+
+    async def close(self) -> None:
+        """The daemon ends; what carries traffic stays."""
+        if self._mode is not None:
+            await self._mode.close()

@@ -1,0 +1,89 @@
+"""Servers that tell who they are and whom they see, and a client that asks them: ``python -m tests.support.answering``.
+
+``serve NAME PORT…`` answers every connection (TCP) and datagram (UDP) at each port with one line of JSON, the server's
+name and port and the client's address. ``ask`` reads a question a line, and prints its answers as a line; a question is
+``{"protocol", "address", "port", "count", "patience", "source_port"}``, an answer what the server said, or "refused" or
+"silence".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import selectors
+import socket
+import sys
+from typing import Any
+
+
+def serve(name: str, ports: list[int]) -> None:
+    waiting = selectors.DefaultSelector()
+    for port in ports:
+        tcp = socket.create_server(("", port), backlog=128)
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        udp.bind(("", port))
+        waiting.register(tcp, selectors.EVENT_READ, (False, port))
+        waiting.register(udp, selectors.EVENT_READ, (True, port))
+    print("ready", flush=True)
+    while True:
+        for key, _ in waiting.select():
+            sock, (is_udp, port) = key.fileobj, key.data
+            assert isinstance(sock, socket.socket)
+            if is_udp:
+                _, client = sock.recvfrom(100)
+                sock.sendto(_answer(name, port, client), client)
+            else:
+                connection, client = sock.accept()
+                with connection:
+                    connection.sendall(_answer(name, port, client))
+
+
+def _answer(name: str, port: int, client: tuple[str, int]) -> bytes:
+    return json.dumps({"name": name, "port": port, "client": client[0]}).encode()
+
+
+def ask() -> None:
+    for line in sys.stdin:
+        print(json.dumps(_asked(**json.loads(line))), flush=True)
+
+
+def _asked(
+    protocol: str, address: str, port: int, count: int = 1, patience: float = 10.0, source_port: int = 0
+) -> list[Any]:
+    once = _by_udp if protocol == "UDP" else _by_tcp
+    return [once(address, port, patience, source_port) for _ in range(count)]
+
+
+def _by_tcp(address: str, port: int, patience: float, source_port: int) -> Any:
+    source = ("", source_port) if source_port else None
+    try:
+        with socket.create_connection((address, port), patience, source_address=source) as connection:
+            return json.loads(connection.makefile("rb").read())
+    except ConnectionRefusedError:
+        return "refused"
+    except TimeoutError:
+        return "silence"
+
+
+def _by_udp(address: str, port: int, patience: float, source_port: int) -> Any:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        udp.bind(("", source_port))
+        udp.connect((address, port))
+        udp.settimeout(patience)
+        with contextlib.suppress(PermissionError):  # what is refused on its way out is not sent, and the answer follows
+            udp.send(b"?")
+        try:
+            return json.loads(udp.recv(1000))
+        except ConnectionRefusedError:
+            return "refused"
+        except TimeoutError:
+            return "silence"
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["serve", name, *ports]:
+            serve(name, list(map(int, ports)))
+        case ["ask"]:
+            ask()
