@@ -77,7 +77,8 @@ def _check_utf8(flag_name: str, text: str) -> None:
     """Raises UsageError for bytes that Python could not decode, and etcd, whose keys and names are text, would not."""
     if any("\ud800" <= character <= "\udfff" for character in text):
         shown = text.encode(errors="surrogateescape").decode(errors="replace")
-        raise UsageError("is not UTF-8", about=f"{flag_name} {shown}", remedy="write it in UTF-8")
+        about = flag_name if flag_name == "--etcd-password" else f"{flag_name} {shown}"
+        raise UsageError("is not UTF-8", about=about, remedy="write it in UTF-8")
 
 
 def node_id(given: str | None) -> str:

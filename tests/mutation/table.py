@@ -231,7 +231,7 @@ LINGER = (
 
 ETCD = (
     Mutant(
-        "store/etcd/client", 'b"\\0", limit=PAGE, revision=first.header.revision', 'b"\\0", limit=PAGE', (CONTRACT,)
+        "store/etcd/client", 'b"\\0", limit=limit, revision=first.header.revision', 'b"\\0", limit=limit', (CONTRACT,)
     ),
     Mutant("store/etcd/client", 'begin=answer.kvs[-1].key + b"\\0"', "begin=answer.kvs[-1].key", (CONTRACT,)),
     Mutant("store/etcd/client", "prefix=False), revision=revision) for", "prefix=False)) for", (CONTRACT,)),

@@ -26,12 +26,16 @@ from overlay.store.contract import (
     Snapshot,
 )
 from overlay.store.etcd.cluster import Call, Cluster
-from overlay.store.etcd.errors import LeaseExistsError
+from overlay.store.etcd.errors import LeaseExistsError, TooMuchAtOnceError
 from overlay.store.etcd.rpc import END_OF_STREAM, key_bytes, key_value, pb, range_end
 from overlay.store.etcd.settings import EtcdSettings
 from overlay.store.etcd.watch import History, watch
 
 __all__ = ["EtcdSettings", "EtcdStore"]
+
+SMALL_PAGE = 32
+"""Keys in one answer where it would be too long otherwise: etcd takes no request of more than 1.5 MiB as a rule, so no
+value of more, and these fit into :data:`overlay.store.etcd.rpc.MAX_RESPONSE`."""
 
 PAGE = 1000
 """Keys in one answer: 170 KB of leases, which cost etcd 1.4 ms; half as many cost 1.0, since it counts all the rest."""
@@ -59,24 +63,37 @@ class EtcdStore:
         In pages, each with a limit of its own: what a busy server has done of a large range is not thrown away for what
         is still to come.
         """
+        try:
+            return await self._read(span, PAGE)
+        except TooMuchAtOnceError:
+            return await self._read(span, SMALL_PAGE)
+
+    async def _read(self, span: KeyRange, limit: int) -> Snapshot:
         items: list[KeyValue] = []
-        answer = first = await self._cluster.call(partial(_ask, _range(span, limit=PAGE)), patient=True)
+        answer = first = await self._cluster.call(partial(_ask, _range(span, limit=limit)), patient=True)
         while True:
             if (answer.header.cluster_id, answer.header.raft_term) != (first.header.cluster_id, first.header.raft_term):
                 raise StoreUnavailableError("another leader answers than before", about="etcd")
             items += [key_value(kv) for kv in answer.kvs]
             if not answer.more:
                 return Snapshot(first.header.revision, tuple(items))
-            rest = _range(span, begin=answer.kvs[-1].key + b"\0", limit=PAGE, revision=first.header.revision)
+            rest = _range(span, begin=answer.kvs[-1].key + b"\0", limit=limit, revision=first.header.revision)
             answer = await self._cluster.call(partial(_ask, rest), patient=True)
 
     async def recall(self, span: KeyRange, revision: int, keys: Sequence[str]) -> Recollection:
-        """See :meth:`overlay.store.contract.Store.recall`. A transaction, so that all of it is asked at once."""
+        """See :meth:`overlay.store.contract.Store.recall`.
+
+        A transaction, so that all of it is asked at once; one by one where that is too much for etcd.
+        """
         ranges = [_range(span, revision=revision, count_only=True)]
         ranges += [_range(KeyRange(key, prefix=False), revision=revision) for key in keys]
         request = pb.TxnRequest(success=[pb.RequestOp(request_range=each) for each in ranges])
-        answer = await self._cluster.call(lambda call: call.unary(call.stubs.kv.Txn, request), patient=True)
-        counted, *found = [response.response_range for response in answer.responses]
+        try:
+            answer = await self._cluster.call(lambda call: call.unary(call.stubs.kv.Txn, request), patient=True)
+            answers = [response.response_range for response in answer.responses]
+        except TooMuchAtOnceError:
+            answers = [await self._cluster.call(partial(_ask, each), patient=True) for each in ranges]
+        counted, *found = answers
         return Recollection(counted.count, tuple(key_value(kv) for each in found for kv in each.kvs))
 
     async def page(self, span: KeyRange, *, limit: int = 0, after: str = "", revision: int = 0) -> Page:

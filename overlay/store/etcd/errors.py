@@ -21,6 +21,10 @@ class LeaseExistsError(StoreError):
     """A grant named an etcd lease that is there already."""
 
 
+class TooMuchAtOnceError(StoreError):
+    """More was asked for than one answer holds, or than this etcd does in one transaction: less may do."""
+
+
 class WatchRefusedError(Exception):
     """The server cancelled a watch while it was made; etcd 3.4 says so for a wrong role and for an expired token."""
 
@@ -114,6 +118,11 @@ def explain(error: Exception, endpoint: Endpoint, timeout: float) -> StoreError:
             return StoreUnavailableError("its database is full", about=about, remedy=remedy)
         case StatusCode.RESOURCE_EXHAUSTED if "larger than max" not in details:
             return StoreUnavailableError(said or "it is overloaded", about=about)
+        case StatusCode.RESOURCE_EXHAUSTED:
+            return TooMuchAtOnceError(said, about=about)
+        case StatusCode.INVALID_ARGUMENT if "too many operations" in details:
+            remedy = "start it with a --max-txn-ops of 128, its default, or more"
+            return TooMuchAtOnceError(said, about=about, remedy=remedy)
         case StatusCode.OUT_OF_RANGE if "compacted" in said:
             return CompactedError(0)
         case StatusCode.OUT_OF_RANGE if "future revision" in said:

@@ -13,7 +13,7 @@ from typing import Any
 from overlay.errors import CompactedError, StoreRestoredError
 from overlay.store.contract import Event, Events, KeyRange
 from overlay.store.etcd.cluster import Call, Cluster
-from overlay.store.etcd.errors import CALL_FAILURES, WatchRefusedError
+from overlay.store.etcd.errors import CALL_FAILURES, TooMuchAtOnceError, WatchRefusedError
 from overlay.store.etcd.rpc import END_OF_STREAM, key_bytes, key_value, pb, range_end
 from overlay.store.etcd.settings import Endpoint
 
@@ -86,7 +86,10 @@ async def watch(cluster: Cluster, history: History, span: KeyRange, after: int) 
                 revision = max(revision, response.header.revision)
             yield Events(revision, tuple(events))
     except CALL_FAILURES as error:
-        raise await cluster.gone(error, stream.endpoint, ANSWER_TIME) from None
+        failure = await cluster.gone(error, stream.endpoint, ANSWER_TIME)
+        if isinstance(failure, TooMuchAtOnceError):  # it always would be: what was missed can only be read
+            failure = CompactedError()
+        raise failure from None
     except asyncio.CancelledError:
         cluster.raise_if_closed()
         raise

@@ -68,6 +68,7 @@ UDP = '{"Network":"10.0.0.0/16","Backend":{"Type":"udp"}}'
         (("agent", "--etcd-prefix=/caf\udce9"), "--etcd-prefix /caf\ufffd: is not UTF-8"),
         (("config", "show", "--etcd-prefix=/caf\udce9"), "is not UTF-8"),
         (("agent", "--etcd-username=caf\udce9", "--etcd-password=x"), "is not UTF-8"),
+        (("agent", "--etcd-username=x", "--etcd-password=caf\udce9"), "--etcd-password: is not UTF-8"),
         (("agent", "--public-ip=0.0.0.0"), "--public-ip 0.0.0.0: means no address"),
         (("agent", "--public-ip=0.1.2.3"), "means no address"),
         (("agent", "--public-ip=224.0.0.5"), "is many nodes' address"),

@@ -15,6 +15,7 @@ from overlay.errors import (
 from overlay.store.contract import KeyRange
 from overlay.store.etcd.errors import (
     LeaseExistsError,
+    TooMuchAtOnceError,
     WatchRefusedError,
     all_failed,
     explain,
@@ -56,7 +57,7 @@ SEEN = [
     ("UNIMPLEMENTED", "Received http2 header with status: 404", StoreUnavailableError, "not an etcd v3 server"),
     ("RESOURCE_EXHAUSTED", "etcdserver: mvcc: database space exceeded", StoreUnavailableError, "etcdctl alarm disarm"),
     ("RESOURCE_EXHAUSTED", "etcdserver: too many requests", StoreUnavailableError, "too many requests"),
-    ("RESOURCE_EXHAUSTED", "CLIENT: Received message larger than max (9 vs. 8)", StoreError, "larger than max"),
+    ("RESOURCE_EXHAUSTED", "CLIENT: Received message larger than max (9 vs. 8)", TooMuchAtOnceError, "larger than max"),
     ("NOT_FOUND", "etcdserver: requested lease not found", LeaseNotFoundError, "does not exist"),
     ("FAILED_PRECONDITION", "etcdserver: lease already exists", LeaseExistsError, "lease already exists"),
     ("UNAUTHENTICATED", "etcdserver: invalid auth token", StoreDeniedError, "invalid auth token"),
@@ -64,7 +65,7 @@ SEEN = [
     ("INVALID_ARGUMENT", "etcdserver: authentication failed, invalid user ID or password", StoreDeniedError,
      "wrong user or password"),
     ("INVALID_ARGUMENT", "etcdserver: user name is empty", StoreDeniedError, "give --etcd-username"),
-    ("INVALID_ARGUMENT", "etcdserver: too many operations in txn request", StoreError, "too many operations"),
+    ("INVALID_ARGUMENT", "etcdserver: too many operations in txn request", TooMuchAtOnceError, "--max-txn-ops"),
     ("INTERNAL", "", StoreUnavailableError, "internal"),
 ]  # fmt: skip
 
