@@ -24,8 +24,12 @@ TUNSETOFFLOAD = 0x400454D0
 TUNGETIFF = 0x800454D2
 TUNSETSTEERINGEBPF = 0x800454E0
 TUNGETDEVNETNS = 0x54E3
+TUNSETCARRIER = 0x400454E2
+SIOCGIFFLAGS = 0x8913
 SIOCGIFTXQLEN = 0x8942
 SIOCSIFTXQLEN = 0x8943
+
+IFF_UP, IFF_RUNNING = 0x1, 0x40
 
 IFF_TUN = 0x0001
 IFF_MULTI_QUEUE = 0x0100
@@ -140,6 +144,25 @@ def set_queue_length(name: str, packets: int) -> None:
             fcntl.ioctl(any_socket, SIOCSIFTXQLEN, _IFREQ_INT.pack(name.encode(), packets))
         except OSError as failure:
             raise DeviceError(f"cannot set the queue length: {failure.strerror}", about=f"device {name}") from failure
+
+
+def reopen_the_way(queue: int, name: str, packets: int) -> list[str]:
+    """Puts right what others have set of a device that is up, and what keeps packets from ``queue``: no carrier, or a
+    queue of fewer than ``packets``. Returns what was done, in words; nothing where it is right, or cannot be told."""
+    done = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        try:
+            _, flags = _IFREQ.unpack(fcntl.ioctl(any_socket, SIOCGIFFLAGS, _IFREQ.pack(name.encode(), 0)))
+            if flags & IFF_UP and not flags & IFF_RUNNING:
+                fcntl.ioctl(queue, TUNSETCARRIER, struct.pack("=i", 1))
+                done.append("carrier on")
+            _, length = _IFREQ_INT.unpack(fcntl.ioctl(any_socket, SIOCGIFTXQLEN, _IFREQ_INT.pack(name.encode(), 0)))
+            if length < packets:
+                fcntl.ioctl(any_socket, SIOCSIFTXQLEN, _IFREQ_INT.pack(name.encode(), packets))
+                done.append(f"queue of {length} → {packets} packets")
+        except OSError:  # it is gone, or this is none
+            pass
+    return done
 
 
 def _no_clone_device(failure: OSError) -> DeviceError | PrivilegeError:

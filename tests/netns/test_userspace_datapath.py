@@ -351,6 +351,15 @@ def test_a_device_that_is_gone_comes_back(pair: Pair, kind: str, gone: str) -> N
     assert "flannel0" not in one.in_pod("ip -o link show")
 
 
+def test_a_device_that_others_have_closed_to_packets_is_opened_again(pair: Pair) -> None:
+    start(*pair)
+    one, two = pair
+    for change in ("txqueuelen 0", "carrier off"):
+        one(f"ip link set flannel0 {change}")
+        assert "ttl=60" not in one.in_pod(f"ping -c 1 -W 1 {two.pod_address}", check=False), "or nothing is tried"
+        until(lambda: "ttl=60" in one.in_pod(f"ping -c 1 -W 1 {two.pod_address}", check=False), "packets pass")
+
+
 def test_a_device_of_others_in_the_place_of_ours_is_told(pair: Pair) -> None:
     start(*pair)
     one, _ = pair

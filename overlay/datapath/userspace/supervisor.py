@@ -15,12 +15,12 @@ from types import MappingProxyType
 from overlay.daemon.confined.process import Command, Process
 from overlay.daemon.confined.supervision import Supervision
 from overlay.datapath.spec import TunnelSpec
-from overlay.datapath.userspace import counters
+from overlay.datapath.userspace import counters, queues
 from overlay.datapath.userspace.link import Notices, Subnets, WorkerLink
 from overlay.datapath.userspace.messages import RouteMtus, Status
 from overlay.datapath.userspace.sockets import SocketPair
 from overlay.errors import DatapathError, OverlayError
-from overlay.linux.tun import is_attached, is_elsewhere, set_persistent
+from overlay.linux.tun import is_attached, is_elsewhere, reopen_the_way, set_persistent
 
 logger = logging.getLogger(__name__)
 
@@ -183,4 +183,7 @@ class Supervisor:
             logger.warning("%s was renamed, or moved to another network namespace", self._spec.device)
             self._link.close()  # which ends the worker; the next gets a device of that name
             return False
+        if self._spec is not None:
+            for change in reopen_the_way(self.tun, self._spec.device, queues.LENGTH):
+                logger.info("%s: %s", self._spec.device, change)
         return await self.ask(patience) is not None
