@@ -19,7 +19,7 @@ from overlay.lab.state import MachineFiles
 from overlay.lab.topology import LabSpec, NodeSpec, PodSpec, SubnetFile
 from overlay.lab.traffic import Ping, ping
 
-READY_SECONDS = 15.0
+READY_SECONDS = 60.0
 """How long an agent may take to be ready. It should take under 3 s; a machine that is busy with tests is slow."""
 
 _SILENT_SECONDS = 2.0

@@ -20,7 +20,7 @@ from overlay.linux.libbpf import Object
 from overlay.linux.netlink import Netlink
 from overlay.linux.tc import Filter, Hook, TrafficControl
 from tests.netns.test_kernel_datapath import variant
-from tests.support.programs import compiled
+from tests.support.programs import TAG, compiled
 from tests.support.tunnels import (
     ROOT,
     UNPROVEN,
@@ -125,20 +125,8 @@ def put_into_vlan(node: Node) -> None:
     node.underlay = "eth0.7"
 
 
-TAG = """
-#include <linux/bpf.h>
-#include <bpf/bpf_endian.h>
-#include <bpf/bpf_helpers.h>
-SEC("tc") int tag(struct __sk_buff *skb)
-{
-	bpf_skb_vlan_push(skb, bpf_htons(0x8100), 3 << 13);
-	return 0;
-}
-"""
-
-
 def tag_with_priority(node: Node, directory: Path) -> None:
-    """All IP that leaves the node has a tag with VID 0, which says a priority and no VLAN (IEEE 802.1Q, 6.9)."""
+    """All IP that leaves the node has a priority, and no VLAN."""
 
     def put() -> None:
         with Object(compiled(TAG, directory)) as opened, TrafficControl() as tc, Netlink() as netlink:
@@ -200,10 +188,14 @@ def carried(source: End, target: End, network: str) -> tuple[Result, Result]:
 
 def all_that_vxlan_carries_arrives(source: End, target: End) -> None:
     ours, theirs = (carried(source, target, network) for network in ("10.0", "10.1"))
+    # What the sender's kernel says of smaller trains, whatever they go into, it says of a larger one too: before Linux
+    # 6.11 those need a device that sums up.
+    refused = {said for kind, said in theirs[0].items() if isinstance(said, str) and kind != LARGER_THAN_VXLANS}
     lost = {
         kind: f"{ours[1][kind]} of {ours[0][kind]}"
         for kind, sent in theirs[0].items()
-        if ours[1][kind] != ours[0][kind] and (theirs[1][kind] == sent or kind == LARGER_THAN_VXLANS)
+        if ours[1][kind] != ours[0][kind]
+        and (theirs[1][kind] == sent or (kind == LARGER_THAN_VXLANS and ours[0][kind] not in refused))
     }
     assert not lost, f"vxlan carries these: {lost}"
     assert sum(theirs[1][kind] == sent for kind, sent in theirs[0].items()) > 10, f"the oracle is blind: {theirs}"

@@ -5,6 +5,7 @@ pod1 ── node1 ── switch ── node2 ── pod2      the stranger is a 
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -38,6 +39,10 @@ def pair(kind: str) -> Iterator[tuple[Node, ...]]:
         yield made
 
 
+def linux_version() -> tuple[int, ...]:
+    return tuple(map(int, platform.release().split("-")[0].split(".")[:2]))
+
+
 def forges(first: Node, second: Node, mtu: int, sender: str = "172.31.0.66") -> None:
     """All that a stranger can guess of what ``first`` sends to ``second``: every port, and what may be inside."""
     words = [sys.executable, "-m", "tests.support.stranger", first.address, second.address, str(mtu), sender]
@@ -65,7 +70,10 @@ def test_a_stranger_who_guesses_is_not_believed(pair: tuple[Node, ...], mtu: int
 
 @pytest.mark.parametrize("kind", ["kernel"])
 def test_what_the_kernel_noted_by_another_socket_does_not_slow_the_tunnel(pair: tuple[Node, ...]) -> None:
-    """Any UDP socket of the node makes the kernel note a path's MTU: here one of another service."""
+    """Any UDP socket of the node makes the kernel note a path's MTU: here one of another service.
+
+    Before Linux 5.12 a program cannot tell the note from the interface's MTU; the slow path carries everything then.
+    """
     first, second = pair
     service = subprocess.Popen(
         [*entering(first.namespace), sys.executable, "-c",
@@ -80,7 +88,11 @@ def test_what_the_kernel_noted_by_another_socket_does_not_slow_the_tunnel(pair: 
         assert lost(ping(first, second, f"-c 5 -i 0.05 -M do -s {first.mtu - 28}")) == 0
         with iperf_server(second):
             first.in_pod(f"iperf3 -t 1 -c {second.pod_address}")
-        assert gained(first, before, "slow_tx_too_big", "slow_tx_packets") == [0, 0]
+        slow = gained(first, before, "slow_tx_too_big", "slow_tx_packets")
+        if linux_version() < (5, 12):
+            assert all(slow), "what does not fit the note is left to who knows better"
+        else:
+            assert slow == [0, 0]
     finally:
         service.kill()
         service.wait()

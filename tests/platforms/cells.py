@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tests.platforms import image, kernel, vm
 from tests.platforms.debian import Suite
+from tests.support import programs
 
 SOURCE = Path(__file__).parents[2]
 
@@ -209,6 +210,7 @@ def on_kernel(
     cd {SOURCE}
     {job}
     """
+    programs.make_beforehand()
     with tempfile.TemporaryDirectory(dir=log.parent) as folder:
         layers = [image.system(CACHE / "images"), image.checkout(SOURCE, Path(folder, "checkout.squashfs"))]
         if patch is not None:

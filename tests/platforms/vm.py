@@ -44,7 +44,7 @@ class Hardware:
     """
 
     memory: int = 4096
-    shift: int = 1
+    shift: int = 0
     cards: int = 0
 
 
