@@ -32,7 +32,8 @@ _RTM_F_FIB_MATCH = 0x2000
 """Of rtm_flags: "tell the route itself, not where it leads" (linux/rtnetlink.h)."""
 _RTM_F_CLONED = 0x200
 """Of rtm_flags: learnt, so nobody configured it."""
-_RT_TABLE_MAIN = 254
+_RT_TABLE_MAIN, _RT_TABLE_LOCAL = 254, 255
+_RTN_LOCAL, _RTN_BROADCAST, _RT_SCOPE_HOST = 2, 3, 254
 
 SOMEWHERE = tuple(
     IPv4Address(text)
@@ -55,10 +56,11 @@ _NLMSGHDR = struct.Struct("=IHHII")
 _IFINFOMSG = struct.Struct("=BxHiII")
 _ERROR = struct.Struct("=i")
 _U32 = struct.Struct("=I")
-_RTM_SETLINK = 19
-_NLM_F_REQUEST, _NLM_F_ACK = 1, 4
+_RTM_SETLINK, _RTM_NEWROUTE = 19, 24
+_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_CREATE = 0x1, 0x4, 0x400
 _NLA_F_NESTED = 0x8000
-_IFLA_AF_SPEC, _IFLA_INET_CONF, _IPV4_DEVCONF_ACCEPT_LOCAL = 26, 1, 23
+_IFLA_AF_SPEC, _IFLA_INET_CONF = 26, 1
+IPV4_DEVCONF_RP_FILTER, IPV4_DEVCONF_ACCEPT_LOCAL = 8, 23
 _IN6_ADDR_GEN_MODE_NONE = 1
 _SILENT = (None, _IN6_ADDR_GEN_MODE_NONE)
 """Of IFLA_INET6_ADDR_GEN_MODE; None where there is no IPv6."""
@@ -296,20 +298,8 @@ class Netlink(RouteSocket):
 
     @staticmethod
     def accept_local(link: Link) -> None:
-        """Lets packets in from our own addresses. By netlink: a service may not be allowed to write to /proc/sys.
-
-        pyroute2 reads this attribute and does not write it, so the message is made here (linux/if_link.h).
-        """
-        setting = attribute(_IPV4_DEVCONF_ACCEPT_LOCAL, _U32.pack(1))
-        inet = attribute(socket.AF_INET | _NLA_F_NESTED, attribute(_IFLA_INET_CONF | _NLA_F_NESTED, setting))
-        body = _IFINFOMSG.pack(0, 0, link.index, 0, 0) + attribute(_IFLA_AF_SPEC | _NLA_F_NESTED, inet)
-        header = _NLMSGHDR.pack(_NLMSGHDR.size + len(body), _RTM_SETLINK, _NLM_F_REQUEST | _NLM_F_ACK, 1, 0)
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as route:
-            route.send(header + body)
-            (code,) = _ERROR.unpack_from(route.recv(1 << 12), _NLMSGHDR.size)
-        with explained(f"accept_local of {link.name}"):
-            if code:
-                raise NetlinkError(-code)
+        """Lets packets in from our own addresses."""
+        set_ipv4(link, IPV4_DEVCONF_ACCEPT_LOCAL, "accept_local")
 
     def no_ipv6(self, link: Link) -> None:
         with explained(f"IPv6 of {link.name}"):
@@ -318,6 +308,28 @@ class Netlink(RouteSocket):
     def add_address(self, link: Link, address: IPv4Address, prefixlen: int) -> None:
         with explained(f"address {address}/{prefixlen} on {link.name}"):
             self._route.addr("replace", index=link.index, address=str(address), prefixlen=prefixlen)
+
+    def is_broadcast(self, address: IPv4Address) -> bool:
+        """Whether what is sent to ``address`` goes to everybody on some link."""
+        try:
+            message = next(iter(self._route.route("get", dst=str(address))))
+        except (NetlinkError, StopIteration):
+            return False
+        return bool(message["type"] == _RTN_BROADCAST)
+
+    def claim_address(self, link: Link, address: IPv4Address, protocol: int) -> None:
+        """Makes ``address``, which the link has, ours before it is a broadcast; the route goes with the address."""
+        with explained(f"local route {address} dev {link.name}"):
+            self._route.route(
+                (_RTM_NEWROUTE, _NLM_F_REQUEST | _NLM_F_ACK | _NLM_F_CREATE),  # neither EXCL nor APPEND: in front
+                dst=f"{address}/32",
+                oif=link.index,
+                prefsrc=str(address),
+                table=_RT_TABLE_LOCAL,
+                type=_RTN_LOCAL,
+                scope=_RT_SCOPE_HOST,
+                proto=protocol,
+            )
 
     def delete_address(self, link: Link, address: Address) -> None:
         what = f"address {address.address}/{address.prefixlen} on {link.name}"
@@ -339,6 +351,36 @@ class Netlink(RouteSocket):
         """Deletes this route and no other; none is right as well. Raises NodeError."""
         for error in self.change_routes(delete=[route]).values():
             raise error
+
+
+def nested(kind: int, content: bytes) -> bytes:
+    """An attribute that holds attributes."""
+    return attribute(kind | _NLA_F_NESTED, content)
+
+
+def set_ipv4(link: Link, setting: int, name: str) -> None:
+    """Turns an IPv4 setting of a link on (linux/ip.h, ``IPV4_DEVCONF_…``).
+
+    By netlink: a service may not be allowed to write to /proc/sys. pyroute2 reads these and does not write them.
+    """
+    inet = nested(socket.AF_INET, nested(_IFLA_INET_CONF, attribute(setting, _U32.pack(1))))
+    change_link(f"{name} of {link.name}", _RTM_SETLINK, link.index, nested(_IFLA_AF_SPEC, inet))
+
+
+def change_link(what: str, kind: int, index: int, attributes: bytes, flags: int = 0) -> None:
+    """One message of rtnetlink about a link, made by hand.
+
+    Raises:
+        PrivilegeError, NodeError: refused; the message says ``what``.
+    """
+    body = _IFINFOMSG.pack(0, 0, index, 0, 0) + attributes
+    header = _NLMSGHDR.pack(_NLMSGHDR.size + len(body), kind, _NLM_F_REQUEST | _NLM_F_ACK | flags, 1, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as route:
+        route.send(header + body)
+        (code,) = _ERROR.unpack_from(route.recv(1 << 12), _NLMSGHDR.size)
+    with explained(what):
+        if code:
+            raise NetlinkError(-code)
 
 
 def _link(message: Any) -> Link:

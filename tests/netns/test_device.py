@@ -66,6 +66,19 @@ def test_from_nothing_then_nothing_then_what_others_broke(namespace: str) -> Non
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_its_address_is_not_the_bridges_broadcast(namespace: str) -> None:
+    """Which a subnet's first address is before Linux 5.14; here, where it may not be, the route is made by hand."""
+    bridge = "ip link add cni0 type bridge; ip address add 10.0.58.1/24 dev cni0; ip link set cni0 up"
+    route = "ip route replace broadcast 10.0.58.0 dev cni0 table local proto kernel scope link src 10.0.58.1"
+    inside(namespace, "sh", "-ec", f"{bridge}; {route}")
+    assert "flannel0: address 10.0.58.0 is no broadcast" in reconcile(namespace, "make")
+    assert inside(namespace, "ip", "route", "get", "10.0.58.0").startswith("local 10.0.58.0")
+    assert reconcile(namespace) == []
+    inside(namespace, "ip", "link", "del", "flannel0")
+    assert "local 10.0.58.0" not in inside(namespace, "ip", "route", "show", "table", "local")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_the_kernel_sends_nothing_of_its_own_through_it(namespace: str) -> None:
     """With an IPv6 address it would solicit routers."""
     reconcile(namespace, "make")

@@ -33,11 +33,12 @@ class Step:
     needed: bool = True
 
 
-def plan(spec: TunnelSpec, link: Link, addresses: list[Address]) -> Iterator[Step]:
+def plan(spec: TunnelSpec, link: Link, addresses: list[Address], *, broadcast: bool = False) -> Iterator[Step]:
     """Steps from the device's actual state to what ``spec`` wants.
 
     Args:
         addresses: those of ``link``.
+        broadcast: whether the device's address is a broadcast to this machine.
     """
     name = link.name
     if link.ipv6_link_local:
@@ -49,6 +50,12 @@ def plan(spec: TunnelSpec, link: Link, addresses: list[Address]) -> Iterator[Ste
     if not any(address.address == spec.address and address.prefixlen == 32 for address in addresses):
         yield Step(
             f"{name}: address {spec.address}/32 added", lambda netlink: netlink.add_address(link, spec.address, 32)
+        )
+    if broadcast:
+        # Before Linux 5.14 a subnet's first address is one, and the bridge that has ours was there before the device.
+        yield Step(
+            f"{name}: address {spec.address} is no broadcast",
+            lambda netlink: netlink.claim_address(link, spec.address, routes.PROTOCOL),
         )
     for stale in addresses:
         if stale.address != spec.address or stale.prefixlen != 32:
@@ -76,7 +83,8 @@ def reconcile(spec: TunnelSpec, netlink: Netlink) -> Outcome:
         raise DeviceError("does not exist", about=f"device {spec.device}")
     done: list[str] = []
     failed: dict[Step, NodeError] = {}
-    for step in plan(spec, link, netlink.addresses(link.index)):
+    broadcast = netlink.is_broadcast(spec.address)
+    for step in plan(spec, link, netlink.addresses(link.index), broadcast=broadcast):
         try:
             step.run(netlink)
         except PrivilegeError:
