@@ -34,6 +34,7 @@ class Flags:
         datapath: ``auto``, ``kernel`` or ``userspace``.
         workers: processes of the userspace datapath; None: one for every two cores.
         offloads: whether it may use those of TUN and UDP.
+        fou: whether the kernel datapath may leave trains to the kernel's FOU.
     """
 
     device: str = FLANNELS_DEVICE
@@ -42,6 +43,7 @@ class Flags:
     datapath: str = "auto"
     workers: int | None = None
     offloads: bool = True
+    fou: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,7 @@ def _unknown_variables() -> tuple[str, ...]:
     "workers", default=0, type=click.IntRange(0, 64), metavar="N", help="Userspace workers; 0: one for every two cores."
 )
 @flag("offloads", default=True, type=GO_BOOL, help="Use TUN and UDP offloads where the kernel has them.")
+@flag("fou", default=True, type=GO_BOOL, help="Kernel datapath: have FOU unwrap trains, where that works.")
 @flag("copy-dscp", default=False, type=GO_BOOL, help="Outer packets have the inner ones' class of service.")
 @place_flags
 @flag(
@@ -187,6 +188,7 @@ def _settings(etcd: Etcd, places: Places, flags: dict[str, Any]) -> AgentSetting
             datapath=flags["datapath"],
             workers=flags["workers"] or None,
             offloads=flags["offloads"],
+            fou=flags["fou"],
         ),
         release_on_exit=flags["release_on_exit"],
         on_subnet_change=flags["on_subnet_change"],

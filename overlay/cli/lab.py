@@ -23,7 +23,7 @@ from overlay.errors import LabError, UsageError
 from overlay.lab.bench.plot import write_svg
 from overlay.lab.bench.report import report
 from overlay.lab.bench.run import run_bench
-from overlay.lab.bench.scenarios import UNDER_LOAD, WAYS, Mode
+from overlay.lab.bench.scenarios import ON_REQUEST, WAYS, Mode
 from overlay.lab.cluster import Lab
 from overlay.lab.shell import clean_environment, inside, overlay_command
 from overlay.lab.state import StateDirectory
@@ -186,7 +186,7 @@ def demo(name: str | None, **values: Any) -> None:
     "--way",
     "ways",
     multiple=True,
-    type=click.Choice([way.name for way in (*WAYS, *UNDER_LOAD)]),
+    type=click.Choice([way.name for way in (*WAYS, *ON_REQUEST)]),
     help="Default: all but those with stray and forged datagrams.",
 )
 @click.option("--seconds", default=2.0, show_default=True, type=click.FloatRange(1, 3600), help="Of a measurement.")
@@ -201,7 +201,7 @@ def bench(
     Builds a lab for each, lets them take turns in every round, and prints medians and ratios: TCP with one and four
     flows, small UDP packets, TCP round trips, CPU per gigabit. Exit status 1 if anything could not be measured.
     """
-    chosen = [way for way in (*WAYS, *UNDER_LOAD) if way.name in ways] or list(WAYS)
+    chosen = [way for way in (*WAYS, *ON_REQUEST) if way.name in ways] or list(WAYS)
     wanted = [mode for mode in Mode if not modes or mode.value in modes]
     errors = Console(stderr=True, highlight=False)
     with _terminable():

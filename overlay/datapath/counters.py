@@ -75,6 +75,10 @@ _TRAFFIC = (
     Counter("tx_fragmented", Unit.PACKETS, "fragmented, as the path to the peer carries less; their parts are sent"),
     Counter("tx_finished", Unit.PACKETS, "whose checksums and segments were finished before they were sent"),
     Counter("rx_cut", Unit.TIMES, "that a train was cut before it was unwrapped"),
+    Counter("rx_fou_left", Unit.PACKETS, "left to the kernel's FOU to unwrap"),
+    Counter("rx_fou", Unit.PACKETS, "of rx_packets that FOU unwrapped"),
+    Counter("rx_joined", Unit.PACKETS, "of rx_packets that the GRO pair joined"),
+    Counter("rx_unjoined", Unit.PACKETS, "of rx_packets that it could not join, though large"),
 )
 
 _REFUSED = (
@@ -175,6 +179,7 @@ _EVENTS = (
     Counter("offloads_refused", Unit.TIMES, "that the kernel did not do what it had offered; it is off from then on"),
     Counter("control_malformed", Unit.TIMES, "that a worker was told what does not decode"),
     Counter("worker_restarts", Unit.TIMES, "that a worker died or hung, and another was started"),
+    Counter("rx_fou_refused", Unit.TIMES, "that a train was kept from FOU, where those before it had got lost"),
     Counter("repairs", Unit.TIMES, "that others changed what the kernel path needs, and it was mended"),
 )
 

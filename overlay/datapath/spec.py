@@ -21,6 +21,7 @@ class TunnelSpec:
         underlay_address: our outer source address.
         port: UDP port of every node's socket.
         copy_dscp: whether outer headers have the inner packets' class of service (DSCP).
+        socket_port: UDP port of this node's own socket, where the kernel itself has ``port``; None: ``port``.
     """
 
     device: str
@@ -31,6 +32,12 @@ class TunnelSpec:
     underlay_address: IPv4Address
     port: int = UDP_PORT
     copy_dscp: bool = False
+    socket_port: int | None = None
+
+    @property
+    def bound_port(self) -> int:
+        """UDP port of this node's own socket."""
+        return self.port if self.socket_port is None else self.socket_port
 
     @property
     def address(self) -> IPv4Address:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
@@ -16,6 +16,7 @@ from overlay.datapath.userspace.worker.routes import Routes
 from overlay.linux.libbpf import dry_run
 from overlay.model import Peer, PeerTable
 from tests.support.admission import OWN, PEERS, VECTORS, Outcome, Vector, ipv4, mutations, oracle, plain_checksum
+from tests.support.tunnels import until
 
 pytestmark = pytest.mark.root
 
@@ -193,7 +194,7 @@ def test_claims_about_what_no_flow_sent_stay_as_they_are(loaded: Loaded) -> None
 
 def test_of_a_flood_of_claims_one_a_second_is_handed_on_for_each_peer() -> None:
     programs = load(OBJECT, None)
-    write_endpoint(programs.endpoint, Endpoint(OUR_ADDRESS, PORT, OWN, TUN, GRO, second=1 << 30))
+    write_endpoint(programs.endpoint, Endpoint(OUR_ADDRESS, PORT, OWN, TUN, GRO, second=(1 << 16) - 1))
     programs.peers.replace(PEERS)
     for peer in ("172.31.0.2", "172.31.0.3"):
         changed = []
@@ -213,6 +214,69 @@ def test_path_mtu_message_gets_the_sockets_port(loaded: Loaded) -> None:
     assert changed[28:30] == struct.pack("!H", PORT)
     assert plain_checksum(changed) == 0
     assert changed[4:28] + changed[30:] == message[4:28] + message[30:]
+
+
+def test_with_fou_the_slow_path_has_another_port(with_fou: Loaded) -> None:
+    """What routers say is for it, and nobody else has business there."""
+    write_endpoint(with_fou.endpoint, Endpoint(OUR_ADDRESS, PORT, OWN, TUN, GRO, socket=8286, fou=True))
+    frame, _ = too_big(50124)
+    changed = dry_run(with_fou.decap, frame).packet[len(ETHERNET) + 20 :]
+    assert changed[28:30] == struct.pack("!H", 8286)
+    assert plain_checksum(changed) == 0
+    assert dry_run(with_fou.decap, Outer(IPv4Address("172.31.0.2"), port=8286).around(ipv4())).verdict == DROP
+
+
+@pytest.fixture
+def with_fou() -> Iterator[Loaded]:
+    programs = load(OBJECT, None)
+    programs.peers.replace(PEERS)
+    yield programs
+    programs.close()
+
+
+TCP_SEGMENT = Outer(IPv4Address("172.31.0.2")).around(ipv4(payload=bytes(1200), protocol=6))
+UDP_DATAGRAM = Outer(IPv4Address("172.31.0.2")).around(ipv4(payload=bytes(1200), protocol=17))
+FORGED_SEGMENT = Outer(IPv4Address("172.31.0.3")).around(ipv4(payload=bytes(1200), protocol=6))
+
+
+@pytest.mark.parametrize(
+    ("all_tcp", "frame", "verdict"),
+    [
+        (True, TCP_SEGMENT, NEXT_FILTER),
+        (True, UDP_DATAGRAM, REDIRECT),
+        (True, FORGED_SEGMENT, DROP),
+        (False, TCP_SEGMENT, REDIRECT),
+    ],
+)
+def test_what_is_left_to_fou(with_fou: Loaded, all_tcp: bool, frame: bytes, verdict: int) -> None:
+    """As it came, and only what may come in; of trains, which no dry run has, tests/netns/test_fou.py tells."""
+    write_endpoint(
+        with_fou.endpoint, Endpoint(OUR_ADDRESS, PORT, OWN, TUN, GRO, second=1000, fou=True, fou_tcp=all_tcp)
+    )
+    ran = dry_run(with_fou.decap, frame)
+    assert ran.verdict == verdict
+    left = verdict == NEXT_FILTER
+    assert not left or ran.packet == frame
+    assert read_counters(with_fou.counters)["rx_fou_left"] == left
+    assert read_counters(with_fou.counters)["rx_packets"] == (verdict == REDIRECT)
+
+
+def test_what_fou_swallows_is_carried_soon_and_tried_again_later(with_fou: Loaded) -> None:
+    endpoint = Endpoint(OUR_ADDRESS, PORT, OWN, TUN, GRO, second=40, fou=True, fou_tcp=True)
+    write_endpoint(with_fou.endpoint, endpoint)
+    until(lambda: dry_run(with_fou.decap, TCP_SEGMENT).verdict == REDIRECT, "the programs' patience ends")
+    counted = read_counters(with_fou.counters)
+    assert counted["rx_fou_left"] > 0
+    assert counted["rx_fou_refused"] == counted["rx_packets"] == 1
+    until(lambda: dry_run(with_fou.decap, TCP_SEGMENT).verdict == NEXT_FILTER, "it is forgotten")
+    write_endpoint(with_fou.endpoint, replace(endpoint, fou=False))
+    assert dry_run(with_fou.decap, TCP_SEGMENT).verdict == REDIRECT
+
+
+def test_behind_fou_only_a_tunnel_is_believed(with_fou: Loaded) -> None:
+    """Nobody else sends what comes to that device."""
+    write_endpoint(with_fou.endpoint, Endpoint(OUR_ADDRESS, PORT, OWN, TUN, GRO, fou=True))
+    assert dry_run(with_fou.fou, TCP_SEGMENT).verdict == DROP
 
 
 FLANNELD = {

@@ -16,7 +16,7 @@ import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 
-from overlay.datapath.kernel.probe import Answer, probe
+from overlay.datapath.kernel.probe import Answer, probe, probe_fou
 from overlay.datapath.kernel.programs import OBJECT
 from overlay.lab.namespace import call_inside
 from overlay.linux.bpf_build import build
@@ -53,6 +53,15 @@ def pair() -> Iterator[Pair]:
 def test_probe_says_yes() -> None:
     result = probe()
     assert (result.answer, result.reason) == (Answer.YES, "a packet went through")
+
+
+def test_a_kernel_without_fou_says_so() -> None:
+    result = probe_fou()
+    if result.answer is not Answer.YES:
+        assert (result.answer, result.reason) == (
+            Answer.NO,
+            "module fou: not loaded, or this kernel has none; modprobe fou",
+        )
 
 
 @pytest.mark.parametrize(

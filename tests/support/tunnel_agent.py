@@ -8,27 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import sys
 import time
-from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
+from overlay.backends.udp import device
 from overlay.datapath.base import Datapath
 from overlay.datapath.causes import Minute, judge, slow_path_share
 from overlay.datapath.kernel.datapath import KernelDatapath
+from overlay.datapath.kernel.fou import Wish
 from overlay.datapath.kernel.programs import OBJECT
 from overlay.datapath.spec import TunnelSpec
 from overlay.datapath.userspace.datapath import UserspaceDatapath
 from overlay.datapath.userspace.queues import Offloads
 from overlay.errors import OverlayError
+from overlay.linux.netlink import Netlink
 from overlay.model import Peer, PeerTable
 
 WINDOW = 1.0
 """Seconds instead of the agent's minute."""
-OFFLOADS = {"kernel": Offloads.CHECKSUMS, "userspace-plain": Offloads.NONE}
+OFFLOADS = {"kernel": Offloads.CHECKSUMS, "kernel-fou": Offloads.CHECKSUMS, "userspace-plain": Offloads.NONE}
 
 
 class Agent:
@@ -51,20 +52,15 @@ class Agent:
             copy_dscp=command.get("copy_dscp", False),
         )
         await self._datapath.configure(spec)
-        # As the agent does: what the kernel itself would send by it is no traffic, and is not to be counted.
-        with suppress(FileNotFoundError):  # a kernel without IPv6
-            Path("/proc/sys/net/ipv6/conf/flannel0/disable_ipv6").write_text("1")
-        for words in (
-            f"ip link set flannel0 mtu {spec.mtu} up",
-            f"ip address replace {spec.address}/32 dev flannel0",
-            f"ip route replace {spec.network} dev flannel0",
-            # What the slow path answers comes from the device's own address, which Linux takes for a forgery.
-            "sysctl -qw net.ipv4.conf.flannel0.accept_local=1",
-        ):
-            subprocess.run(words.split(), check=True)
+        await asyncio.to_thread(self._set_up, spec)
         if self._watching is None:
             self._watching = asyncio.create_task(self._datapath.watch())
         return {}
+
+    def _set_up(self, spec: TunnelSpec) -> None:
+        """As the agent does."""
+        with Netlink() as netlink:
+            device.reconcile(spec, netlink)
 
     async def peers(self, command: dict[str, Any]) -> dict[str, Any]:
         peers = [Peer(IPv4Network(subnet), IPv4Address(address)) for subnet, address in command["peers"].items()]
@@ -96,7 +92,8 @@ class Agent:
 async def main(kind: str, path: Path) -> None:
     offloads = OFFLOADS.get(kind, Offloads.ALL)
     slow = UserspaceDatapath(workers=4 if kind == "userspace-4" else 1, offloads=offloads)
-    datapath: Datapath = slow if kind.startswith("userspace") else KernelDatapath(slow, path=path)
+    fou = Wish(kind == "kernel-fou", "not asked for")
+    datapath: Datapath = slow if kind.startswith("userspace") else KernelDatapath(slow, path=path, fou=fou)
     agent = Agent(datapath)
     lines = asyncio.StreamReader(limit=1 << 24)  # thousands of peers make a long line
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)

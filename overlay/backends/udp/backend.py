@@ -17,7 +17,7 @@ from overlay.backends.udp import device
 from overlay.backends.udp.choice import Choice, choose
 from overlay.backends.udp.options import UdpOptions
 from overlay.datapath.base import DatapathStatus
-from overlay.datapath.kernel.attach import gro_pair
+from overlay.datapath.kernel.attach import fou_device, gro_pair
 from overlay.datapath.kernel.machine import cleanup as remove_programs
 from overlay.datapath.spec import TunnelSpec
 from overlay.errors import ConfigError, DatapathError
@@ -44,7 +44,7 @@ class UdpBackend:
 
     @property
     def devices(self) -> frozenset[str]:
-        return frozenset({self._flags.device, *gro_pair(self._flags.device)})
+        return frozenset({self._flags.device, *gro_pair(self._flags.device), fou_device(self._flags.device)})
 
     def options(self, backend: BackendConfig) -> Mapping[str, object]:
         return as_given(backend, Port=UdpOptions.of(backend).port)

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from overlay.backends.base import Flags
 from overlay.datapath.base import Datapath
 from overlay.datapath.kernel.datapath import KernelDatapath
+from overlay.datapath.kernel.fou import Wish
 from overlay.datapath.kernel.machine import cleanup, is_in_use
-from overlay.datapath.kernel.probe import Answer, ProbeResult, probe
+from overlay.datapath.kernel.probe import Answer, ProbeResult, probe, probe_fou
 from overlay.datapath.userspace.datapath import UserspaceDatapath
 from overlay.datapath.userspace.queues import Offloads
 from overlay.errors import DatapathError, OverlayError
@@ -48,9 +49,9 @@ async def choose(flags: Flags) -> Choice:
     answer = await _try()
     reason = answer.reason
     if answer.answer is Answer.UNKNOWN and await _is_in_use(flags.device):
-        return _kernel(f"it is in use here; whether it works could not be tried: {reason}")
+        return await _kernel(flags, f"it is in use here; whether it works could not be tried: {reason}")
     if answer.answer is Answer.YES:
-        return _kernel(reason)
+        return await _kernel(flags, reason)
     if flags.datapath == "kernel":
         raise DatapathError(
             reason, about="--datapath kernel", remedy="use --datapath auto, which falls back to userspace"
@@ -78,9 +79,18 @@ async def _is_in_use(device: str) -> bool:
         return False
 
 
-def _kernel(reason: str) -> Choice:
+async def _kernel(flags: Flags, reason: str) -> Choice:
     # The slow path must see each datagram as it came: joined ones would have passed the program unseen.
-    return Choice("kernel", KernelDatapath(UserspaceDatapath(workers=1, offloads=Offloads.CHECKSUMS)), reason)
+    slow = UserspaceDatapath(workers=1, offloads=Offloads.CHECKSUMS)
+    return Choice("kernel", KernelDatapath(slow, fou=await may_use_fou(flags)), reason)
+
+
+async def may_use_fou(flags: Flags) -> Wish:
+    """Whether the kernel path may leave trains to FOU: not where it is forbidden, or a packet does not come through."""
+    if not flags.fou:
+        return Wish(False, "forbidden by --fou=false")
+    tried = await asyncio.to_thread(probe_fou)
+    return Wish(tried.answer is Answer.YES, tried.reason)
 
 
 async def _userspace(flags: Flags, reason: str) -> Choice:

@@ -32,8 +32,16 @@ class Attachment:
 
 def gro_pair(device: str) -> tuple[str, str]:
     """Names of the two ends of the GRO stage of ``device``: the one sent to, and the one that merges."""
-    stem = device if len(device) <= _MAX_STEM else f"ov{zlib.crc32(device.encode()):08x}"
-    return f"{stem}-gtx", f"{stem}-grx"
+    return f"{_stem(device)}-gtx", f"{_stem(device)}-grx"
+
+
+def fou_device(device: str) -> str:
+    """Name of the ipip device behind FOU for ``device``."""
+    return f"{_stem(device)}-fou"
+
+
+def _stem(device: str) -> str:
+    return device if len(device) <= _MAX_STEM else f"ov{zlib.crc32(device.encode()):08x}"
 
 
 def ensure(tc: TrafficControl, owner: str, attachment: Attachment) -> bool:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -16,14 +17,23 @@ from overlay.daemon.threads import in_thread
 from overlay.daemon.troubles import Troubles
 from overlay.datapath.base import Datapath, DatapathStatus
 from overlay.datapath.kernel.attach import gro_pair
-from overlay.datapath.kernel.findings import FIREWALL, causes_of, problems_of, slow_path_counters
+from overlay.datapath.kernel.findings import (
+    FIREWALL,
+    FIREWALL_WITH_FOU,
+    LOST_IN_FOU,
+    causes_of,
+    problems_of,
+    slow_path_counters,
+)
+from overlay.datapath.kernel.fou import NOT_WANTED, Wish, forsake, socket_ports
+from overlay.datapath.kernel.fou_watch import Verdict, Watch
 from overlay.datapath.kernel.machine import Machine, cleanup
 from overlay.datapath.kernel.maps import read_counters
 from overlay.datapath.kernel.programs import OBJECT, Loaded, load, pin_directory
 from overlay.datapath.kernel.proof import Asker
 from overlay.datapath.kernel.state import OBSTACLE, WAITING, State
 from overlay.datapath.spec import TunnelSpec
-from overlay.errors import DatapathError, OverlayError
+from overlay.errors import DatapathError, OverlayError, PortInUseError
 from overlay.linux import device_drops
 from overlay.linux.changes import Group
 from overlay.linux.device_drops import Growth
@@ -39,6 +49,8 @@ _ASK = 0.5
 """Seconds between two rounds of questions to peers: as long a flow takes the detour before the first answer."""
 _LEARN, _LEARN_ANYWAY = 0.2, 10.0
 """Seconds between two looks whether somebody said something about paths, and whether what was learnt still holds."""
+_WATCH_FOU = 0.25
+"""Seconds between two looks whether FOU does what it is there for."""
 _ATTENTION = 3.0
 """Seconds that the slow path may take to make sure of what somebody said."""
 _LOOK_ANYWAY, _LOOK_AGAIN = 30.0, 1.0
@@ -58,12 +70,15 @@ class KernelDatapath:
         slow: what handles the packets that the programs leave alone.
         path: the compiled programs.
         pinned: whether maps are pinned in bpffs, for the next agent.
+        fou: whether trains may be left to the kernel's FOU.
     """
 
-    def __init__(self, slow: Datapath, *, path: Path = OBJECT, pinned: bool = True) -> None:
+    def __init__(self, slow: Datapath, *, path: Path = OBJECT, pinned: bool = True, fou: Wish = NOT_WANTED) -> None:
         self._slow = slow
         self._path = path
         self._pinned = pinned
+        self._without_fou = "" if fou.wanted else fou.reason
+        self._watch_fou = Watch()
         self._machine: Machine | None = None
         self._table: PeerTable | None = None
         self._state = State()
@@ -89,7 +104,9 @@ class KernelDatapath:
             same_device = former is not None and former.spec.device == spec.device
             loaded = former.loaded if former and same_device else await in_thread(self._load, spec)
             try:
-                await self._slow.configure(spec)
+                if self._without_fou:
+                    await in_thread(forsake, loaded.endpoint, spec.device)  # a predecessor's has the port
+                spec = await self._configure_slow(spec, former.spec if former is not None else None)
             except BaseException:
                 if not same_device:
                     loaded.close()
@@ -98,7 +115,7 @@ class KernelDatapath:
                 former.loaded.close()
                 await in_thread(cleanup, former.spec.device)
             self._forget_asker()
-            self._machine = Machine(spec, loaded)
+            self._machine = Machine(spec, loaded, without_fou=self._without_fou)
             if former is None or not same_device:
                 self._before = self._counters()  # a predecessor's, whose slow path is gone with it
                 self._pair_drops()
@@ -118,6 +135,28 @@ class KernelDatapath:
         await self._loop.once()
         return self._state
 
+    async def _configure_slow(self, spec: TunnelSpec, former: TunnelSpec | None) -> TunnelSpec:
+        """Configures the slow path, with a port of its own where FOU is to have the tunnel's; says with which.
+
+        Raises:
+            PrivilegeError, DeviceError, PortInUseError, DatapathError: nothing was changed then.
+        """
+        if self._without_fou:
+            await self._slow.configure(spec)
+            return spec
+        candidates = list(socket_ports(spec.port))
+        if former is not None and former.port == spec.port and former.socket_port is not None:
+            candidates.insert(0, former.socket_port)
+        for candidate in candidates:
+            wanted = replace(spec, socket_port=candidate)
+            try:
+                await self._slow.configure(wanted)
+            except PortInUseError as error:
+                refused = error
+            else:
+                return wanted
+        raise refused
+
     async def status(self) -> DatapathStatus:
         """The slow path's snapshot with the kernel's counters added to those of the same names."""
         slow = await self._slow.status()
@@ -135,7 +174,7 @@ class KernelDatapath:
             f"{state.problem.plain if state.problem else state.detail}{asked}; slow path: {slow.detail}",
             MappingProxyType(counters),
             slow.path_mtus,
-            notes=(*slow.notes, FIREWALL),
+            notes=(*slow.notes, FIREWALL if self._without_fou else FIREWALL_WITH_FOU),
             problems=(*slow.problems, *problems_of(state)),
             causes=MappingProxyType({**slow.causes, **causes_of(state.surroundings)}),
         )
@@ -169,11 +208,20 @@ class KernelDatapath:
                 await self._follower
             self._follower = None
         async with self._turn:
+            if self._machine is not None:
+                await in_thread(self._leave_fou, self._machine)
             await self._slow.close()
             self._forget_asker()
             if self._machine is not None:
                 self._machine.loaded.close()
                 self._machine = None
+
+    def _leave_fou(self, machine: Machine) -> None:
+        """An agent of an earlier version, if that comes next, must find the port free."""
+        try:
+            forsake(machine.loaded.endpoint, machine.spec.device)
+        except OverlayError as error:
+            log.warning("the kernel's FOU could not be taken away: %s", error)
 
     def _load(self, spec: TunnelSpec) -> Loaded:
         return load(self._path, pin_directory(spec.device) if self._pinned else None)
@@ -194,6 +242,7 @@ class KernelDatapath:
             tasks.create_task(self._loop.run())
             tasks.create_task(self._ask())
             tasks.create_task(self._learn_paths())
+            tasks.create_task(self._follow_fou())
 
     async def _learn_paths(self) -> None:
         """Tells the programs what the slow path has made sure of: soon after claims came, and anyway."""
@@ -215,6 +264,24 @@ class KernelDatapath:
                     await in_thread(self._machine.loaded.peers.limit, path_mtus)
                 except OverlayError as error:
                     log.warning("the programs could not be told the paths' MTUs: %s", error)
+
+    async def _follow_fou(self) -> None:
+        """Takes FOU away where what is left to it gets lost, and gives it more where that is of use."""
+        while not self._without_fou:
+            await asyncio.sleep(_WATCH_FOU)
+            async with self._turn:
+                if (machine := self._machine) is None:
+                    continue
+                verdict = self._watch_fou.judge(self._counters(), time.monotonic())
+                if verdict is Verdict.TAKE_BACK:
+                    machine.without_fou = LOST_IN_FOU
+                    log.warning("kernel datapath: FOU is taken away: %s", LOST_IN_FOU)
+                elif verdict is Verdict.ALL_TCP and not machine.fou_tcp:
+                    machine.fou_tcp = True
+                    log.info("kernel datapath: nothing joins TCP's segments here but FOU, which gets all of them")
+                else:
+                    continue
+            await self._loop.once()
 
     async def _ask(self) -> None:
         """Has the peers proven to which something is sent."""
@@ -242,7 +309,23 @@ class KernelDatapath:
         async with self._turn:
             if self._machine is None:
                 return Look()
-            return self._take_in(await in_thread(self._machine.reconcile, self._table))
+            state = await in_thread(self._machine.reconcile, self._table)
+            if self._machine.without_fou and self._machine.spec.socket_port is not None:
+                state = await self._without_fou_now(self._machine, state)
+            return self._take_in(state)
+
+    async def _without_fou_now(self, machine: Machine, state: State) -> State:
+        """FOU has been taken away, for as long as this agent runs: the slow path has the tunnel's port again."""
+        self._without_fou = machine.without_fou
+        plain = replace(machine.spec, socket_port=None)
+        try:
+            await self._slow.configure(plain)
+        except OverlayError as error:  # the next look tries again
+            log.warning("kernel datapath: the slow path cannot have the tunnel's port back: %s", error)
+            return state
+        machine.spec = plain
+        again = await in_thread(machine.reconcile, self._table)
+        return replace(again, mended=state.mended + again.mended)
 
     def _take_in(self, state: State) -> Look:
         """Remembers what a look found, and says what is new about it."""

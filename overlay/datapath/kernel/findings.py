@@ -17,6 +17,16 @@ FIREWALL = (
     "--datapath userspace asks them"
 )
 """What whoever has rules for the tunnel's port must know."""
+FIREWALL_WITH_FOU = (
+    "the host's firewall (INPUT) is asked about those of the tunnel's datagrams that the underlay has joined, and must "
+    "accept them; it and IPsec are not asked about others on the kernel path; --fou=false asks about none, --datapath "
+    "userspace about all"
+)
+"""The same where FOU takes trains."""
+LOST_IN_FOU = (
+    "what was left to it did not come out; does the host's firewall (INPUT) accept the tunnel's UDP port? Start the "
+    "agent again once it does"
+)
 
 _ASIDE_TX = ("drop_tx_no_peer", "drop_tx_ttl")
 _ASIDE_RX = (

@@ -9,6 +9,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from overlay.datapath.kernel import attach
+from overlay.datapath.kernel import fou as fou_stage
 from overlay.datapath.kernel.attach import Attachment
 from overlay.datapath.kernel.maps import Endpoint, read_endpoint, write_endpoint
 from overlay.datapath.kernel.programs import Known, Loaded, pin_directory, recall, unpin, unpin_dead
@@ -34,16 +35,25 @@ class _NoPeersYetError(Exception):
 
 
 class Machine:
-    """Keeps devices, filters and maps as ``spec`` wants them. Methods block, and are for one thread at a time."""
+    """Keeps devices, filters and maps as ``spec`` wants them. Methods block, and are for one thread at a time.
 
-    def __init__(self, spec: TunnelSpec, loaded: Loaded) -> None:
-        self.spec, self.loaded = spec, loaded
+    Attributes:
+        spec: may be changed for one whose slow path has another port.
+        without_fou: why there is no FOU stage; empty where there is one, or is to be.
+        fou_tcp: whether that has all TCP.
+    """
+
+    def __init__(self, spec: TunnelSpec, loaded: Loaded, *, without_fou: str) -> None:
+        self.spec, self.loaded, self.without_fou = spec, loaded, without_fou
         self._table: PeerTable | None = None
         self._swept = False
         self._attached: dict[int, Link] = {}
         # A predecessor's is kept, lest every flow gets another port.
         former = read_endpoint(loaded.endpoint)
         self.secret = former.secret if former is not None and former.secret else int.from_bytes(os.urandom(8), "big")
+        self.fou_tcp = former is not None and former.fou_tcp
+        self._fou_may_be = True  # a predecessor's
+        self._former_port = former.port if former is not None and former.fou else None
 
     @property
     def endpoint(self) -> Endpoint | None:
@@ -77,8 +87,10 @@ class Machine:
             self._table = table
         elif table is None and not loaded.adopted:
             raise _NoPeersYetError
+        fou = self._fou_stage(tc, mended)
         devices = tc.links()
         ours = {tun.index, *((stage.sender.index, stage.receiver.index) if stage is not None else ())}
+        ours |= {fou.index} if fou is not None else set()
         outer = (underlay, *self._other_underlays(tc, devices, ours | {underlay.index}))
 
         gro, finish = (stage.sender.index, stage.receiver.index) if stage is not None else (0, 0)
@@ -92,10 +104,14 @@ class Machine:
             copy_dscp=spec.copy_dscp,
             second=ticks_per_second(),
             secret=self.secret,
+            socket=spec.socket_port or 0,
+            fou=fou is not None,
+            fou_tcp=fou is not None and self.fou_tcp,
         )
         if write_endpoint(loaded.endpoint, endpoint):
             mended.append(f"told the programs {spec.underlay_address}:{spec.port}, {spec.subnet}")
-        attachments = tuple(self._attachments(tun, outer, stage))
+        self._release_former_port(mended)
+        attachments = tuple(self._attachments(tun, outer, stage, fou))
         for attachment in attachments:
             if attach.ensure(tc, spec.device, attachment):
                 where = f"{attachment.hook.name.lower()} of {attachment.device.name}"
@@ -111,7 +127,11 @@ class Machine:
         else:
             merging = f"no GRO stage ({without_stage}), trains of UDP take the slow path"
         names = ", ".join(device.name for device in outer)
-        detail = f"{len(loaded.peers)} subnets, {spec.device} and {names}, {merging}"
+        if fou is not None:
+            joined = f"{'all TCP is' if self.fou_tcp else 'joined trains of TCP are'} unwrapped by FOU ({fou.name})"
+        else:
+            joined = f"no FOU ({self.without_fou})"
+        detail = f"{len(loaded.peers)} subnets, {spec.device} and {names}, {merging}, {joined}"
         return detail, self._look_around(tc, devices, attachments, ours)
 
     def _look_around(
@@ -168,6 +188,24 @@ class Machine:
             mended.append(f"set up {' and '.join(names)}")
         return pair, ""
 
+    def _fou_stage(self, tc: TrafficControl, mended: list[str]) -> Link | None:
+        if not self.without_fou:
+            self._fou_may_be = True
+            try:
+                return fou_stage.set_up(self.spec.device, self.spec.port, tc, self.loaded.fou, mended)
+            except (OverlayError, OSError) as error:
+                self.without_fou = str(error)
+        if self._fou_may_be:
+            mended.extend(f"took away {each}" for each in fou_stage.forsake(self.loaded.endpoint, self.spec.device))
+            self._fou_may_be = False
+        return None
+
+    def _release_former_port(self, mended: list[str]) -> None:
+        """The one that the tunnel had before its config changed."""
+        port, self._former_port = self._former_port, None
+        if port is not None and port != self.spec.port and fou_stage.release(port):
+            mended.append(f"took UDP port {port} from FOU")
+
     def _other_underlays(self, tc: TrafficControl, devices: Iterable[Link], known: set[int]) -> list[Link]:
         """Interfaces by which packets from peers may come as well, judged by addresses and the routes to some peers.
 
@@ -182,9 +220,13 @@ class Machine:
     def _peers(self) -> Iterable[Peer]:
         return self._table.peers.values() if self._table is not None else ()
 
-    def _attachments(self, tun: Link, underlays: Iterable[Link], stage: VethPair | None) -> Iterator[Attachment]:
+    def _attachments(
+        self, tun: Link, underlays: Iterable[Link], stage: VethPair | None, fou: Link | None
+    ) -> Iterator[Attachment]:
         """In an order in which each finds the next stage in place."""
         loaded = self.loaded
+        if fou is not None:
+            yield Attachment(fou, Hook.INGRESS, loaded.fou)
         if stage is not None:
             yield Attachment(stage.receiver, Hook.INGRESS, loaded.gro)
             yield Attachment(stage.sender, Hook.INGRESS, loaded.finish)
@@ -222,8 +264,11 @@ def cleanup(device: str) -> list[str]:
     _take_leave(known)
     with TrafficControl() as tc:
         for link in tc.links():
+            if link.name == attach.fou_device(device):
+                continue  # no moment without the program on it: it goes as a whole, and what still comes is judged
             if number := attach.detach(tc, device, link):
                 removed.append(f"{number} eBPF filter{'s' * (number > 1)} on {link.name}")
+        removed += fou_stage.remove(device, known.endpoint.port if known is not None and known.endpoint.fou else None)
         sender = tc.link(attach.gro_pair(device)[0])
         if sender is not None and sender.kind == "veth":
             tc.delete_link(sender)

@@ -17,11 +17,11 @@ from overlay.model import Peer, PeerTable
 
 _ONLY = struct.pack("=I", 0)
 """The key of a map with one entry."""
-_COPY_DSCP = 1
+_COPY_DSCP, _FOU_TRAINS, _FOU_TCP = 1, 2, 4
 _COUNTER_PLACES = 64
 """Of ``struct counters``: more than there are counters, so that more can come."""
-_REST = struct.Struct("=HIIIIQ")
-"""Of ``struct config``, behind the port: flags, three interfaces, a second in ticks, the secret."""
+_REST = struct.Struct("=HIIIH2sQ")
+"""Of ``struct config``, behind the port: flags, three interfaces, a second in ticks, the socket's port, the secret."""
 _PROOF = struct.Struct("=4xQQ")
 """Of ``struct peer``, behind the address: ``proven`` and ``wanted``, both in ticks."""
 _NONE = bytes(_PROOF.size)
@@ -53,6 +53,11 @@ COUNTERS = (
     "slow_rx_train",
     "tx_finished",
     "rx_cut",
+    "rx_fou_left",
+    "rx_fou",
+    "rx_fou_refused",
+    "rx_joined",
+    "rx_unjoined",
 )
 """Names in the order of ``enum counter``; what each says is in :mod:`overlay.datapath.counters`."""
 
@@ -71,6 +76,9 @@ class Endpoint:
         copy_dscp: whether outer headers have the inner packets' class of service (RFC 2983, uniform model).
         second: ticks of the kernel in one.
         secret: 64 random bits, for what nobody else may know.
+        socket: the slow path's UDP port, where FOU has the tunnel's; 0 if it is the tunnel's.
+        fou: whether trains are left to FOU.
+        fou_tcp: whether all TCP is.
     """
 
     address: IPv4Address
@@ -82,15 +90,20 @@ class Endpoint:
     copy_dscp: bool = False
     second: int = 0
     secret: int = 0
+    socket: int = 0
+    fou: bool = False
+    fou_tcp: bool = False
 
     def pack(self) -> bytes:
+        flags = _COPY_DSCP * self.copy_dscp | _FOU_TRAINS * self.fou | _FOU_TCP * self.fou_tcp
+        socket = self.socket.to_bytes(2, "big")
         return b"".join(
             (
                 self.address.packed,
                 self.subnet.network_address.packed,
                 self.subnet.netmask.packed,
                 struct.pack("!H", self.port),
-                _REST.pack(_COPY_DSCP * self.copy_dscp, self.tun, self.gro, self.finish, self.second, self.secret),
+                _REST.pack(flags, self.tun, self.gro, self.finish, self.second, socket, self.secret),
             )
         )
 
@@ -99,9 +112,21 @@ class Endpoint:
         """The inverse of :meth:`pack`; of an older version's shorter one, what both have in common."""
         address, base, mask = (IPv4Address(data[at : at + 4]) for at in (0, 4, 8))
         (port,) = struct.unpack_from("!H", data, 12)
-        flags, tun, gro, finish, second, secret = _REST.unpack(data[14:].ljust(_REST.size, b"\0"))
-        copies = bool(flags & _COPY_DSCP)
-        return cls(address, port, IPv4Network(f"{base}/{mask}"), tun, gro, finish, copies, second, secret)
+        flags, tun, gro, finish, second, socket, secret = _REST.unpack(data[14:].ljust(_REST.size, b"\0"))
+        return cls(
+            address,
+            port,
+            IPv4Network(f"{base}/{mask}"),
+            tun,
+            gro,
+            finish,
+            copy_dscp=bool(flags & _COPY_DSCP),
+            second=second,
+            secret=secret,
+            socket=int.from_bytes(socket, "big"),
+            fou=bool(flags & _FOU_TRAINS),
+            fou_tcp=bool(flags & _FOU_TCP),
+        )
 
 
 def write_endpoint(endpoints: Map, endpoint: Endpoint) -> bool:

@@ -9,6 +9,8 @@
  *                               ▲                                                   │
  *                               │ fragments, options …                              ▼
  *        pod ◀── IP stack ◀── flannel0 ◀─ingress─ [overlay_decap] ◀─ingress─ underlay
+ *                               ▲                        │ │ a train that the underlay's GRO has joined
+ *                               ├── [overlay_fou] ◀─ FOU ◀─┘ (the kernel's own socket on the port, see left_to_fou)
  *                               ▲                        │ TCP
  *                               └─ [overlay_gro] ◀─ GRO ◀┘ (a veth pair; its way back, through a device without
  *                                                            offloads, ends at overlay_finish)
@@ -53,7 +55,10 @@
 #define FLOW_PORTS 0xc000		 /* IANA's dynamic ports, 49152 to 65535 (RFC 6335); no socket sends from them */
 #define DSCP 0xfc     /* of the type-of-service byte; the other two bits are ECN's (RFC 3168, 5) */
 #define COPY_DSCP 1   /* a flag of struct config */
+#define FOU_TRAINS 2  /* another: the kernel's own FOU socket has the port, and takes trains */
+#define FOU_TCP 4     /* and all TCP */
 #define PROOF_HOLDS 3 /* seconds */
+#define LARGE 1000    /* bytes: of a packet that is one of many */
 #define ANSWER_IN 1000000000 /* nanoseconds from question to answer at most */
 
 struct outer {
@@ -72,12 +77,13 @@ struct config {
 	__be32 subnet;	/* our own subnet: base … */
 	__be32 netmask; /* … and mask */
 	__be16 port;	/* every node's UDP port */
-	__u16 flags;	/* COPY_DSCP */
+	__u16 flags;	/* COPY_DSCP, FOU_TRAINS, FOU_TCP */
 	__u32 tun;	/* ifindex of flannel0 */
 	/* ifindexes of the veth pair's ends; 0: there is none */
 	__u32 gro;    /* what leaves here comes out merged at the other end */
 	__u32 finish; /* what leaves here comes out with its checksums and segments done */
-	__u32 second; /* in the kernel's ticks */
+	__u16 second; /* in the kernel's ticks */
+	__be16 socket; /* the slow path's port, where FOU has the tunnel's; 0: it is the tunnel's */
 	__u64 secret; /* random: nobody else can make an answer of it, or tell a flow's port from its addresses */
 };
 
@@ -96,7 +102,7 @@ struct subnet_key {
 
 struct peer {
 	__be32 address;
-	__u32 reserved;
+	__u32 left;   /* tick since which what is left to FOU has not appeared behind it (see left_to_fou); 0: all did */
 	__u64 proven; /* tick of the last proof that what is unfinished reaches it whole (see question); 0: none */
 	__u64 wanted; /* tick at which the agent was last told that a proof would be of use */
 };
@@ -170,6 +176,13 @@ enum counter {
 	TX_FINISHED,
 	/* Trains that were cut before they were unwrapped. */
 	RX_CUT,
+	/* Left to FOU, come out of it, and not left to it because what was before has not come out. */
+	RX_FOU_LEFT,
+	RX_FOU,
+	RX_FOU_REFUSED,
+	/* Behind the GRO stage: packets that it has joined, and large ones that it has not. */
+	RX_JOINED,
+	RX_UNJOINED,
 	COUNTERS,
 };
 
@@ -561,9 +574,54 @@ int overlay_encap(struct __sk_buff *skb)
 
 /* ----------------------------------------------------------------------------------- underlay, ingress: decap ---- */
 
-static __always_inline int refuse(const struct iphdr *outer, enum counter cause)
+#define NONE COUNTERS
+
+/* `cause`, or that the sender is a stranger. */
+static __always_inline enum counter blame(__be32 source, enum counter cause)
 {
-	return drop(bpf_map_lookup_elem(&senders, &outer->saddr) ? cause : DROP_OUTER_SOURCE);
+	return bpf_map_lookup_elem(&senders, &source) ? cause : DROP_OUTER_SOURCE;
+}
+
+/* Why the packet that begins with `inner`, in a datagram of `payload` bytes from `source`, may not come in. NONE: it may,
+ * for `peer` may send it and it is for us. */
+static __always_inline enum counter judge(const struct config *own, __be32 source, const struct iphdr *inner, __u32 payload,
+					  struct peer **peer)
+{
+	__u32 header_length = inner->ihl * 4, length = bpf_ntohs(inner->tot_len);
+
+	if (inner->version != 4 || header_length < sizeof(*inner) || length < header_length || length > payload)
+		return blame(source, DROP_MALFORMED);
+	if (header_length == sizeof(*inner) && header_sum(inner) != 0xffff)
+		return blame(source, DROP_CHECKSUM);
+	*peer = peer_of(inner->saddr);
+	if (!*peer || (*peer)->address != source || (inner->saddr & own->netmask) == own->subnet)
+		return blame(source, DROP_INNER_SOURCE);
+	if ((inner->daddr & own->netmask) != own->subnet)
+		return DROP_INNER_DESTINATION;
+	return NONE;
+}
+
+/* Where GRO has joined a train of TCP, the kernel unwraps it at less cost than we do: by FOU, its own socket for just this
+ * format, behind which overlay_fou takes the packet. The socket is asked by GRO as well, which looks into datagrams for it
+ * alone. On some links the GRO stage joins nothing, and all TCP is left to FOU, which joins it behind the socket.
+ *
+ * But on the way to the socket is the host's firewall. What it takes there does not come out; so once something has not
+ * for half a second, the peer's trains are carried as if there were no FOU, whether or not an agent lives. It takes
+ * FOU away then; what was lost by chance is forgotten after eight seconds. */
+static __always_inline int left_to_fou(struct __sk_buff *skb, const struct config *own, struct peer *peer, __u8 protocol)
+{
+	__u32 now = bpf_jiffies64(), since = peer->left;
+
+	if (!(own->flags & FOU_TRAINS) || protocol != IPPROTO_TCP || !(skb->gso_size || (own->flags & FOU_TCP)))
+		return 0;
+	if (!since || now - since > 8 * own->second) {
+		peer->left = now ? now : 1;
+	} else if (now - since > own->second / 2) {
+		count(RX_FOU_REFUSED, 1);
+		return 0;
+	}
+	count(RX_FOU_LEFT, skb->gso_segs > 1 ? skb->gso_segs : 1);
+	return 1;
 }
 
 /* A router on the way says "too big" (RFC 1191) and quotes our datagram, whose source port is a flow's hash that no
@@ -582,7 +640,7 @@ static __always_inline int path_mtu(struct __sk_buff *skb, __u32 at, const struc
 	} *message;
 	const __u64 *last, now = bpf_jiffies64();
 	__be32 peer;
-	__be16 port;
+	__be16 port, socket;
 
 	message = header(skb, at, sizeof(*message));
 	if (!message || message->ip.ihl != 5 || message->ip.daddr != own->address ||
@@ -599,8 +657,9 @@ static __always_inline int path_mtu(struct __sk_buff *skb, __u32 at, const struc
 		return NEXT_FILTER;
 	bpf_map_update_elem(&claims, &peer, &now, BPF_ANY);
 	/* Both changes together leave the packet's sum as it was, so a checksum that the NIC summed up stays right. */
-	bpf_l4_csum_replace(skb, at + offsetof(struct message, checksum), port, own->port, sizeof(port));
-	bpf_skb_store_bytes(skb, at + offsetof(struct message, quoted.udp.source), &own->port, sizeof(port), 0);
+	socket = own->socket ? own->socket : own->port;
+	bpf_l4_csum_replace(skb, at + offsetof(struct message, checksum), port, socket, sizeof(port));
+	bpf_skb_store_bytes(skb, at + offsetof(struct message, quoted.udp.source), &socket, sizeof(port), 0);
 	count(ICMP_TOO_BIG, 1);
 	return NEXT_FILTER;
 }
@@ -686,14 +745,16 @@ static __always_inline int talk(struct __sk_buff *skb, const __u32 at, const str
 	return TC_ACT_SHOT;
 }
 
-/* `at`: bytes of link layer before the outer IP header. A constant in each program, so the compiler folds it in. */
-static __always_inline int decapsulate(struct __sk_buff *skb, const __u32 at)
+/* `at`: bytes of link layer before the outer IP header; `first`: whether nobody has had the packet before. Constants in
+ * each program, so the compiler folds them in. */
+static __always_inline int decapsulate(struct __sk_buff *skb, const __u32 at, const int first)
 {
 	__u32 zero = 0, payload, length, header_length, headers = 0, segments;
 	const struct config *own = bpf_map_lookup_elem(&endpoint, &zero);
 	const struct outer *outer;
 	struct iphdr *inner;
-	struct peer *peer;
+	struct peer *peer = NULL;
+	enum counter refused;
 	__u8 protocol;
 
 	/* As the IP stack would: not what is addressed to another machine, and not what is in a VLAN, whose own
@@ -712,13 +773,15 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const __u32 at)
 		return NEXT_FILTER;
 	if (outer->ip.ihl != 5 || (outer->ip.frag_off & bpf_htons(IP_MORE_OR_OFFSET)))
 		return unusual(skb, at, own, &outer->ip);
+	if (own->socket && outer->udp.dest == own->socket)
+		return drop(DROP_OUTER_SOURCE); /* that one only sends */
 	if (outer->udp.dest != own->port)
 		return NEXT_FILTER;
 
 	/* It is for the tunnel. Is it a packet, from the peer that may send it, for us? */
 	payload = bpf_ntohs(outer->udp.len) - sizeof(struct udphdr);
 	if (payload > 0xffff || payload < sizeof(*inner))
-		return refuse(&outer->ip, DROP_MALFORMED);
+		return drop(blame(outer->ip.saddr, DROP_MALFORMED));
 	inner = header(skb, at + sizeof(*outer), sizeof(*inner));
 	if (!inner)
 		return drop(DROP_MALFORMED); /* cut short on the way */
@@ -727,15 +790,9 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const __u32 at)
 		return drop(DROP_MALFORMED); /* cannot be; the verifier does not know */
 	header_length = inner->ihl * 4;
 	length = bpf_ntohs(inner->tot_len);
-	if (inner->version != 4 || header_length < sizeof(*inner) || length < header_length || length > payload)
-		return refuse(&outer->ip, DROP_MALFORMED);
-	if (header_length == sizeof(*inner) && header_sum(inner) != 0xffff)
-		return refuse(&outer->ip, DROP_CHECKSUM);
-	peer = peer_of(inner->saddr);
-	if (!peer || peer->address != outer->ip.saddr || (inner->saddr & own->netmask) == own->subnet)
-		return refuse(&outer->ip, DROP_INNER_SOURCE);
-	if ((inner->daddr & own->netmask) != own->subnet)
-		return drop(DROP_INNER_DESTINATION);
+	refused = judge(own, outer->ip.saddr, inner, payload, &peer);
+	if (refused != NONE)
+		return drop(refused);
 
 	/* It may come in. What is unusual takes the socket: IP options, bytes behind the packet. A train of the tunnel's
 	 * own datagrams (one skb, but the first inner packet ends before it does), which GRO has joined, or a virtual
@@ -767,6 +824,8 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const __u32 at)
 		if (done != NEXT_FILTER)
 			return done;
 	}
+	if (first && left_to_fou(skb, own, peer, protocol))
+		return NEXT_FILTER;
 	segments = skb->gso_segs > 1 ? skb->gso_segs : 1;
 
 	/* The first change: the outer headers go, the link layer's moves up to the inner packet. */
@@ -798,14 +857,14 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const __u32 at)
 SEC("tc")
 int overlay_decap(struct __sk_buff *skb)
 {
-	return decapsulate(skb, sizeof(struct ethhdr));
+	return decapsulate(skb, sizeof(struct ethhdr), 1);
 }
 
 /* For an underlay without Ethernet headers: a tunnel, PPP. */
 SEC("tc")
 int overlay_decap_l3(struct __sk_buff *skb)
 {
-	return decapsulate(skb, 0);
+	return decapsulate(skb, 0, 1);
 }
 
 /* ------------------------------------------------------------------- the veth pair's ends, ingress: gro, finish ---- */
@@ -825,7 +884,7 @@ int overlay_finish(struct __sk_buff *skb)
 		return TC_ACT_SHOT; /* nobody else has business here */
 	if (outer->ip.daddr == own->address) {
 		bpf_skb_change_type(skb, PACKET_HOST);
-		return decapsulate(skb, sizeof(struct ethhdr));
+		return decapsulate(skb, sizeof(struct ethhdr), 0);
 	}
 	answer = find_way(skb, own, outer->ip.daddr, outer->udp.source, outer->ip.tos, bpf_ntohs(outer->ip.tot_len),
 			  &route);
@@ -844,6 +903,66 @@ int overlay_gro(struct __sk_buff *skb)
 
 	if (!own || skb->protocol != bpf_htons(ETH_P_IP))
 		return TC_ACT_SHOT;
+	if (skb->gso_size)
+		count(RX_JOINED, skb->gso_segs);
+	else if (skb->len > LARGE)
+		count(RX_UNJOINED, 1);
+	return bpf_redirect(own->tun, BPF_F_INGRESS);
+}
+
+/* ------------------------------------------------------------------------------------ FOU's device, ingress: fou ---- */
+
+/* Whether the packet's network header, which holds `ip`, is `at` bytes behind its data. */
+static __always_inline int is_at(struct __sk_buff *skb, __u32 at, const struct iphdr *ip)
+{
+	const __u32 *wanted = (const void *)ip;
+	__u32 found[5];
+
+	return !bpf_skb_load_bytes(skb, at, found, sizeof(found)) && found[0] == wanted[0] && found[1] == wanted[1] &&
+	       found[2] == wanted[2] && found[3] == wanted[3] && found[4] == wanted[4];
+}
+
+/* Behind an ipip device that takes what FOU unwraps: trains that overlay_decap has left to it, and what it leaves to the
+ * slow path where there is no FOU. But also what comes as IP in IP without UDP (protocol 4), so everything is judged, and
+ * nothing is left to the IP stack of this device. TTLs that end, and options, are the IP stack's behind flannel0. */
+SEC("tc")
+int overlay_fou(struct __sk_buff *skb)
+{
+	__u32 zero = 0, segments, at;
+	const struct config *own = bpf_map_lookup_elem(&endpoint, &zero);
+	struct bpf_tunnel_key key = {};
+	struct peer *peer = NULL;
+	enum counter refused;
+	struct iphdr ip;
+
+	if (!own || !own->address || bpf_skb_get_tunnel_key(skb, &key, offsetof(struct bpf_tunnel_key, local_ipv4), 0))
+		return TC_ACT_SHOT;
+	if (skb->protocol != bpf_htons(ETH_P_IP) ||
+	    bpf_skb_load_bytes_relative(skb, 0, &ip, sizeof(ip), BPF_HDR_START_NET))
+		return drop(blame(bpf_htonl(key.remote_ipv4), DROP_MALFORMED));
+	refused = judge(own, bpf_htonl(key.remote_ipv4), &ip, skb->len, &peer);
+	if (refused != NONE)
+		return drop(refused);
+	peer->left = 0;
+	/* Before Linux 5.14 the packet's data begins with what was around it: the underlay's link layer, if it has one, and
+	 * the outer headers. */
+	if (is_at(skb, 0, &ip))
+		at = 0;
+	else if (is_at(skb, sizeof(struct ethhdr) + sizeof(struct outer), &ip))
+		at = sizeof(struct ethhdr) + sizeof(struct outer);
+	else if (is_at(skb, sizeof(struct outer), &ip))
+		at = sizeof(struct outer);
+	else
+		return drop(DROP_RX_MEMORY);
+	segments = skb->gso_segs > 1 ? skb->gso_segs : 1;
+	count(RX_FOU, segments);
+	count_carried(RX_PACKETS, segments,
+		      bpf_ntohs(ip.tot_len) + (segments - 1) * (sizeof(struct iphdr) + sizeof(struct tcphdr)));
+	if (ip.ttl > 1) {
+		decrement_ttl(&ip);
+		if (bpf_skb_store_bytes(skb, at, &ip, sizeof(ip), 0))
+			return drop(DROP_RX_MEMORY);
+	}
 	return bpf_redirect(own->tun, BPF_F_INGRESS);
 }
 

@@ -16,12 +16,13 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
-from overlay.datapath.kernel import attach
+from overlay.datapath.kernel import attach, fou
 from overlay.datapath.kernel.attach import Attachment
 from overlay.datapath.kernel.maps import Endpoint, read_counters, write_endpoint
 from overlay.datapath.kernel.programs import OBJECT, Loaded, load
@@ -57,6 +58,10 @@ _NOT_OURS = {"slow_tx_not_ipv4", "slow_tx_no_peer"}
 """Counters that also grow by what a new interface says of itself: IPv6's solicitations, IGMP."""
 
 
+Unwraps = Callable[[Loaded, Link, TrafficControl], None]
+"""Puts in its place what is to unwrap packets from the underlay."""
+
+
 class _UndecidedError(OverlayError):
     """The try came to no end, which is no fault of the kernel path."""
 
@@ -82,10 +87,19 @@ def probe(path: Path = OBJECT) -> ProbeResult:
 
     Nothing is left behind, and nothing of this namespace is touched.
     """
+    return _in_scratch_namespace(path, _unwraps_itself)
+
+
+def probe_fou(path: Path = OBJECT) -> ProbeResult:
+    """The same with the kernel's FOU on the way in, in the place of the program that unwraps."""
+    return _in_scratch_namespace(path, _unwraps_by_fou)
+
+
+def _in_scratch_namespace(path: Path, unwraps: Unwraps) -> ProbeResult:
     result = [ProbeResult(Answer.UNKNOWN, f"no result within {_LIMIT:.0f} s")]
 
     def run() -> None:
-        result[0] = _probe(path)
+        result[0] = _probe(path, unwraps)
 
     # Only a thread's own network namespace changes; it ends with the thread, with all that was made in it.
     thread = threading.Thread(target=run, name="kernel-probe", daemon=True)
@@ -94,7 +108,7 @@ def probe(path: Path = OBJECT) -> ProbeResult:
     return result[0]
 
 
-def _probe(path: Path) -> ProbeResult:
+def _probe(path: Path, unwraps: Unwraps) -> ProbeResult:
     try:
         possible_cpus()  # or no counter could ever be read
         loaded = load(path, None)
@@ -108,7 +122,7 @@ def _probe(path: Path) -> ProbeResult:
                 f"programs load, but there is no namespace to try them in: {error.strerror} (CAP_SYS_ADMIN makes one)"
             )
             return ProbeResult(Answer.UNKNOWN, cause)
-        _there_and_back(loaded)
+        _there_and_back(loaded, unwraps)
     except DatapathError as error:
         return ProbeResult(Answer.UNKNOWN if _is_shortage(error) else Answer.NO, str(error))
     except (OverlayError, OSError) as error:
@@ -127,12 +141,12 @@ def _is_shortage(error: BaseException | None) -> bool:
     return False
 
 
-def _there_and_back(loaded: Loaded) -> None:
+def _there_and_back(loaded: Loaded, unwraps: Unwraps) -> None:
     queues: list[int] = []
     try:
         for name in (_DEVICE, _UNDERLAY):
             queues.append(tun.open_queue(name, vnet_hdr=False))
-        _attach(loaded, *_links())
+        _attach(loaded, *_links(), unwraps)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as near:
             near.bind((str(_OWN.network_address), 0))
             far = (str(_FAR.network_address + 1), 9)
@@ -178,18 +192,26 @@ def _links() -> tuple[Link, Link]:
     return device, underlay
 
 
-def _attach(loaded: Loaded, device: Link, underlay: Link) -> None:
+def _attach(loaded: Loaded, device: Link, underlay: Link, unwraps: Unwraps) -> None:
     write_endpoint(loaded.endpoint, Endpoint(_OWN_OUTER, _PORT, _OWN, device.index, 0))
     loaded.peers.replace(PeerTable.of(_OWN, [Peer(_FAR, _FAR_OUTER)]))
     with TrafficControl() as tc:
-        for link, hook, program in (
-            (device, Hook.EGRESS, loaded.encap),
-            (underlay, Hook.INGRESS, loaded.decap_l3),
-        ):
-            try:
-                attach.ensure(tc, _DEVICE, Attachment(link, hook, program))
-            except NodeError as error:
-                raise DatapathError(str(error), about="eBPF") from error
+        try:
+            attach.ensure(tc, _DEVICE, Attachment(device, Hook.EGRESS, loaded.encap))
+            unwraps(loaded, underlay, tc)
+        except NodeError as error:
+            raise DatapathError(str(error), about="eBPF") from error
+
+
+def _unwraps_itself(loaded: Loaded, underlay: Link, tc: TrafficControl) -> None:
+    attach.ensure(tc, _DEVICE, Attachment(underlay, Hook.INGRESS, loaded.decap_l3))
+
+
+def _unwraps_by_fou(loaded: Loaded, _: Link, tc: TrafficControl) -> None:
+    try:
+        fou.set_up(_DEVICE, _PORT, tc, loaded.fou, [])
+    except NodeError as error:
+        raise DatapathError(str(error)) from error
 
 
 def _read_tunnelled(underlay: int) -> bytes | None:

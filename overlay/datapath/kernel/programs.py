@@ -40,6 +40,7 @@ class Loaded:
     decap_l3: Program
     gro: Program
     finish: Program
+    fou: Program
     endpoint: Map
     counters: Map
     peers: Peers
@@ -47,7 +48,8 @@ class Loaded:
 
     def close(self) -> None:
         """Gives the descriptors back; what is attached or pinned stays."""
-        for each in (self.encap, self.decap, self.decap_l3, self.gro, self.finish, self.endpoint, self.counters):
+        programs = (self.encap, self.decap, self.decap_l3, self.gro, self.finish, self.fou)
+        for each in (*programs, self.endpoint, self.counters):
             each.close()
         self.peers.close()
 
@@ -172,6 +174,7 @@ def _load(path: Path, pins: Path | None) -> Loaded:
             decap_l3=program("overlay_decap_l3"),
             gro=program("overlay_gro"),
             finish=program("overlay_finish"),
+            fou=program("overlay_fou"),
             endpoint=map_of("endpoint"),
             counters=map_of("causes"),
             peers=peers,

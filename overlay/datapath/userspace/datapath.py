@@ -186,12 +186,12 @@ class UserspaceDatapath:
     def _has_port(self, spec: TunnelSpec) -> bool:
         """Whether the sockets that are open are those for ``spec``."""
         old = self._spec
-        return old is not None and (old.underlay_address, old.port) == (spec.underlay_address, spec.port)
+        return old is not None and _place(old) == _place(spec)
 
     async def _open_sockets(self, spec: TunnelSpec) -> list[SocketPair]:
         if self._has_port(spec):
             return [worker.sockets.dup() for worker in self._workers]
-        return await open_sockets(spec.underlay_address, spec.port, self._count)
+        return await open_sockets(*_place(spec), self._count)
 
     def _open_queues(self, plan: QueuePlan) -> tuple[list[int], str]:
         if self._spec is not None and self._spec.device == plan.device:
@@ -201,7 +201,12 @@ class UserspaceDatapath:
 
 def _endpoint(spec: TunnelSpec) -> tuple[str, IPv4Address, int]:
     """What a running worker cannot change: it is in its descriptors."""
-    return spec.device, spec.underlay_address, spec.port
+    return spec.device, *_place(spec)
+
+
+def _place(spec: TunnelSpec) -> tuple[IPv4Address, int]:
+    """Where the sockets are bound."""
+    return spec.underlay_address, spec.bound_port
 
 
 def _dropped(workers: list[Supervisor]) -> int:

@@ -112,9 +112,12 @@ WAYS = (
 )
 """In the order of the table, and of every round."""
 
-UNDER_LOAD = tuple(
-    Way(f"{datapath}-{load.value}", f"overlay, {datapath}, {words}", agent=("--datapath", datapath), load=load)
-    for datapath in ("userspace", "kernel")
-    for load, words in ((Load.STRAY, "stray datagrams"), (Load.FORGED, "forged datagrams"))
+ON_REQUEST = (
+    Way("kernel-no-fou", "overlay, kernel (eBPF), FOU forbidden", agent=("--datapath", "kernel", "--fou=false")),
+    *(
+        Way(f"{datapath}-{load.value}", f"overlay, {datapath}, {words}", agent=("--datapath", datapath), load=load)
+        for datapath in ("userspace", "kernel")
+        for load, words in ((Load.STRAY, "stray datagrams"), (Load.FORGED, "forged datagrams"))
+    ),
 )
-"""What forgeries cost beyond their bytes; measured when asked for."""
+"""Measured when asked for: what FOU gives, and what forgeries cost beyond their bytes."""

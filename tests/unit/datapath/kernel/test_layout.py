@@ -29,6 +29,9 @@ def test_config_has_the_programs_layout() -> None:
         copy_dscp=True,
         second=250,
         secret=1 << 63,
+        socket=8286,
+        fou=True,
+        fou_tcp=True,
     )
     packed = endpoint.pack()
     assert Endpoint.unpack(packed) == endpoint
@@ -43,11 +46,12 @@ def test_config_has_the_programs_layout() -> None:
         "subnet": 0x0A000100,
         "netmask": 0xFFFFFF00,
         "port": 8285,
-        "flags": 1,
+        "flags": 7,
         "tun": 7,
         "gro": 8,
         "finish": 9,
         "second": 250,
+        "socket": 8286,
         "secret": 1 << 63,
     }
 
@@ -58,6 +62,11 @@ def test_names_of_the_veth_pair_fit(device: str) -> None:
     assert len(set(names)) == 2
     assert all(0 < len(name) <= 15 for name in names)
     assert attach.gro_pair(device) == names
+
+
+def test_the_device_behind_fou_is_named_as_the_pair() -> None:
+    assert attach.fou_device("flannel0") == "flannel0-fou"
+    assert len(attach.fou_device("a-name-of-15-ch")) <= 15
 
 
 def test_long_devices_do_not_share_a_veth_pair() -> None:

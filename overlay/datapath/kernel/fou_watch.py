@@ -1,0 +1,55 @@
+"""Whether FOU does what it is there for, judged by the programs' counters: pure, with the caller's clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+
+WINDOW = 1.0
+"""Seconds that counters are compared over."""
+_ENOUGH = 64
+"""Packets left to FOU in a window that say something by getting lost."""
+_BULK = 10_000
+"""Large packets in a window, some 120 Mbit/s, that a working GRO stage joins."""
+_FEW = 100
+"""One of so many is as good as none."""
+_NAMES = ("rx_fou_left", "rx_fou", "rx_fou_refused", "rx_joined", "rx_unjoined")
+
+
+class Verdict(Enum):
+    """What to do about it."""
+
+    KEEP = "keep"
+    TAKE_BACK = "take back"
+    """What is left to FOU does not come out of it: something between takes it, as a firewall does."""
+    ALL_TCP = "all TCP"
+    """Neither the underlay nor the GRO pair joins anything on this machine, and FOU's device does."""
+
+
+class Watch:
+    """Compares what the programs have counted at one time with another."""
+
+    def __init__(self) -> None:
+        self._since = 0.0
+        self._before: Mapping[str, int] | None = None
+
+    def judge(self, counters: Mapping[str, int], now: float) -> Verdict:
+        """What the counters say at ``now``, seconds of any clock that does not jump; to be asked often."""
+        before = self._before
+        if before is None or any(counters[name] < before[name] for name in _NAMES):
+            self._begin(counters, now)
+            return Verdict.KEEP
+        left, came, refused, joined, unjoined = (counters[name] - before[name] for name in _NAMES)
+        if refused:
+            return Verdict.TAKE_BACK  # the programs have waited for long enough
+        if now - self._since < WINDOW:
+            return Verdict.KEEP
+        self._begin(counters, now)
+        if left >= _ENOUGH and came < left // 2:
+            return Verdict.TAKE_BACK
+        if unjoined >= _BULK and _FEW * (joined + left) < unjoined:
+            return Verdict.ALL_TCP
+        return Verdict.KEEP
+
+    def _begin(self, counters: Mapping[str, int], now: float) -> None:
+        self._since, self._before = now, {name: counters[name] for name in _NAMES}

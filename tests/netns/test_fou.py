@@ -1,0 +1,334 @@
+"""The kernel path with FOU: what the underlay has joined is unwrapped by the kernel's own socket.
+
+pod1 ── node1 ── switch ── node2 ── pod2      GRO on where the switch leads to the nodes, packets cross at MTU size
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from overlay.datapath.kernel.probe import Answer, probe_fou
+from tests.support.tunnels import (
+    ROOT,
+    Node,
+    attached,
+    entering,
+    filters,
+    gained,
+    lost,
+    nodes,
+    peers_of,
+    ping,
+    proves,
+    run,
+    start_all,
+    until,
+)
+
+pytestmark = pytest.mark.root
+
+
+def has_modules() -> bool:
+    """Whether this kernel can have FOU and ipip; it is tried where nothing is left of it."""
+    script = "modprobe -q fou; ip link add x1 type ipip external && ip fou add port 8285 ipproto 4"
+    return subprocess.run(["unshare", "--net", "sh", "-c", script], capture_output=True, check=False).returncode == 0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def modules() -> None:
+    if not has_modules():
+        pytest.skip("this kernel has no fou, or no ipip")
+
+
+Pair = tuple[Node, ...]
+KINDS = ("kernel-fou", "kernel-fou")
+DEVICE = "flannel0-fou"
+DROP = "iptables -w -A INPUT -p udp --dport 8285 -j DROP"
+
+
+def like_a_wire(made: Pair) -> None:
+    """Packets of MTU size between the nodes, and GRO where they arrive, as cards have it."""
+    for node in made:
+        node("ethtool -K eth0 tso off gso off gro on")
+        run(f"ethtool -K n{node.number} tso off gso off", node.switch)
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Pair]:
+    with nodes(2) as made:
+        like_a_wire(made)
+        start_all(made, KINDS)
+        yield made
+
+
+@pytest.fixture
+def pair(site: Pair) -> Pair:
+    """Both with FOU in use, whatever the test before did to them."""
+    for node in site:
+        node("iptables -w -F INPUT")
+        node("ip link set tunl0 down", check=False)
+        if node.process is None or not port_is_fous(node):
+            node.stop()
+            node.start("kernel-fou", peers=peers_of(node, site))
+            until(lambda node=node: attached(node) and has_fou(node), "programs, and FOU")  # type: ignore[misc]
+    return site
+
+
+def transfer(source: Node, target: Node, megabytes: int = 4) -> None:
+    """TCP from pod to pod, all of it."""
+    receive = "import socket; s=socket.create_server(('',5300)); print('on', flush=True); c=s.accept()[0]; n=0\n"
+    receive += "while d:=c.recv(1<<20): n+=len(d)\nprint(n)"
+    send = f"import socket; c=socket.create_connection(('{target.pod_address}',5300), 20); c.settimeout(60)\n"
+    send += f"for _ in range({megabytes}): c.sendall(bytes(1<<20))\n"
+    command = [*entering(target.pod), sys.executable, "-c", receive]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as receiver:
+        try:
+            assert receiver.stdout is not None
+            assert receiver.stdout.readline() == "on\n"
+            subprocess.run([*entering(source.pod), sys.executable, "-c", send], check=True, timeout=120)
+            assert receiver.stdout.readline() == f"{megabytes << 20}\n"
+        finally:
+            receiver.kill()
+
+
+def port_is_fous(node: Node) -> bool:
+    return "port 8285 ipproto 4" in node("ip fou show")
+
+
+def has_fou(node: Node) -> bool:
+    """All of it, or nothing of it: port, device, what the status says, and the slow path's port; waits for either."""
+
+    def look() -> set[bool]:
+        return {
+            port_is_fous(node),
+            bool(node(f"ip link show {DEVICE}", check=False)),
+            f"unwrapped by FOU ({DEVICE})" in node.status()["detail"],
+            f"{node.address}:8285 " not in node("ss -Hlun"),
+        }
+
+    until(lambda: len(look()) == 1, "all or nothing of FOU")
+    return look() == {True}
+
+
+@contextmanager
+def pinging(source: Node, target: Node) -> Iterator[Callable[[], int]]:
+    """Pings meanwhile; gives what says, at the end, how many of them were lost."""
+    words = [*entering(source.pod), "ping", "-q", "-i", "0.05", target.pod_address]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        printed = ""
+
+        def ended() -> int:
+            nonlocal printed
+            time.sleep(0.5)  # the last answer
+            process.send_signal(2)
+            printed = printed or process.communicate(timeout=30)[0]
+            return lost(printed)
+
+        try:
+            yield ended
+        finally:
+            process.kill()
+
+
+def test_probe_says_yes() -> None:
+    """Also where the module is not loaded: it has no alias by which the kernel would do that itself."""
+    subprocess.run(["modprobe", "-r", "fou"], check=False, capture_output=True)
+    result = probe_fou()
+    assert (result.answer, result.reason) == (Answer.YES, "a packet went through")
+
+
+def test_trains_go_by_fou_and_single_packets_do_not(pair: Pair) -> None:
+    first, second = pair
+    assert all(map(has_fou, pair))
+    proves(first, second)
+    before = second.counters()
+    transfer(first, second)
+    names = ("rx_packets", "rx_fou_left", "rx_fou", "rx_fou_refused", "drop_malformed", "drop_inner_source")
+    packets, left, came, *nothing = gained(second, before, *names)
+    assert came == left > 0.8 * packets, (packets, left, came)
+    assert nothing == [0, 0, 0]
+    before = second.counters()
+    assert lost(ping(first, second, "-c 20 -i 0.01")) == 0
+    assert gained(second, before, "rx_packets", "rx_fou") == [20, 0]
+
+
+def test_what_the_slow_path_would_get_goes_by_fou(pair: Pair) -> None:
+    """IP options, outer fragments, TTLs that end; each is judged, and the IP stack behind flannel0 answers."""
+    first, second = pair
+    before = second.counters()
+    printed = first.in_pod(f"ping -c 1 -R -t 64 {second.pod_address}")
+    assert "ttl=60" in printed, "two hops fewer each way, as without FOU"
+    assert gained(second, before, "rx_fou", "slow_rx_packets") == [1, 0]
+    printed = first.in_pod(f"ping -c 1 -W 2 -t 3 {second.pod_address}", check=False)
+    assert f"From 10.0.{second.number}.0" in printed
+    assert "Time to live exceeded" in printed
+
+
+def test_nothing_enters_as_ip_in_ip_that_a_peer_may_not_send(pair: Pair) -> None:
+    """It comes out of the same device; a stranger's, and a peer's with another's source, are dropped and counted."""
+    first, second = pair
+    send = (
+        "import socket, sys\nfrom tests.support.admission import ipv4\n"
+        "s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_IPIP); s.bind((sys.argv[1], 0))\n"
+        "for _ in range(3): s.sendto(ipv4(*sys.argv[2:4]), (sys.argv[4], 0))\n"
+    )
+    run("ip address replace 172.31.0.66/24 dev br0", first.switch)
+    for namespace, outer, inner, counter in (
+        (first.switch, "172.31.0.66", first.pod_address, "drop_outer_source"),
+        (first.namespace, first.address, "10.0.9.9", "drop_inner_source"),
+        (first.namespace, first.address, second.pod_address, "drop_inner_source"),
+    ):
+        before = second.counters()
+        words = [sys.executable, "-c", send, outer, inner, second.pod_address, second.address]
+        subprocess.run([*entering(namespace), *words], cwd=ROOT, check=True, timeout=60)
+        until(lambda: gained(second, before, counter) == [3], f"{counter}, {outer}, {inner}")  # noqa: B023
+        assert gained(second, before, "rx_packets") == [0]
+
+
+def test_without_the_program_nothing_comes_out_of_the_device(pair: Pair) -> None:
+    """Nor is anything forwarded from it: no route leads back there, and it has rp_filter."""
+    first, second = pair
+    assert second(f"sysctl -n net.ipv4.conf.{DEVICE}.rp_filter").strip() == "1"
+    assert "overlay_fou#" in filters(second, DEVICE, "ingress")
+    second(f"tc qdisc del dev {DEVICE} clsact")
+    until(lambda: "overlay_fou#" in filters(second, DEVICE, "ingress"), "it is put back")
+    transfer(first, second, 1)
+
+
+def test_connection_tracking_is_no_obstacle(pair: Pair) -> None:
+    first, second = pair
+    second("iptables -w -A INPUT -m conntrack --ctstate NEW,ESTABLISHED -j ACCEPT")
+    proves(first, second)
+    before = second.counters()
+    transfer(first, second)
+    left, came = gained(second, before, "rx_fou_left", "rx_fou")
+    assert came == left > 0
+
+
+def test_fou_is_taken_away_where_the_firewall_takes_what_is_left_to_it(pair: Pair) -> None:
+    first, second = pair
+    proves(first, second)
+    transfer(first, second, 1)
+    assert has_fou(second)
+    second(DROP)
+    with pinging(first, second) as ended:
+        transfer(first, second)
+        until(lambda: not has_fou(second), "FOU is taken away")
+        assert ended() == 0
+    assert "no FOU (what was left to it did not come out" in second.status()["detail"]
+    assert has_fou(first)
+    before = second.counters()
+    transfer(first, second, 1)
+    assert gained(second, before, "rx_fou_left", "rx_fou_refused") == [0, 0]
+
+
+def test_without_an_agent_trains_find_the_other_way(pair: Pair) -> None:
+    """FOU outlives the agent, and so do the programs, which notice by themselves that nothing comes out of it."""
+    first, second = pair
+    proves(first, second)
+    transfer(first, second, 1)
+    second.kill()
+    with pinging(first, second) as ended:
+        transfer(first, second, 1)
+        second(DROP)
+        transfer(first, second, 1)
+        assert ended() == 0
+    assert port_is_fous(second)
+    second("iptables -w -F INPUT")
+    second.start("kernel-fou", peers=peers_of(second, pair))
+    until(lambda: attached(second), "the next agent's programs")
+    assert has_fou(second), "adopted"
+
+
+def test_to_an_earlier_version_and_back_under_traffic(pair: Pair) -> None:
+    """One that is ended leaves neither port nor device, or the earlier version could not open its socket."""
+    first, second = pair
+    with pinging(first, second) as ended:
+        transfer(first, second, 1)
+        for kind in ("kernel", "kernel-fou", "kernel"):
+            second.stop()
+            assert not port_is_fous(second)
+            assert not second(f"ip link show {DEVICE}", check=False)
+            second.start(kind, peers=peers_of(second, pair))
+            transfer(first, second, 1)
+            assert has_fou(second) == (kind == "kernel-fou")
+        assert ended() == 0
+
+
+def test_killed_and_forbidden_by_the_next(pair: Pair) -> None:
+    _, second = pair
+    second.kill()
+    second.start("kernel", peers=peers_of(second, pair))
+    assert not has_fou(second)
+    assert "no FOU (not asked for)" in second.status()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("commands", "name"),
+    [
+        (("ip link set tunl0 up",), "tunl0 is up"),
+        (("ip link add theirs type ipip external",), "theirs is external"),
+        (("ip link add theirs type ipip local 172.31.0.1", "ip link set theirs up"), "theirs is up"),
+    ],
+)
+def test_other_users_of_ip_in_ip_are_respected(commands: tuple[str, ...], name: str) -> None:
+    with nodes(1) as (node,):
+        subprocess.run(["modprobe", "-q", "ipip"], check=True)
+        for command in commands:
+            node(command)
+        before = node("ip -d -o link show type ipip")
+        node.start("kernel-fou", peers={"10.0.9.0/24": "172.31.0.9"})
+        assert not has_fou(node)
+        assert f"no FOU (FOU: somebody else unwraps IP in IP here: {name}" in node.status()["detail"]
+        assert node("ip -d -o link show type ipip") == before
+
+
+def test_fou_gives_way_to_who_comes_later(pair: Pair) -> None:
+    first, second = pair
+    assert has_fou(second)
+    second("ip link set tunl0 up")
+    until(lambda: not has_fou(second), "FOU is taken away")
+    transfer(first, second, 1)
+
+
+def test_others_ipip_devices_work_beside_it(pair: Pair) -> None:
+    first, second = pair
+    for node, other in ((first, second), (second, first)):
+        node(f"ip link add tunnel type ipip local {node.address} remote {other.address}")
+        node(f"ip address add 10.77.0.{node.number}/24 dev tunnel")
+        node("ip link set tunnel up")
+    try:
+        assert lost(first("ping -c 3 -i 0.05 -W 2 -q 10.77.0.2")) == 0
+        assert has_fou(second)
+    finally:
+        for node in pair:
+            node("ip link del tunnel")
+
+
+def test_cleanup_leaves_neither_port_nor_device(pair: Pair) -> None:
+    for node in pair:
+        node.kill()
+        assert node.cleanup() > 0
+        assert not port_is_fous(node)
+        assert DEVICE not in node("ip -o link show type ipip")
+        assert node.cleanup() == 0
+
+
+def test_another_port_in_the_config(pair: Pair) -> None:
+    first, second = pair
+    for node in pair:
+        node.configure(port=8300)
+    transfer(first, second, 1)
+    shown = second("ip fou show")
+    assert "port 8300" in shown
+    assert "port 8285" not in shown
+    for node in pair:
+        node.configure()
+    transfer(first, second, 1)
+    assert has_fou(second)

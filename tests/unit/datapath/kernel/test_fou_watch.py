@@ -1,0 +1,72 @@
+"""When FOU is taken away, and when it gets all TCP: by counters and a clock that the test has."""
+
+from __future__ import annotations
+
+import pytest
+
+from overlay.datapath.kernel.fou import socket_ports
+from overlay.datapath.kernel.fou_watch import WINDOW, Verdict, Watch
+
+NAMES = ("rx_fou_left", "rx_fou", "rx_fou_refused", "rx_joined", "rx_unjoined")
+
+
+def counted(*numbers: int) -> dict[str, int]:
+    return dict(zip(NAMES, numbers, strict=True)) | {"rx_packets": 7}
+
+
+def verdicts(*looks: tuple[float, tuple[int, ...]]) -> list[Verdict]:
+    watch = Watch()
+    return [watch.judge(counted(*numbers), now) for now, numbers in looks]
+
+
+NOTHING = (0, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("gained", "verdict"),
+    [
+        (NOTHING, Verdict.KEEP),
+        ((100_000, 100_000, 0, 0, 500), Verdict.KEEP),
+        ((63, 0, 0, 0, 0), Verdict.KEEP),  # too few: the programs watch each peer themselves
+        ((64, 0, 0, 0, 0), Verdict.TAKE_BACK),
+        ((1000, 499, 0, 0, 0), Verdict.TAKE_BACK),  # a rule with a limit
+        ((1000, 500, 0, 0, 0), Verdict.KEEP),
+        ((0, 5000, 0, 0, 0), Verdict.KEEP),  # what the slow path would get comes out, too
+        ((0, 0, 0, 0, 9_999), Verdict.KEEP),
+        ((0, 0, 0, 0, 10_000), Verdict.ALL_TCP),
+        ((0, 0, 0, 100, 10_000), Verdict.KEEP),  # the pair joins
+        ((100, 100, 0, 0, 10_000), Verdict.KEEP),  # the underlay joins
+        ((0, 0, 0, 99, 10_000), Verdict.ALL_TCP),
+    ],
+)
+def test_what_a_window_says(gained: tuple[int, ...], verdict: Verdict) -> None:
+    assert verdicts((50.0, NOTHING), (50.0 + WINDOW, gained))[-1] is verdict
+
+
+def test_the_programs_own_refusal_waits_for_no_window() -> None:
+    assert verdicts((0.0, NOTHING), (0.01, (1, 0, 1, 0, 0)))[-1] is Verdict.TAKE_BACK
+
+
+def test_what_was_counted_before_is_no_matter_of_this_agent() -> None:
+    assert verdicts((0.0, (9000, 0, 700, 0, 90_000)), (WINDOW, (9000, 0, 700, 0, 90_000))) == [Verdict.KEEP] * 2
+
+
+def test_windows_follow_each_other() -> None:
+    """What is lost over two of them, too little in the first, is judged at the end of the second."""
+    looks = [(WINDOW * n / 4, (max(0, n - 3) * 20, 0, 0, 0, 0)) for n in range(9)]
+    assert verdicts(*looks) == [Verdict.KEEP] * 8 + [Verdict.TAKE_BACK]
+
+
+def test_new_maps_begin_anew() -> None:
+    assert (
+        verdicts((0.0, (900, 900, 0, 0, 0)), (WINDOW, (100, 0, 0, 0, 0)), (2 * WINDOW, (100, 0, 0, 0, 0)))
+        == [Verdict.KEEP] * 3
+    )
+
+
+@pytest.mark.parametrize("port", [1, 8285, 49_000, 49_087, 49_088, 49_151, 60_000, 65_535])
+def test_the_slow_path_sends_from_no_flows_port(port: int) -> None:
+    candidates = socket_ports(port)
+    assert len(candidates) == 64
+    assert port not in candidates
+    assert all(0 < candidate < 49_152 for candidate in candidates)
