@@ -95,6 +95,7 @@ _TESTS = {
         "test_fragmented_outer_datagrams_arrive",
         "test_nothing_is_lost_when_agents_are_killed_restarted_and_upgraded",
     ),
+    "test_fou": ("",),
     "test_forged_icmp": ("",),
     "test_kernel_proof": ("test_one_way_datagrams_reach_a_peer_that_goes_to_userspace_at_once",),
     "test_netem": ("",),
@@ -119,6 +120,7 @@ _TESTS_OF_CARDS = {
         "test_kind_of_underlay[bond]",
     ),
     "test_kernel_datapath": ("test_tcp_both_ways_and_the_gro_stage",),
+    "test_fou": ("test_trains_go_by_fou_and_single_packets_do_not", "test_connection_tracking_is_no_obstacle"),
 }
 
 _ETCD = ("tests/contract", "tests/netns/test_etcd_faults.py")

@@ -85,6 +85,8 @@ async def test_before_it_is_configured() -> None:
 class Seen:
     """A machine in the states that it is given, one a look."""
 
+    without_fou = ""
+
     def __init__(self, *states: State) -> None:
         self._states = iter(states)
 
