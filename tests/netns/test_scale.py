@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.root, pytest.mark.etcd]
 LEASES = 5000
 NEW_PEERS = int(os.environ.get("OVERLAY_NEW_PEERS", "500" if STRICT else "100"))
 READY_SECONDS, PEER_SECONDS = limit(3.0, 30.0), limit(0.1, 5.0)
-MEGABYTES = 100
+MEGABYTES = 90
 """The agent and its worker, with each page that both map counted once: what the machine gets back when they end."""
 
 IDLE_SHARE = 0.01

@@ -7,8 +7,8 @@
 * ``others``, ``refusals``: what in others' firewalls keeps our packets back; ``fate`` what a table does to one kind of
   packet, ``native`` nft's tables in its words: pure.
 * ``husks``: iptables' tables that were not there before, made and taken away: pure.
-* ``tools``: finds and runs the tools; the only part that starts processes.
-* ``reconciler``: :class:`Firewall`, which reads, compares and writes only what differs.
+* ``reconciler``: :class:`Firewall`, which reads, compares and writes only what differs, by the tools that
+  :mod:`overlay.linux.netfilter` finds and runs.
 
 Chains, comments and table names are flannel's, so flanneld and this agent replace each other's rules and never double
 them; a second agent on the machine, with another device, has names of its own (``model.Names``). Rules of others are
