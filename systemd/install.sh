@@ -157,9 +157,13 @@ activate() {
     fi
 }
 
-do_install() {
+refuse_beside_the_package() {
     [ -n "$destdir" ] || [ ! -e /usr/lib/overlay/install.sh ] ||
         fail "the Debian package is installed here; apt-get remove overlay, and try again"
+}
+
+do_install() {
+    refuse_beside_the_package
     check
     put_environment
     put_files "$destdir$venv/bin/python"
@@ -222,6 +226,7 @@ remove_environment() {
 }
 
 do_uninstall() {
+    refuse_beside_the_package
     retire_agent
     remove_files
     remove_environment

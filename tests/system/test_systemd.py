@@ -337,6 +337,32 @@ def test_removal_takes_what_the_settings_named(make_site: MakeSite, wheels: Path
         assert node.run("test", "-e", path, check=False).returncode != 0, path
 
 
+def test_what_an_older_version_installed_is_removed_while_it_runs_and_twice(make_site: MakeSite, wheels: Path) -> None:
+    """It had fewer units, and an operator has thrown the settings away: all else goes all the same."""
+    site = make_site(nodes=1)
+    (node,) = site.nodes
+    node.write("/etc/default/overlay", settings(site.lab))
+    node.systemctl("enable", "--now", "overlay")
+    node.run("sh", "-c", "rm /etc/default/overlay /usr/local/lib/systemd/system/overlay-api.service")
+    node.systemctl("daemon-reload")
+    for _ in range(2):
+        installer(node, "uninstall", wheels)
+        assert node.show("overlay", "ActiveState") == "inactive"
+        assert node.show("overlay", "LoadState") == "not-found"
+        assert "flannel0" not in node.run("ip", "link").stdout
+        for path in ("/opt/overlay", "/run/overlay", "/var/lib/overlay"):
+            assert node.run("test", "-e", path, check=False).returncode != 0, path
+
+
+def test_make_does_not_remove_what_the_package_installed(node: Booted, wheels: Path) -> None:
+    node.write("/usr/lib/overlay/install.sh", "")
+    refused = installer(node, "uninstall", wheels, check=False)
+    node.run("rm", "-r", "/usr/lib/overlay")
+    assert refused.returncode != 0
+    assert "apt-get remove overlay" in refused.stderr
+    assert node.run("overlay", "--version").stdout.startswith("overlay ")
+
+
 def test_the_tool_stays_until_it_has_cleaned_up(node: Booted, wheels: Path) -> None:
     """Whatever keeps it from that: without the tool nobody could."""
     node.write("/etc/default/overlay", "FLANNELD_DEVICE='no device'\n")
