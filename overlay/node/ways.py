@@ -24,9 +24,6 @@ from overlay.node import forwarding
 from overlay.node.routes import PROTOCOL
 from overlay.problem import Problem
 
-_ASKED_FOR = 3
-"""Routes of ours that are tried; a backend with a route a peer has thousands, all alike."""
-
 
 class Kernel(Protocol):
     """What is asked; :class:`overlay.linux.netlink.Netlink` has it."""
@@ -64,14 +61,15 @@ def look(kernel: Kernel, network: IPv4Network, subnet: IPv4Network, interface: s
     if tunnel is None:
         return
     routes = kernel.routes()
-    ours = [(route, away) for route in routes if (away := _elsewhere(route, network, subnet, routes)) is not None]
+    # One will do: a backend with a route a peer has thousands, all alike.
+    ours = ((route, away) for route in routes if (away := _elsewhere(route, network, subnet, routes)) is not None)
+    if (found := next(ours, None)) is None:
+        return
+    route, away = found
     # Where nothing is forwarded at all, that is said already.
     bridges = list(_bridges(kernel.addresses(), links, subnet, tunnel)) if forwarding.is_on() else []
     way = _Way(kernel, links, network)
-    for route, away in ours[:_ASKED_FOR]:
-        if found := list(way.problems(away, links.get(route.index or 0, tunnel), tunnel, bridges)):
-            yield from found
-            return
+    yield from way.problems(away, links.get(route.index or 0, tunnel), tunnel, bridges)
 
 
 def _elsewhere(route: Route, network: IPv4Network, subnet: IPv4Network, routes: Sequence[Route]) -> IPv4Address | None:
@@ -79,7 +77,11 @@ def _elsewhere(route: Route, network: IPv4Network, subnet: IPv4Network, routes: 
     destination = route.destination
     if route.protocol != PROTOCOL or route.type is not RouteType.UNICAST or not destination.subnet_of(network):
         return None
-    inside = [each.destination for each in routes if each is not route and each.destination.subnet_of(destination)]
+    inside = [
+        each.destination
+        for each in routes
+        if each.destination.prefixlen > destination.prefixlen and each.destination.subnet_of(destination)
+    ]
     for address in (destination[-2], destination[1], destination[destination.num_addresses // 2 + 2]):
         if address not in subnet and not any(address in other for other in inside):
             return address

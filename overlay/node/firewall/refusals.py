@@ -108,7 +108,7 @@ def _places(tools: Tools) -> Iterator[tuple[str, str, Saved, str]]:
     for variant in tools.variants:
         for table, saved in _tables(tools, variant).items():
             for chain in ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"):
-                if table in _TABLES and (table, chain) != ("filter", "FORWARD"):
+                if (table, chain) != ("filter", "FORWARD"):
                     yield f"the firewall (iptables' {table} {chain})", chain, saved, chain
     if tools.has_nftables:
         chains = foreign_chains(tools.list_chains(), frozenset({"prerouting", "input", "output", "postrouting"}))
@@ -123,7 +123,7 @@ def _places(tools: Tools) -> Iterator[tuple[str, str, Saved, str]]:
 
 
 def _tables(tools: Tools, variant: Iptables) -> Mapping[str, Saved]:
-    tables = Saved.parse_all(variant.tables())
+    tables = Saved.parse_all(variant.tables(), _TABLES)
     if not (variant.is_nft and tools.has_nftables):
         return tables
     # iptables may print a condition that it does not know as none at all.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -52,10 +52,14 @@ class Saved:
         return cls(policies, {name: tuple(lines) for name, lines in rules.items()})
 
     @classmethod
-    def parse_all(cls, text: str) -> dict[str, Saved]:
-        """What ``iptables-save`` printed of all tables that there are, by name."""
-        parts = ("\n" + text).split("\n*")[1:]
-        return {part.partition("\n")[0].strip(): cls.parse(part) for part in parts}
+    def parse_all(cls, text: str, only: Collection[str] | None = None) -> dict[str, Saved]:
+        """What ``iptables-save`` printed of all tables that there are, by name.
+
+        Args:
+            only: the tables that are wanted; nat may have tens of thousands of rules.
+        """
+        parts = ((part.partition("\n")[0].strip(), part) for part in ("\n" + text).split("\n*")[1:])
+        return {name: cls.parse(part) for name, part in parts if only is None or name in only}
 
     @classmethod
     def from_nft(cls, text: str, comments: Mapping[str, str]) -> Saved:
