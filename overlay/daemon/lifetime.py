@@ -26,6 +26,9 @@ from overlay.problem import Severity
 _HEARTBEAT_SECONDS = 5.0
 """How old the status line that systemd shows may be; the watchdog may ask for less."""
 
+_PLACE_SECONDS = 10.0
+"""How long it can go unnoticed that somebody has emptied the state directory."""
+
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """SIGHUP: the terminal that it was started in was closed."""
 
@@ -51,6 +54,7 @@ class Daemon:
         self._tasks: asyncio.TaskGroup | None = None
         self._before_stop: list[Callable[[], Awaitable[None]]] = []
         self._ends = contextlib.AsyncExitStack()
+        self._held = -1
 
     @property
     def uptime(self) -> float:
@@ -68,7 +72,7 @@ class Daemon:
             FileError: the directory cannot be used.
         """
         heap.keep_small()
-        held = lock.lock(self.directory, self.name)
+        self._held = lock.lock(self.directory, self.name)
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
         # What it was started to ignore (nohup) it goes on ignoring; but whoever sends SIGTERM or SIGINT means it.
         hangs_up = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
@@ -81,7 +85,7 @@ class Daemon:
         finally:
             for number in ending:
                 loop.remove_signal_handler(number)
-            os.close(held)
+            os.close(self._held)
 
     # --- for bring_up, and whatever it starts ---
 
@@ -107,7 +111,9 @@ class Daemon:
 
     def answer(self, report: Callable[[], Awaitable[bytes]]) -> None:
         """Gives ``report``, in JSON, to whoever asks at the socket in the state directory."""
-        self.start("report", status_socket.serve(self.directory, report, self.name))
+        socket = status_socket.StatusSocket(self.directory, report, self.name)
+        self.at_end(socket.close)
+        self.keep("report", socket.look, every=_PLACE_SECONDS)
 
     def answer_probes(self, address: tuple[str, int], ask: Callable[[], Awaitable[Health]]) -> None:
         """Answers ``/healthz`` and ``/readyz``, once the port is free and its address there."""
@@ -138,9 +144,18 @@ class Daemon:
 
     async def _live(self, bring_up: Callable[[], Awaitable[object]]) -> NoReturn:
         async with asyncio.TaskGroup() as self._tasks:
+            self.keep("lock", self._hold, every=_PLACE_SECONDS)
             await bring_up()
             await asyncio.get_running_loop().create_future()
         raise AssertionError("nobody ends what waits for ever")
+
+    async def _hold(self) -> Look:
+        """Keeps the directory locked, also where somebody has emptied it. Raises NodeError: another was faster."""
+        if lock.is_lost(self._held, self.directory, self.name):
+            held = lock.lock(self.directory, self.name)
+            os.close(self._held)
+            self._held = held
+        return Look()
 
     async def _until(self, stop: asyncio.Event, life: Coroutine[Any, Any, NoReturn]) -> None:
         """Runs ``life`` until it fails or ``stop`` is set; a group's first error, however deep, is raised as it is."""

@@ -15,6 +15,14 @@ def file_name(name: str) -> str:
     return f"{name}.lock"
 
 
+def is_lost(descriptor: int, directory: Path, name: str) -> bool:
+    """Whether others have removed the file on which the lock is held, so that another daemon could take one."""
+    try:
+        return not os.path.samestat(os.fstat(descriptor), (directory / file_name(name)).stat())
+    except OSError:
+        return True
+
+
 def lock(directory: Path, name: str) -> int:
     """Takes the lock of the daemon ``name``; it lasts as long as the returned file descriptor is open.
 

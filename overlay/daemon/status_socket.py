@@ -8,56 +8,89 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from overlay.errors import OverlayError
-
-_log = logging.getLogger(__name__)
+from overlay.daemon.reconcile import Look
+from overlay.errors import FileError, OverlayError
 
 _ANSWER_SECONDS = 5.0
 _ANSWER_LIMIT = 64 << 20
 """Bytes that a report may have: some 200 a peer, and a hundred thousand peers are more than etcd can list."""
 
 
-async def serve(directory: Path, report: Callable[[], Awaitable[bytes]], name: str) -> None:
-    """Answers every connection with a report until cancelled; where it cannot listen, that is logged, and all.
+class StatusSocket:
+    """The socket as it should be: there, and ours.
 
     Args:
-        report: makes one, in JSON.
+        report: makes what every connection gets, in JSON.
         name: the daemon's, and so the socket's.
     """
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        del reader
-        with contextlib.suppress(TimeoutError, ConnectionError):
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                writer.write(await report())
-                await writer.drain()
-        writer.close()
+    def __init__(self, directory: Path, report: Callable[[], Awaitable[bytes]], name: str) -> None:
+        self._directory, self._report, self._name = directory, report, name
+        self._server: asyncio.Server | None = None
+        self._made: os.stat_result | None = None
 
-    try:
-        with _short(directory, name) as path:
+    async def look(self) -> Look:
+        """Listens where that is not done yet, or others have removed what it was done on.
+
+        Raises:
+            FileError: the directory cannot be used.
+        """
+        path = _path(self._directory, self._name)
+        if self._made is not None and _is(path, self._made):
+            return Look()
+        try:
+            await self.close()
+            await self._listen()
+            self._made = path.stat()
+        except OSError as error:
+            raise FileError(
+                f"cannot listen there ({error.strerror}): there is no overlay status",
+                about=str(path),
+                remedy="see that the directory is there and has room",
+            ) from error
+        return Look()
+
+    async def _listen(self) -> None:
+        with _short(self._directory, self._name) as path:
             # The lock on the directory is ours, so a socket that is there was left behind.
             path.unlink(missing_ok=True)
             before = os.umask(0o177)
             try:
-                server = await asyncio.start_unix_server(answer, path)
+                self._server = await asyncio.start_unix_server(self._answer, path)
             finally:
                 os.umask(before)
-    except OSError as error:
-        _log.warning("cannot listen on %s (%s): there is no overlay status", _path(directory, name), error.strerror)
-        return
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del reader
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                writer.write(await self._report())
+                await writer.drain()
+        writer.close()
+
+    async def close(self) -> None:
+        """Ends it, and removes the socket if it is still ours."""
+        path, made = _path(self._directory, self._name), self._made
+        self._made = None
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        if made is not None and _is(path, made):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _is(path: Path, made: os.stat_result) -> bool:
     try:
-        async with server:
-            await server.serve_forever()
-    finally:
-        with contextlib.suppress(OSError):
-            _path(directory, name).unlink()
+        return os.path.samestat(path.stat(), made)
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager

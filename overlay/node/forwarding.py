@@ -15,14 +15,9 @@ def obstacle(device: str) -> NodeError | None:
     Args:
         device: of the tunnel; its own setting counts for what comes in there (ip-sysctl, conf/interface/forwarding).
     """
-    if not is_on():
+    if _is_zero("ip_forward"):
         return _off("ip_forward", " (Docker does it when it starts, unless it has --ip-forward=false)")
     return obstacle_of(device)
-
-
-def is_on() -> bool:
-    """Whether this machine forwards at all, as far as it tells."""
-    return not _is_zero("ip_forward")
 
 
 def obstacle_of(interface: str) -> NodeError | None:

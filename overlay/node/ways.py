@@ -66,8 +66,9 @@ def look(kernel: Kernel, network: IPv4Network, subnet: IPv4Network, interface: s
     if (found := next(ours, None)) is None:
         return
     route, away = found
-    # Where nothing is forwarded at all, that is said already.
-    bridges = list(_bridges(kernel.addresses(), links, subnet, tunnel)) if forwarding.is_on() else []
+    # Where nothing is forwarded, or nothing out of the tunnel, that is said already.
+    forwards = forwarding.obstacle(interface) is None
+    bridges = list(_bridges(kernel.addresses(), links, subnet, tunnel)) if forwards else []
     way = _Way(kernel, links, network)
     yield from way.problems(away, links.get(route.index or 0, tunnel), tunnel, bridges)
 

@@ -80,8 +80,8 @@ TABLE = {
     "the bridge's own setting": Row(
         NODE, "net.ipv4.conf.docker0.forwarding: IP forwarding is off", ("net.ipv4.conf.docker0.forwarding=0",)
     ),
-    "the tunnel's own setting is the datapath's to say": Row(
-        ETH0 + OURS, settings=("net.ipv4.conf.flannel0.forwarding=0",)
+    "the tunnel's own setting is said elsewhere": Row(
+        NODE, settings=("net.ipv4.conf.flannel0.forwarding=0",)
     ),
     "no forwarding at all is said elsewhere": Row(NODE, settings=("net.ipv4.ip_forward=0",)),
     "a strict filter that all pass": Row(NODE, settings=("net.ipv4.conf.flannel0.rp_filter=1",)),

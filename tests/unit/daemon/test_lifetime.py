@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import shutil
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -14,7 +16,8 @@ from overlay.cli.main import run
 from overlay.daemon.lifetime import Daemon
 from overlay.daemon.lock import lock
 from overlay.daemon.reconcile import Look
-from overlay.errors import NodeError, PrivilegeError
+from overlay.daemon.status_socket import ask
+from overlay.errors import NodeError, OverlayError, PrivilegeError
 
 
 async def fail() -> None:
@@ -73,7 +76,7 @@ async def test_a_task_that_fails_ends_a_bring_up_that_waits(tmp_path: Path) -> N
             await daemon.run(bring_up)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_told_to_stop_it_does_what_is_left_and_gives_back_the_last_first(tmp_path: Path, number: int) -> None:
     daemon, diary = Daemon("agent", tmp_path), Diary()
 
@@ -131,6 +134,47 @@ async def test_a_directory_has_one_daemon_of_a_name(tmp_path: Path) -> None:
 
     async with asyncio.timeout(20):
         await daemon.run(bring_up)
+
+
+@pytest.mark.parametrize("what", ["files", "directory"])
+async def test_a_state_directory_that_is_emptied_is_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """By whoever cleans up /run or /tmp: the daemon goes on answering, and another still cannot have the directory."""
+    monkeypatch.setattr("overlay.daemon.lifetime._PLACE_SECONDS", 0.05)
+    directory = tmp_path / "state"
+    daemon = Daemon("agent", directory)
+
+    async def report() -> bytes:
+        return b"{}"
+
+    async def eventually(found: Callable[[], object]) -> None:
+        while True:
+            with contextlib.suppress(OverlayError, AssertionError):
+                return assert_true(await asyncio.to_thread(found))
+            await asyncio.sleep(0.02)
+
+    async def bring_up() -> None:
+        daemon.answer(report)
+        await eventually(lambda: ask(directory) == {})
+        if what == "directory":
+            shutil.rmtree(directory)
+        else:
+            for file in directory.iterdir():
+                file.unlink()
+        await eventually(lambda: ask(directory) == {})
+        await eventually((directory / "agent.lock").exists)
+        with pytest.raises(NodeError, match="another agent runs there"):
+            lock(directory, "agent")
+        term()
+
+    async with asyncio.timeout(60):
+        await daemon.run(bring_up)
+    assert [file.name for file in directory.iterdir()] == ["agent.lock"]
+
+
+def assert_true(found: object) -> None:
+    assert found
 
 
 async def test_what_it_keeps_is_a_problem_while_it_fails_and_no_longer(tmp_path: Path) -> None:
