@@ -44,8 +44,8 @@ def recall(directories: Iterable[Path], subnet_file: Path) -> Memory:
     return memory
 
 
-def remember(directories: Iterable[Path], memory: Memory) -> None:
-    """Writes ``memory`` to every directory; one that cannot be written is logged, and the others still are."""
+def remember(directories: Iterable[Path], memory: Memory) -> tuple[FileError, ...]:
+    """Writes ``memory`` to every directory, each whatever becomes of the others; what could not be written, and why."""
     text = json.dumps(
         {
             "subnets": [str(subnet) for subnet in memory.subnets],
@@ -53,11 +53,13 @@ def remember(directories: Iterable[Path], memory: Memory) -> None:
             "etcd_lease_id": f"{memory.etcd_lease_id:x}",
         }
     )
+    failed = []
     for directory in directories:
         try:
             write_atomically(directory / FILE_NAME, f"{text}\n")
         except FileError as error:
-            _log.warning("%s; after a reboot the node may get another subnet", error)
+            failed.append(error)
+    return tuple(failed)
 
 
 def _parse(members: dict[str, Any]) -> Memory:

@@ -41,7 +41,7 @@ class Upkeep:
         self._control = control
         self._node = node
         self._neighbours = Neighbours(settings.state_dir, watch_docker=settings.watch_docker)
-        self._wanted = Occasion()
+        self._wanted, self._memory = Occasion(), Occasion()
         self._applied: Desired | None = None
         """What the device is set up for, and the firewall is to be."""
 
@@ -51,16 +51,16 @@ class Upkeep:
         self._up = up
         self._firewall = daemon.keep("firewall", self._guard, every=resync, retry=resync)
         daemon.keep("node", self._converge, severity=Severity.DOWN, occasion=self._whereabouts.moved)
+        daemon.keep("memory", self._remember, occasion=self._memory)
         daemon.keep("neighbours", self._look_around, every=LOOK_SECONDS)
         daemon.start("peers", self._follow_control())
         daemon.start("backend", self._keep_prepared())
         daemon.start("datapath", self._node.watch())
 
     async def _follow_control(self) -> None:
-        """Hands peers on at once, keeps the memory on disk, and wakes whoever changes this machine."""
+        """Hands peers on at once, and wakes whoever changes this machine."""
         control, state = self._control, self._control.state
-        directories = tuple(dict.fromkeys((self._settings.state_dir, self._settings.data_dir)))
-        written = None
+        told = None
         backend_type, lingering = "", Lingering()
         while True:
             if state.config is not None:
@@ -71,13 +71,20 @@ class Upkeep:
                 self._wanted.tell()
             if self._desired(state) != self.converged:
                 self._whereabouts.moved.tell()
-            if state.memory != written:
-                await asyncio.to_thread(memory.remember, directories, state.memory)
-                written = state.memory
+            if state.memory != told:
+                told = state.memory
+                self._memory.tell()
             patience = None if lingering.due is None else max(0.0, lingering.due - boottime())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(patience):
                     state = await control.changed(state.version)
+
+    async def _remember(self) -> Look:
+        """Keeps the memory on disk, wherever there is room for it."""
+        directories = tuple(dict.fromkeys((self._settings.state_dir, self._settings.data_dir)))
+        failed = await asyncio.to_thread(memory.remember, directories, self._control.state.memory)
+        after = "after a reboot the node may get another subnet; trying again"
+        return Look(tuple(Problem.of(error, "memory", after=after) for error in failed))
 
     def _desired(self, state: ControlState) -> Desired | None:
         """What this machine should be; None while there is no lease. What it was, while one is sought anew, or ours

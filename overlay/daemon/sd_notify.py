@@ -47,6 +47,6 @@ class Notifier:
     def watchdog_seconds(self) -> float | None:
         """How often at least the watchdog wants to be fed; None if it does not watch this process."""
         microseconds, owner = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
-        if not microseconds.isdigit() or (owner and owner != str(os.getpid())):
+        if not (microseconds.isascii() and microseconds.isdigit()) or (owner and owner != str(os.getpid())):
             return None
         return int(microseconds) / 1e6

@@ -15,6 +15,9 @@ from pathlib import Path
 _NAMED = Path("/run/netns")
 _MACHINE_ID = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
 
+_NOT_YET = "uninitialized"
+"""What an image has in the file until a machine has booted from it (machine-id(5)): no two may go by that."""
+
 
 def default_node_id() -> str:
     """A stable id of 16 hexadecimal digits; from the host name where there is no machine-id."""
@@ -25,7 +28,8 @@ def default_node_id() -> str:
 def _machine_id() -> str:
     for path in _MACHINE_ID:
         try:
-            if text := os.fsdecode(path.read_bytes()).strip():
+            text = os.fsdecode(path.read_bytes()).strip()
+            if text != _NOT_YET and text.strip("0"):
                 return text
         except OSError:
             continue

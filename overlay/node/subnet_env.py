@@ -104,10 +104,14 @@ def previous_network(path: Path) -> IPv4Network | None:
 
 
 def parse(text: str) -> dict[str, str]:
-    """Variables of an environment file: ``NAME=value`` lines, quotes as in a shell; other lines are skipped."""
+    """Variables of an environment file, as a shell takes them that sources it, which is what flannel's script does.
+
+    ``NAME=value`` lines, also with ``export`` before them, quotes as in a shell; other lines are skipped.
+    """
     variables = {}
-    for line in text.splitlines():
+    for line in text.removeprefix("\ufeff").splitlines():  # as some editors begin a file
         name, equals, value = line.strip().partition("=")
+        name = name.removeprefix("export ").lstrip()
         if equals and name.isidentifier():
             try:
                 variables[name] = "".join(shlex.split(value, comments=True)[:1])

@@ -250,6 +250,26 @@ class TestWhatIsWrongIsSaid:
             running.says("trying again")
             assert running.process.poll() is None
 
+    def test_a_full_disk_is_told_and_keeps_nothing_from_passing(self, node: Lab, tmp_path: Path) -> None:
+        """Also the one where a reboot does not reach; what was to be written is, once there is room."""
+        node.start_etcd()
+        node.put_config()
+        data, machine = tmp_path / "data", node.nodes[0]
+        data.mkdir()
+        full = f'mount -t tmpfs -o size=16k none "{data}" && head -c 16384 /dev/zero >"{data}/full"; exec "$@"'
+        before = ("unshare", "--mount", "--propagation=private", "sh", "-c", full, "sh")
+        with agent(machine, tmp_path / "a", f"--data-dir={data}", before=before) as running:
+            running.says("ready:")
+
+            def problems() -> str:
+                return "; ".join(report(machine, tmp_path / "a")["problems"])
+
+            assert poll(lambda: f"cannot write {data}/lease.json: No space left on device" in problems(), PATIENCE)
+            assert "after a reboot the node may get another subnet" in problems()
+            Path(f"/proc/{running.process.pid}/root{data}/full").unlink()
+            assert poll(lambda: problems() == "", 2 * PATIENCE)
+            assert Path(f"/proc/{running.process.pid}/root{data}/lease.json").exists()
+
     def test_a_second_agent_is_refused(self, node: Lab, tmp_path: Path) -> None:
         with agent(node.nodes[0], tmp_path / "one") as first:
             first.says("172.31.0.100:2379")

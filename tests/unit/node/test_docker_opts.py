@@ -141,6 +141,7 @@ def test_output_into_a_link_or_device_is_written_through(node: Node, tmp_path: P
 def test_quotes_comments_and_nonsense_in_the_file() -> None:
     text = 'FLANNEL_MTU="1450" # bytes\n# a comment\n  A=\'b c\'\nnonsense\n1=2\nBROKEN="x\nEMPTY=\n'
     assert parse(text) == {"FLANNEL_MTU": "1450", "A": "b c", "EMPTY": ""}
+    assert parse("\ufeffexport A=1\r\nexport  B='2'\r\nexports C=3\nexport D\n") == {"A": "1", "B": "2"}
 
 
 def test_a_missing_or_broken_subnet_is_none() -> None:
