@@ -49,7 +49,7 @@ DAEMON_MUTANTS: tuple[Mutant, ...] = (
         ("            for work in self._before_stop:\n                await work()\n", ""),
         ("            await asyncio.gather(running, stopped, return_exceptions=True)\n", "            pass\n"),
         ("for task in (running, stopped):\n                task.cancel()\n", "stopped.cancel()\n"),
-        ("            os.close(held)\n", "            pass\n"),
+        ("(number)\n            os.close(self._held)\n", "(number)\n"),
         by="daemon/test_lifetime",
     ),
     *_of(
