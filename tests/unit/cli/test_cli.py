@@ -112,6 +112,17 @@ def test_a_tls_file_that_is_not_there_is_no_wrong_call(capsys: pytest.CaptureFix
     assert "--etcd-cafile /nonexistent: cannot be read: no such file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("path", ["/dev/zero", "pipe"])
+def test_what_has_no_end_is_no_file(capsys: pytest.CaptureFixture[str], tmp_path: Path, path: str) -> None:
+    """Nor what nobody writes to."""
+    if path == "pipe":
+        os.mkfifo(path := str(tmp_path / "pipe"))
+    assert run(["leases", f"--etcd-cafile={path}", "--etcd-endpoints=https://127.0.0.1:1"]) == 1
+    assert f"--etcd-cafile {path}: cannot be read: is no regular file" in capsys.readouterr().err
+    assert run(["docker-opts", "-f", path, "-d", str(tmp_path / "out")]) == 1
+    assert f"cannot read {path}: is no regular file" in capsys.readouterr().err
+
+
 HOSTILE = st.text(max_size=140) | st.sampled_from(["", "\udce9", "é", "x" * 128, "x" * 129, "0.0.0.0", "a\nb", "a\0b"])
 IPV4 = st.builds(str, st.ip_addresses(v=4)) | st.builds(str, st.ip_addresses(v=4, network="224.0.0.0/3")) | HOSTILE
 IPV6 = st.builds(str, st.ip_addresses(v=6)) | HOSTILE
