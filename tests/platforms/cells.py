@@ -32,6 +32,12 @@ DOCKERS = {"26": "trixie", "28": "forky"}
 ETCDS = {"3.5": "trixie"}
 """The suite that has each etcd; 3.4 is Debian 12's."""
 
+KUBECTLS = {"1.20": "bookworm", "1.32": "trixie", "newest": "sid"}
+"""The suite that has each kubectl."""
+
+_KUBECTL_PACKAGES = {"bookworm": "kubernetes-client"}
+"""Where kubectl is in another package than in its own."""
+
 FIREWALLS = {"1.1.3": "trixie", "newest": "forky"}
 """The suite that has each nft, with the iptables of its time; 1.0.6 is Debian 12's."""
 
@@ -47,6 +53,7 @@ _SUITES = {
     "docker": DOCKERS,
     "nft": FIREWALLS,
     "etcd": ETCDS,
+    "kubectl": KUBECTLS,
     "setup": SETUPS,
     "package": PACKAGES,
 }
@@ -57,6 +64,7 @@ _SHOWS = {
     "docker": "README's page as it stands; containers of two nodes, networks apart, default-deny",
     "nft": "rulesets of others, by both variants of iptables and by nftables",
     "etcd": "the store's contract, TLS, password, compaction, members lost",
+    "kubectl": "every command of the table, and a session",
     "setup": "fresh clone, fresh system, no caches: demo, checks, agent",
     "package": "the Debian package: made, then installed, removed and purged where there is no index",
 }
@@ -67,6 +75,7 @@ _BUILT = {
     "docker": ("roots/{}",),
     "nft": ("roots/{}",),
     "etcd": ("etcd/{}", "suites/{}"),
+    "kubectl": ("kubectl/{}", "suites/{}"),
     "setup": ("roots/{}-*",),
     "package": ("roots/{}-*",),
 }
@@ -167,6 +176,7 @@ def matrix(patch: Path | None = None) -> tuple[Cell, ...]:
         "docker": _with_docker,
         "nft": _with_firewall,
         "etcd": _with_etcd,
+        "kubectl": _with_kubectl,
         "setup": _set_up,
         "package": _package,
     }
@@ -267,6 +277,20 @@ def _with_etcd(version: str) -> Callable[[Path], int]:
             for package in ("etcd-server", "etcd-client"):
                 archive.unpack(package, folder)
         return _pytest(log, {"OVERLAY_ETCD": str(folder / "usr/bin")}, *_ETCD)
+
+    return run
+
+
+def _with_kubectl(version: str) -> Callable[[Path], int]:
+    suite = KUBECTLS[version]
+
+    def run(log: Path) -> int:
+        folder = CACHE / "kubectl" / suite
+        if not folder.exists():
+            archive = Suite(suite, CACHE / "suites" / suite)
+            archive.update()
+            archive.unpack(_KUBECTL_PACKAGES.get(suite, "kubectl"), folder)
+        return _pytest(log, {"OVERLAY_KUBECTLS": str(folder / "usr/bin/kubectl")}, "tests/system/test_kubectl.py")
 
     return run
 

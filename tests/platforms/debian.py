@@ -34,6 +34,7 @@ class Suite:
         return (
             *("-o", f"Dir::Etc::SourceList={self.cache / 'sources.list'}", "-o", "Dir::Etc::SourceParts=/dev/null"),
             *("-o", f"Dir::State::Lists={self.cache / 'lists'}", "-o", f"Dir::Cache={self.cache}"),
+            *("-o", "Dir::State::Status=/dev/null"),  # else a newer version that is installed here is the candidate
             *("-o", "APT::Get::List-Cleanup=0", "-o", "APT::Sandbox::User=root"),
         )
 
@@ -57,6 +58,7 @@ class Suite:
 
     def unpack(self, package: str, folder: Path) -> None:
         """Fetches the package and puts its files below ``folder``, without installing it."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
         run("dpkg-deb", "--extract", str(self.fetch(package)), str(folder))
 
     def kernel_packages(self, flavour: str = "linux-image-amd64") -> tuple[str, ...]:

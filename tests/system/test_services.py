@@ -1,0 +1,168 @@
+"""``overlay-services`` and ``overlay-api`` under a real systemd, with real Docker and kubectl: the session of
+docs/kubectl.md, what the units may do, and what their end and start change.
+
+n1 172.31.0.1      n2 172.31.0.2          etcd 172.31.0.100
+overlay            overlay                                      containers with the session's labels on both
+overlay-services   overlay-services
+overlay-api        kubectl on n1
+
+What the page shows is what is printed, but for addresses, ages, and the ids in pods' names. Of ``describe``, which each
+version of kubectl words anew, those lines that all have. One site for all tests here, in their order.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.docker import IMAGE, start_docker
+from tests.support.etcd import do_without
+from tests.support.site import SETTINGS, SOURCE, Site, installer, settings, site, wait_for_agent
+from tests.support.systemd import Booted, wait_until
+
+pytestmark = pytest.mark.root
+
+LIMIT = 180.0
+KUBECONFIG = "/run/overlay/api/kubeconfig"
+
+CONTAINERS = (
+    (0, "redis", {"app": "redis", "role": "logstor"}),
+    (0, "web1", {"app": "myapp", "release": "canary"}),
+    (1, "web2", {"app": "myapp", "release": "canary"}),
+    (1, "web3", {"app": "myapp", "release": "canary"}),
+    (1, "other", {"app": "myapp-old", "release": "stable"}),
+)
+"""On which node, under which name, with which labels."""
+
+ALWAYS_DESCRIBED = (
+    "Name", "Namespace", "Labels", "Selector", "Type", "IP", "Port", "TargetPort", "Endpoints", "Session Affinity",
+    "Events",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cluster(stage: Path) -> Iterator[Site]:
+    """All of it is up, and every container is a pod."""
+    if shutil.which("kubectl") is None:
+        do_without("kubectl (package kubernetes-client, from Debian 13 on kubectl)")
+    files = {f"/root/{file.name}": file.read_text() for file in (SOURCE / "docs/examples").glob("*.yaml")}
+    with site(stage, 2, files) as made:
+        for number, node in enumerate(made.nodes, 1):
+            node.write(SETTINGS, settings(made.lab, OVERLAY_NODE_NAME=f"n{number}"))
+            node.systemctl("start", "overlay-services")  # ready without Docker, agent and subnet, which it waits for
+            start_docker(node)
+            wait_for_agent(node, LIMIT)
+        for number, name, labels in CONTAINERS:
+            flags = [flag for key, value in labels.items() for flag in ("--label", f"{key}={value}")]
+            made.nodes[number].run("docker", "run", "--detach", "--name", name, *flags, IMAGE, "sleep", "86400")
+        made.nodes[0].systemctl("start", "overlay-api")
+        wait_until(lambda: running(made.nodes[0]) == len(CONTAINERS), LIMIT, "all pods")
+        yield made
+
+
+def page() -> list[tuple[str, str]]:
+    """What the page types, and what it shows of that."""
+    section = (SOURCE / "docs/kubectl.md").read_text().split("## A session")[1].split("\n## ")[0]
+    text = "".join(re.findall(r"```console\n(.*?)```", section, re.DOTALL))
+    typed = [piece.partition("\n") for piece in re.split(r"^# ", text, flags=re.MULTILINE) if piece.strip()]
+    return [(command, printed) for command, _, printed in typed]
+
+
+def shape(printed: str) -> list[str]:
+    """Its lines, with what differs from day to day taken out, and without how wide columns are."""
+    for pattern, word in (
+        (r"\b\d+\.\d+\.\d+\.\d+\b", "ADDRESS"),
+        (r"\b(redis|web\d|other)-[0-9a-f]{5}\b", r"\1-ID"),
+        (r"\b(\d+[smhd])+(?=\s|$)", "AGE"),
+    ):
+        printed = re.sub(pattern, word, printed, flags=re.MULTILINE)
+    return [" ".join(line.split()) for line in printed.strip().splitlines()]
+
+
+def kubectl(
+    node: Booted, *arguments: str, kubeconfig: str = KUBECONFIG, user: str = "root"
+) -> subprocess.CompletedProcess[str]:
+    """A kubectl of this machine, run by ``user``."""
+    command = ("kubectl", f"--kubeconfig={kubeconfig}", "--cache-dir=/tmp/cache", *arguments)
+    return node.run("setpriv", "--reuid", user, "--clear-groups", *command, check=False, timeout=LIMIT)
+
+
+def running(node: Booted) -> int:
+    """How many pods run and have an address, as the API on a node tells."""
+    listed = kubectl(node, "get", "pods", "-o", "json")
+    pods = json.loads(listed.stdout)["items"] if listed.returncode == 0 else []
+    return sum(pod["status"]["phase"] == "Running" and "podIP" in pod["status"] for pod in pods)
+
+
+def everything(site: Site) -> Any:
+    """All keys of services, with the revisions at which they were made and changed."""
+    return json.loads(site.etcdctl("get", "--prefix", "/overlay/", "--write-out=json")).get("kvs", [])
+
+
+def statuses(node: Booted, unit: str) -> dict[str, list[str]]:
+    """/proc/PID/status of a unit's main process."""
+    text = node.read(f"/proc/{node.main_pid(unit)}/status")
+    return {name: rest.split() for name, _, rest in (line.partition(":") for line in text.splitlines())}
+
+
+def test_the_page_is_what_happens(cluster: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = cluster.nodes
+    for command, shown in page():
+        script = f"cd /root; export KUBECONFIG={KUBECONFIG}; {command}"
+        printed = first.run("sh", "-ec", script, timeout=LIMIT).stdout
+        with capsys.disabled():
+            print(f"# {command}\n{printed}", end="")
+        if " describe " in command:
+            lasting = [line for line in shape(shown) if line.partition(":")[0] in ALWAYS_DESCRIBED]
+            assert len(lasting) == len(ALWAYS_DESCRIBED)
+            assert not set(lasting) - set(shape(printed)), printed
+        else:
+            assert shape(printed) == shape(shown), command
+
+    def endpoints() -> set[str]:
+        return set(re.findall(r"10\.\d+\.\d+\.\d+", kubectl(first, "get", "endpoints", "myapp-svc").stdout))
+
+    assert len(endpoints()) == 3, "on both nodes"
+    second.run("docker", "rm", "--force", "web3")
+    wait_until(lambda: len(endpoints()) == 2, LIMIT, "an endpoint less")
+
+
+def test_they_may_do_what_they_must(cluster: Site) -> None:
+    node = cluster.nodes[0]
+    api, services = statuses(node, "overlay-api"), statuses(node, "overlay-services")
+    assert api["Uid"][0] != "0"
+    assert int(api["CapBnd"][0], 16) == int(api["CapEff"][0], 16) == 0
+    assert int(services["CapBnd"][0], 16) == 1 << 2, "CAP_DAC_READ_SEARCH"
+    assert api["NoNewPrivs"] == services["NoNewPrivs"] == ["1"]
+    assert node.run("stat", "-c", "%a %G", KUBECONFIG).stdout.split() == ["640", "overlay"]
+    assert node.run("overlay", "kubeconfig").stdout == node.read(KUBECONFIG)
+    assert "permission denied" in kubectl(node, "get", "pods", user="nobody").stderr
+    refused = kubectl(node, "create", "ns", "team", kubeconfig=f"{KUBECONFIG}-readonly")
+    assert refused.returncode == 1
+    assert "may only read" in refused.stderr
+
+
+def test_their_end_and_start_change_nothing(cluster: Site) -> None:
+    node = cluster.nodes[0]
+    before, config = everything(cluster), node.read(KUBECONFIG)
+    node.systemctl("restart", "overlay-services")
+    node.systemctl("restart", "overlay-api")
+    assert everything(cluster) == before
+    assert node.read(KUBECONFIG) == config, "certificate and tokens are kept"
+    node.kill(node.main_pid("overlay-api"), signal.SIGKILL)
+    wait_until(lambda: kubectl(node, "get", "pods").returncode == 0, LIMIT, "an API again")
+
+
+def test_they_go_with_the_installation(cluster: Site, wheels: Path) -> None:
+    node = cluster.nodes[0]
+    installer(node, "uninstall", wheels)
+    for path in ("/run/overlay", "/var/lib/overlay", "/var/lib/private/overlay"):
+        assert node.run("test", "-e", path, check=False).returncode != 0, path
