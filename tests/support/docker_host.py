@@ -41,7 +41,7 @@ set -e
 root=$(mktemp -d)
 mkdir $root/bin $root/tmp $root/proc $root/etc
 cp /bin/busybox $root/bin/busybox
-for tool in sh sleep test touch rm false; do ln -s busybox $root/bin/$tool; done
+for tool in sh sleep test touch rm false nslookup cat; do ln -s busybox $root/bin/$tool; done
 tar -C $root -c . | docker import - {IMAGE}
 rm -rf $root
 """
@@ -129,12 +129,12 @@ class DockerHost:
         )  # fmt: skip
         return done.stdout + done.stderr if done.returncode == 0 else ""
 
-    def start_docker(self) -> None:
+    def start_docker(self, *options: str) -> None:
         """On the containers that it has; on this node's subnet."""
         self.start(
             "dockerd", "dockerd", "--data-root", str(self.folder / "docker"), "--bip", "10.0.5.1/24",
             "--iptables=false", "--storage-driver", "vfs", "--exec-opt", "native.cgroupdriver=cgroupfs",
-            "--cgroup-parent", f"/{self.cgroup}",
+            "--cgroup-parent", f"/{self.cgroup}", *options,
         )  # fmt: skip
         wait_until(
             lambda: bool(self.docker("version", "-f", "{{.Server.Version}}", check=False)), _START_SECONDS, "dockerd"

@@ -10,8 +10,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from overlay.cli import docker_opts as command
-from overlay.errors import NodeError
+from overlay.errors import NodeError, UsageError
 from overlay.linux.routes import Route
+from overlay.node.docker import names
+from overlay.node.docker.daemon import Told
 from overlay.node.docker_opts import Form, render
 from overlay.node.subnet_env import parse, subnet_of
 
@@ -62,6 +64,42 @@ def test_options_choose_the_form(node: Node, arguments: list[str], written: str)
     assert (result.exit_code, result.output) == (0, "")
     assert node.out.read_text() == written
     assert node.out.stat().st_mode & 0o777 == 0o644
+
+
+NAMES = (
+    "--dns=169.254.20.10 --dns-search=default.svc.cluster.local --dns-search=svc.cluster.local "
+    "--dns-search=cluster.local --dns-opt=ndots:5"
+)
+
+
+def test_containers_ask_for_names_where_that_is_asked_for(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.run("-i", "--names", "169.254.20.10")
+    assert node.out.read_text() == f'{INDIVIDUAL}DOCKER_OPT_NAMES="{NAMES}"\n'
+    monkeypatch.setenv("OVERLAY_DOCKER_NAMES", "169.254.20.10")
+    node.run("-c", "--names-namespace", "shop")
+    words = NAMES.replace("=default.", "=shop.")
+    assert node.out.read_text() == f'DOCKER_OPTS=" --bip=10.5.52.1/24 --ip-masq=true --mtu=1472 {words}"\n'
+
+
+@pytest.mark.parametrize(
+    ("file", "left"),
+    [
+        ({"dns": ["192.0.2.1"]}, NAMES.removeprefix("--dns=169.254.20.10 ")),
+        ({"dns-search": []}, "--dns=169.254.20.10 --dns-opt=ndots:5"),
+        ({"dns": [], "dns-search": [], "dns-opts": []}, ""),
+    ],
+)
+def test_what_dockers_file_says_is_not_said_again(file: dict[str, list[str]], left: str) -> None:
+    said = names.options("169.254.20.10", "cluster.local", "default", Told(file=file))
+    assert said.get("DOCKER_OPT_NAMES", "") == left
+
+
+@pytest.mark.parametrize("wrong", [["--names", "x"], ["--names", "fe80::1"], ["--names-domain", 'a"b'],
+                                   ["--names-namespace", "A B"]])  # fmt: skip
+def test_what_is_no_server_or_no_name_is_refused(node: Node, wrong: list[str]) -> None:
+    result = node.run("--names", "169.254.20.10", *wrong)
+    assert isinstance(result.exception, UsageError)
+    assert not node.out.exists()
 
 
 def test_when_the_agent_masquerades_docker_does_not(node: Node) -> None:
