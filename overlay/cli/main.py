@@ -25,6 +25,7 @@ _COMMANDS = {
     "capture": ("overlay.cli.capture:capture", "Decode the tunnel's packets as they pass."),
     "cleanup": ("overlay.cli.cleanup:cleanup", "Remove all that the agent made on this node."),
     "config": ("overlay.cli.config:config", "Show, set or check the network's config in etcd."),
+    "dns": ("overlay.cli.dns:dns", "Explain what a name of the cluster answers."),
     "docker-opts": ("overlay.cli.docker_opts:docker_opts", "Write Docker's options, as mk-docker-opts.sh does."),
     "kubeconfig": ("overlay.cli.kubeconfig:kubeconfig", "Print the kubeconfig of this machine's API."),
     "kubectl": ("overlay.cli.kubectl:kubectl", "Run kubectl against an API that lives as long as the command."),

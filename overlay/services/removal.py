@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from overlay.daemon import lock, status_socket
+from overlay.services.dns import service as dns
 from overlay.services.proxy.base import Surroundings
 from overlay.services.proxy.modes import MODES
 
@@ -21,7 +22,8 @@ def is_free(state_dir: Path) -> None:
 
 
 def programmed(state_dir: Path) -> Iterator[str]:
-    """Removes what makes Services' addresses answer; tells what there was. Raises OverlayError."""
+    """Removes what makes Services' addresses and names answer; tells what there was. Raises OverlayError."""
+    yield from dns.removals()
     for make in MODES.values():
         for what in asyncio.run(make(Surroundings(state_dir)).remove()):
             yield f"{what} removed"

@@ -13,6 +13,7 @@ import struct
 import sys
 import time
 from collections.abc import Iterator
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import dns.message
@@ -21,8 +22,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from overlay.services.dns import place
 from tests.support.dns_site import ADDRESS, LIMIT, STRANGER, UPSTREAM, UPSTREAM_TOO, DnsSite, dns_site, until
 from tests.support.labs import need_programs
+from tests.support.namespaces import namespace
 from tests.support.upstream_server import ADDRESS as OUTSIDE
 
 pytestmark = [pytest.mark.root, pytest.mark.etcd]
@@ -141,6 +144,21 @@ def test_pods_take_turns_at_being_first(site: DnsSite) -> None:
     until(all_were_first, "each pod first")
 
 
+def test_an_answer_is_explained(site: DnsSite) -> None:
+    command = (sys.executable, "-m", "overlay", "dns", "query", "--etcd-endpoints", "http://127.0.0.1:2379")
+    told = site.host.run(*command, "redis.default")
+    assert told.splitlines() == [
+        "redis.default.default.svc.cluster.local. A   (search default.svc.cluster.local)",
+        "    NXDOMAIN",
+        "    no Service default/default",
+        "redis.default.svc.cluster.local. A   (search svc.cluster.local)",
+        "    redis.default.svc.cluster.local. 5 IN A 10.97.218.31",
+        "    Service default/redis, its ClusterIP 10.97.218.31   [/overlay/objects/services/default/redis]",
+    ]
+    assert "of Service default/redis" in site.host.run(*command, "10.97.218.31")
+    assert site.host.attempt(*command, "nothing.default.svc.cluster.local.").returncode == 1
+
+
 # --- everything else -------------------------------------------------------------------------------------------------
 
 
@@ -190,6 +208,8 @@ def test_upstreams_gone_what_they_said_is_answered_still(site: DnsSite) -> None:
     site.stop("upstream")
     try:
         until(lambda: re.search(r"short\.example\.\s+30\s", site.dig("+time=10", "short.example")), "an old answer")
+        for _ in range(3):  # upstreams are not asked again for each; by TCP, as nothing encoded is kept of that
+            assert site.short("+tcp", "short.example") == [OUTSIDE]
         assert "SERVFAIL" in site.dig("+time=10", "ok-never.example")
         assert site.short("redis.default.svc.cluster.local") == ["10.97.218.31"]
         until(lambda: any(UPSTREAM in each for each in (site.report() or {})["problems"]), "a problem that says so")
@@ -235,6 +255,22 @@ def test_a_stranger_with_a_pods_address_makes_us_answer_nobody(site: DnsSite) ->
     finally:
         site.stranger.batch("addr del 10.0.5.3/32 dev lan\n")
     assert (site.report() or {})["dns"]["counters"]["asked"] == before
+
+
+def test_behind_which_bridges_containers_are() -> None:
+    """One that leads out of the host, by a port that is no container's, has strangers behind it."""
+    with namespace() as host:
+        for bridge, number in (("inward", 1), ("empty", 2), ("outward", 3)):
+            host.batch(f"link add {bridge} type bridge\naddr add 10.9.{number}.1/24 dev {bridge}\n")
+        host.batch("link add pod1 type veth peer name eth1\nlink set pod1 master inward\n")
+        host.batch("link add pod2 type veth peer name eth2\nlink set pod2 master outward\n")
+        host.batch("link add tunnel type vxlan id 5 dstport 4789\nlink set tunnel master outward\n")
+        host.batch("addr add 192.0.2.1/24 dev eth1\n")
+        found = host.call(lambda: place.clients([IPv4Network("10.0.5.0/24")]))
+    assert set(found) == {
+        "127.0.0.0/8", "127.0.0.1/32", "10.0.5.0/24", "10.9.1.0/24", "10.9.1.1/32", "10.9.2.0/24", "10.9.2.1/32",
+        "10.9.3.1/32", "192.0.2.1/32",
+    }  # fmt: skip
 
 
 def test_questions_are_not_tracked(site: DnsSite) -> None:
@@ -288,8 +324,8 @@ HEADER = st.builds(
 
 def _mutated(question: bytes, places: list[tuple[int, int]]) -> bytes:
     changed = bytearray(question)
-    for place, value in places:
-        changed[place % len(changed)] = value
+    for at, value in places:
+        changed[at % len(changed)] = value
     return bytes(changed)
 
 
@@ -353,6 +389,13 @@ def test_what_stays_and_what_goes(site: DnsSite) -> None:
     started = time.monotonic()
     assert "refused" in site.dig("+time=5", "redis.default.svc.cluster.local")
     assert time.monotonic() - started < LIMIT
+    told = site.host.run(
+        sys.executable, "-m", "overlay", "cleanup", "--state-dir", str(site.folder / "run"),
+        "--subnet-file", str(site.folder / "none" / "subnet.env"), "--data-dir", str(site.folder / "data"),
+    )  # fmt: skip
+    assert "device overlay-dns removed" in told
+    assert "overlay-dns" not in site.host.run("ip", "link")
+    (site.folder / "run").mkdir(exist_ok=True)
     site.start_services()
     assert site.short("redis.default.svc.cluster.local") == ["10.97.218.31"]
     assert STRANGER not in site.log("services")

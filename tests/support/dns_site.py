@@ -145,8 +145,8 @@ class DnsSite:
         return ["unshare", "--mount", "sh", "-c", script, "sh", *command]
 
     def dig(self, *arguments: str, where: Namespace | None = None) -> str:
-        """What dig prints."""
-        done = (where or self.pod).attempt("dig", f"@{ADDRESS}", "+tries=1", "+time=5", *arguments)
+        """What dig prints. It sends no cookie, so that the same question has the same bytes."""
+        done = (where or self.pod).attempt("dig", f"@{ADDRESS}", "+nocookie", "+tries=1", "+time=5", *arguments)
         return done.stdout
 
     def short(self, *arguments: str, where: Namespace | None = None) -> list[str]:

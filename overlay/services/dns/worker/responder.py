@@ -76,7 +76,7 @@ class Responder:
         """The bytes, which are kept: what upstreams said for a second at most, as its TTLs go on; and so what has an
         order that means nothing, for another to come first then."""
         encoded = wire.encode(query, reply, self._rng)
-        if query.limit != wire.TCP_PAYLOAD and reply.code != dns.rcode.SERVFAIL:
+        if not query.once and reply.code != dns.rcode.SERVFAIL:
             lasting = found is not None and not found.chase and not reply.several
             until = None if lasting else int(time.monotonic()) + 1
             self._kept.put(raw[2:], encoded[2:], frozenset() if found is None else found.depends, until)

@@ -67,11 +67,9 @@ async def _by_tcp(address: str, port: int, question: dns.message.Message, counts
 
 def _answer(wire: bytes, question: dns.message.Message) -> dns.message.Message | None:
     """The message, if it answers the question."""
-    if wire[:2] != question.id.to_bytes(2, "big"):
-        return None
     try:
         message = dns.message.from_wire(wire, ignore_trailing=True)
-        # Some servers leave the question out where they refuse: dnspython accepts that for errors alone.
-        return message if question.is_response(message) and isinstance(message, dns.message.QueryMessage) else None
+        # Id, question and opcode are compared. Where servers refuse they may leave the question out.
+        return message if question.is_response(message) else None
     except (dns.exception.DNSException, ValueError, struct.error, IndexError):
         return None

@@ -44,6 +44,7 @@ class Query:
     Attributes:
         name: in the asker's letters.
         limit: bytes that the answer may have.
+        once: whether the same bytes are not to be expected again: it has EDNS options, such as a cookie.
         edns: whether it has an OPT record, so that the answer must have one.
         dnssec: the DO bit. checking_disabled: CD. authentic: AD: it would know whether the answer is validated.
     """
@@ -57,6 +58,7 @@ class Query:
     edns: bool
     dnssec: bool
     limit: int
+    once: bool
 
     @property
     def question(self) -> Question:
@@ -125,6 +127,7 @@ def parse(data: bytes, *, tcp: bool = False) -> Query | bytes | None:
         edns=message.edns >= 0,
         dnssec=bool(message.ednsflags & dns.flags.DO),
         limit=TCP_PAYLOAD if tcp else payload,
+        once=tcp or bool(message.options),
     )
     if message.edns > 0:
         return encode(query, Reply(_BADVERS))
