@@ -14,8 +14,8 @@ MINUTES ?= 10
 # What the command needs at run time, what the lab's traffic and checks need, and what the tests run besides: see
 # requirements/packages.sh. Docker's client is a package of its own from Debian 13 on.
 RUNTIME := python3-venv iproute2 libbpf1 iptables nftables procps
-LAB     := etcd=etcd-server etcdctl=etcd-client iputils-ping iperf3 sockperf ethtool tcpdump
-TESTS   := man-db kubectl=kubectl,kubernetes-client dockerd=docker.io docker=docker-cli,docker.io openssl busybox-static dig=bind9-dnsutils dbus systemd clang llvm libbpf-dev
+LAB     := etcd=etcd-server etcdctl=etcd-client iputils-ping iperf3 sockperf ethtool tcpdump kubectl=kubectl,kubernetes-client
+TESTS   := man-db dockerd=docker.io docker=docker-cli,docker.io openssl busybox-static dig=bind9-dnsutils dbus systemd clang llvm libbpf-dev
 PLATFORMS := qemu-system-x86 debootstrap kmod cpio squashfs-tools
 .DEFAULT_GOAL := help
 

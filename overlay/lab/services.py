@@ -1,4 +1,4 @@
-"""Kubernetes' objects in a lab: ``overlay services`` on every node, and what this machine's kubectl says of its pods.
+"""Services in a lab: ``overlay services`` on every node, what this machine's kubectl says of its pods, who answers.
 
 The lab's pods are no containers, so they are told by files, as CNI plugins and podman tell of theirs.
 """
@@ -7,14 +7,23 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Thread
+
+from dns.exception import DNSException
+from dns.resolver import Resolver
 
 from overlay.daemon.status_socket import ask
 from overlay.errors import LabError, OverlayError
 from overlay.lab.cluster import Lab
-from overlay.lab.machine import Node
+from overlay.lab.machine import Node, Pod
+from overlay.lab.namespace import call_inside
 from overlay.lab.process import poll
 from overlay.lab.shell import overlay_command, run
 
@@ -22,11 +31,18 @@ KUBECTL = "kubectl"
 
 _READY_SECONDS = 30.0
 
+NAME = "lab.default.svc.cluster.local"
+"""The Service's, in every pod."""
+
+_PORT = 80
+_CONNECTIONS = 30
+_ANSWER_SECONDS = 30.0
+
 _SERVICE = {
     "apiVersion": "v1",
     "kind": "Service",
     "metadata": {"name": "lab"},
-    "spec": {"selector": {"app": "lab"}, "ports": [{"port": 80}]},
+    "spec": {"selector": {"app": "lab"}, "ports": [{"port": _PORT}]},
 }
 
 _COMMANDS = ("get pods -o wide", "get svc,endpoints")
@@ -62,6 +78,66 @@ def sessions(lab: Lab) -> Iterator[tuple[str, str]]:
     yield "apply -f -", _kubectl(lab, "apply", "-f", "-", text=json.dumps(_SERVICE))
     for command in _COMMANDS:
         yield command, _kubectl(lab, *command.split())
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a pod got that asked for the Service by its name: the ClusterIP, and how often each pod answered there."""
+
+    address: str
+    by_pod: Counter[str]
+
+
+def answers(lab: Lab) -> Answers:
+    """Every pod serves its name, and the first one asks the Service, a connection each time.
+
+    Raises:
+        LabError: the name does not resolve, or a connection fails.
+    """
+    client = lab.pods[0].namespace
+    with ExitStack() as stack:
+        for pod in lab.pods:
+            stack.enter_context(_serving_its_name(pod))
+        try:
+            server = ask(lab.nodes[0].files.directory, "services")["dns"]["address"]
+            address = call_inside(client, lambda: _resolve(server))
+            return Answers(address, Counter(call_inside(client, lambda: _ask(address)) for _ in range(_CONNECTIONS)))
+        except (OSError, DNSException) as error:
+            raise LabError(str(error) or type(error).__name__, about=f"{NAME} from {lab.pods[0].name}") from error
+
+
+def _resolve(server: str) -> str:
+    resolver = Resolver(configure=False)
+    resolver.nameservers = [server]
+    return str(resolver.resolve(NAME, "A", lifetime=_ANSWER_SECONDS)[0])
+
+
+def _ask(address: str) -> str:
+    """The name of the pod that answers."""
+    with socket.create_connection((address, _PORT), timeout=_ANSWER_SECONDS) as connection:
+        return connection.makefile().read()
+
+
+@contextmanager
+def _serving_its_name(pod: Pod) -> Iterator[None]:
+    """The pod tells its name to whoever connects to its port."""
+    listener = call_inside(pod.namespace, lambda: socket.create_server((str(pod.address), _PORT)))
+
+    def serve() -> None:
+        with suppress(OSError):  # closed: that is the end
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.sendall(pod.name.encode())
+
+    server = Thread(target=serve, name=f"server of {pod.name}")
+    server.start()
+    try:
+        yield
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        server.join()
+        listener.close()
 
 
 def _kubectl(lab: Lab, *arguments: str, text: str | None = None) -> str:
