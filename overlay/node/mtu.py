@@ -5,9 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from overlay.node.interfaces import Underlay
+from overlay.packet.mtu import MINIMUM, UDP_ENCAPSULATION
 
 SETTLE_SECONDS = 60.0
 """How long an underlay must have had a larger MTU before it is used: a change of it restarts Docker."""
+
+
+_USABLE = MINIMUM + UDP_ENCAPSULATION
+"""Bytes. From a smaller one nothing has followed, so nothing has to stay as it is."""
 
 
 class SettledMtu:
@@ -21,7 +26,7 @@ class SettledMtu:
     def settle(self, seen: Underlay, now: float) -> Underlay:
         """The underlay to use, when ``seen`` is there at ``now`` (seconds of a steady clock)."""
         used = self._used
-        if used is None or seen.index != used.index or seen.mtu <= used.mtu:
+        if used is None or seen.index != used.index or seen.mtu <= used.mtu or used.mtu < _USABLE:
             self._used, self._larger = seen, None
             return seen
         if self._larger is None or self._larger[0] != seen.mtu:

@@ -37,6 +37,14 @@ def test_largest_inner_packet_is_still_an_ipv4_payload() -> None:
     assert MAXIMUM + 28 == 65535
 
 
+def test_after_one_that_nothing_fits_into_a_larger_one_counts_at_once() -> None:
+    mtu = SettledMtu()
+    seen = [
+        Underlay("eth0", 2, size, IPv4Address("172.31.0.1"), IPv4Address("172.31.0.1")) for size in (1500, 68, 1500)
+    ]
+    assert [mtu.settle(underlay, float(now)).mtu for now, underlay in enumerate(seen)] == [1500, 68, 1500]
+
+
 def test_a_smaller_underlay_counts_at_once_and_a_larger_one_when_it_stays() -> None:
     settled = SettledMtu()
 
