@@ -21,6 +21,7 @@ from overlay.datapath.userspace.messages import RouteMtus, Status
 from overlay.datapath.userspace.sockets import SocketPair
 from overlay.errors import DatapathError, OverlayError
 from overlay.linux.tun import is_attached, is_elsewhere, reopen_the_way, set_persistent
+from overlay.observe.logging import Once
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class Supervisor:
         self._link: WorkerLink | None = None
         self._process: Process | None = None
         self._notices = Notices()
+        self._once = Once(logger)
         self._supervision = Supervision(NAME, self, DatapathError)
         self.failed = self._supervision.failed
         self._last: Status | None = None
@@ -185,5 +187,5 @@ class Supervisor:
             return False
         if self._spec is not None:
             for change in reopen_the_way(self.tun, self._spec.device, queues.LENGTH):
-                logger.info("%s: %s", self._spec.device, change)
+                self._once.say(change, f"{self._spec.device}: {change}", logging.INFO)
         return await self.ask(patience) is not None
