@@ -177,6 +177,9 @@ class TrafficControl(RouteSocket):
             if first is None or second is None:
                 raise DeviceError("was removed while it was set up", about=f"{sender}, {receiver}", remedy="try again")
             for end in (first, second):
+                if end.mtu != _MAX_MTU or end.master:  # as one who sets up all of a machine's interfaces may have it
+                    self._route.link("set", index=end.index, mtu=_MAX_MTU, master=0)
+                    changed = True
                 if not end.up:
                     self.silence_ipv6(end.index)
                     self._route.link("set", index=end.index, state="up")

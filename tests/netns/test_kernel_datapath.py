@@ -454,14 +454,19 @@ def test_a_new_port_and_a_new_subnet() -> None:
         "tc filter del dev flannel0-grx ingress",
         "ip link del flannel0-gtx",
         "ip link set flannel0-grx down",
+        "ip link set flannel0-gtx mtu 1000 master br-others",
     ],
 )
 def test_what_others_break_is_mended(breakage: str) -> None:
     with running() as (first, second):
+        first("ip link add br-others type bridge")
         first(breakage)
         until(lambda: attached(first), "filters are back")
         until(lambda: "overlay_gro#" in filters(first, "flannel0-grx", "ingress"), "the GRO stage is back")
         until(lambda: "UP" in first("ip -br link show flannel0-grx"), "the GRO stage is up")
+        for end in ("gtx", "grx"):
+            until(lambda end=end: "mtu 65535" in first(f"ip link show flannel0-{end}"), "its MTU is right")  # type: ignore[misc]
+            until(lambda end=end: "br-others" not in first(f"ip link show flannel0-{end}"), "it is free")  # type: ignore[misc]
         with iperf_server(first):
             report = json.loads(second.in_pod(f"iperf3 -J -t 1 -c {first.pod_address}"))
         assert report["end"]["sum_received"]["bits_per_second"] > 10e6
