@@ -22,6 +22,15 @@ class TokenBucket:
         self._tokens -= 1
         return True
 
+    def left(self, now: float) -> int:
+        """How many events are allowed at ``now``; none is taken."""
+        self.wait(now)
+        return max(0, int(self._tokens))
+
+    def take(self, count: int) -> None:
+        """So many have happened."""
+        self._tokens -= count
+
     def wait(self, now: float) -> float:
         """Seconds from ``now`` until one more event is allowed, 0 where one is; none is taken."""
         self._tokens = min(self._burst, self._tokens + max(0.0, now - self._last) * self._rate)

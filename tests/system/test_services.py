@@ -133,10 +133,16 @@ def test_the_page_is_what_happens(cluster: Site, capsys: pytest.CaptureFixture[s
         else:
             assert shape(printed) == shape(shown), command
 
+    def named(node: Booted) -> set[str]:
+        command = ("dig", "@169.254.20.10", "+short", "-t", "A", "myapp-svc.default.svc.cluster.local.")
+        return set(node.run(*command, check=False).stdout.split())
+
     def endpoints() -> set[str]:
         return set(re.findall(r"10\.\d+\.\d+\.\d+", kubectl(first, "get", "endpoints", "myapp-svc").stdout))
 
     assert len(endpoints()) == 3, "on both nodes"
+    for node in cluster.nodes:
+        wait_until(lambda node=node: named(node) == endpoints(), LIMIT, "their name on each node")  # type: ignore[misc]
     second.run("docker", "rm", "--force", "web3")
     wait_until(lambda: len(endpoints()) == 2, LIMIT, "an endpoint less")
 
