@@ -335,7 +335,7 @@ class TestTeardown:
         benchmarks = [
             subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)
         ]
-        told = [benchmark.communicate(timeout=120)[0] for benchmark in benchmarks]
+        told = [benchmark.communicate(timeout=300)[0] for benchmark in benchmarks]
         assert [benchmark.returncode for benchmark in benchmarks] == [0, 0], "\n".join(told)
 
     @pytest.mark.etcd
@@ -345,7 +345,7 @@ class TestTeardown:
             for _ in range(2)
         ]
         for demo in demos:
-            told, _ = demo.communicate(timeout=120)
+            told, _ = demo.communicate(timeout=300)
             assert demo.returncode == 0, told
 
     @pytest.mark.etcd
