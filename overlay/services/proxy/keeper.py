@@ -20,7 +20,7 @@ from overlay.services import configuration
 from overlay.services.configuration import Configuration
 from overlay.services.facts import ServiceName
 from overlay.services.mirror import ServicesMirror
-from overlay.services.proxy import place
+from overlay.services.proxy import hairpin, place
 from overlay.services.proxy.base import Mode, Surroundings
 from overlay.services.proxy.modes import MODES, NONE, choose
 from overlay.services.table import Entry, Place, PortName, Table, TableMaker
@@ -94,6 +94,8 @@ class Keeper:
     def is_at(self, where: Whereabouts) -> bool:
         """Where this node is in the network; whether that is news."""
         news, self._where = where != self._where, where
+        if news:
+            self._machine = None
         return news
 
     # --- its work ---------------------------------------------------------------------------------------------------
@@ -113,6 +115,8 @@ class Keeper:
                 _log.warning("what Services need on this node was taken away by somebody; it is made again")
         if self._machine is None:
             self._machine = await asyncio.to_thread(place.look)
+            if not self._machine.bridged:
+                await asyncio.to_thread(hairpin.allow, self._where.subnets, self._surroundings.state_dir)
         revision = self._mirror.revision
         here, problems = place.place_of(
             self._machine, self._node, self._where.networks, self._where.subnets, self._service_cidr()
