@@ -3,8 +3,8 @@
 Where netfilter sees what passes bridges (``br_netfilter``, which Docker loads), a packet is translated on its way in,
 and is then for the port that it came by: a bridge drops such frames unless the port may give them back
 (``br_nf_pre_routing_finish``, ``should_deliver``). So the ports of bridges that carry this node's subnet are told that
-they may, as the kubelet tells them (``hairpin-veth``). Those that were told are noted, and told the contrary when all is
-removed.
+they may, as the kubelet tells them (``hairpin-veth``). Those that were told are noted, and told the contrary when all
+is removed.
 """
 
 from __future__ import annotations
