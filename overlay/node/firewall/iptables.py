@@ -259,7 +259,8 @@ def _places(others: list[Tokens], table: Saved, anchor: Anchor) -> list[_Place]:
     """Where our jumps belong among the others' rules of a kernel's chain, in order."""
     if anchor.base != "FORWARD":
         return [_Place(anchor.jump, 0, len(others))]
-    blocking = [index for index, rule in enumerate(others) if _blocks(rule, table)]
+    drops = table.policies.get(anchor.base) == "DROP"
+    blocking = [index for index, rule in enumerate(others) if _blocks(rule, table) or (drops and _ends_the_chain(rule))]
     last = next(iter(blocking), len(others))
     first = max((index + 1 for index, rule in enumerate(others[:last]) if target(rule) in _GUARDS), default=0)
     if last in blocking and table.leads_to(others[last], _ISOLATION):
@@ -279,6 +280,11 @@ def _blocks(rule: Tokens, table: Saved, depth: int = 0) -> bool:
         return True
     # The kernel refuses loops; the limit only guards against a text that no kernel printed.
     return depth < 16 and any(_blocks(inner, table, depth + 1) for inner in table.chain(name))
+
+
+def _ends_the_chain(rule: Tokens) -> bool:
+    """Whether every packet returns by it; of one of the kernel's chains to what its policy says."""
+    return target(rule) == "RETURN" and unconditional(rule)
 
 
 def _append(chain: str, rule: Tokens) -> str:

@@ -239,6 +239,15 @@ def test_the_jump_goes_behind_the_guards_and_before_what_refuses(forward: list[s
     assert planned(FORWARD_ONLY, table(*settled, chains=chains)) == Plan()
 
 
+@pytest.mark.parametrize("rule", ["-j RETURN", "-m comment --comment 'to the policy' -j RETURN"])
+def test_the_jump_goes_before_what_leads_to_a_policy_that_drops(rule: str) -> None:
+    done = planned(FORWARD_ONLY, table(OPERATOR, rule, policy="DROP"))
+    assert after(done.script, [OPERATOR, rule])[:2] == [OPERATOR, "JUMP"]
+    assert planned(FORWARD_ONLY, table(OPERATOR, JUMP, rule, policy="DROP")) == Plan()
+    assert planned(FORWARD_ONLY, table(OPERATOR, "-i eth9 -j RETURN", JUMP, policy="DROP")) == Plan()
+    assert planned(FORWARD_ONLY, table(OPERATOR, rule, JUMP, policy="ACCEPT")) == Plan(), "which lets it pass"
+
+
 @pytest.mark.parametrize(
     "forward",
     [
