@@ -240,6 +240,8 @@ class Checker:
         loaded anew. ``subnet`` None: everybody.
         """
         self._note_takers()  # whoever took something may be gone in a moment
+        if revision is None:
+            self._seen_revision = 0
         for node in self._nodes:
             held = node.held  # without one, a claim may be on its way
             if node.process is None:
