@@ -18,7 +18,7 @@ import pytest
 from overlay.lab.namespace import call_inside
 from overlay.linux.libbpf import Object
 from overlay.linux.tc import Filter, Hook, TrafficControl
-from tests.support.programs import compiled
+from tests.support.programs import TAG, compiled
 from tests.support.tunnels import (
     Node,
     entering,
@@ -156,16 +156,32 @@ def put_before_ours(node: Node, device: str, hook: Hook, directory: Path) -> Non
     """A program that lets everything through, so that no other on the hook is asked."""
     source = "#include <linux/bpf.h>\n"
     source += '__attribute__((section("tc"), used)) int another(struct __sk_buff *skb) { return 0; }\n'
+    put_program(node, device, hook, directory, source, "another")
+
+
+def put_program(node: Node, device: str, hook: Hook, directory: Path, source: str, name: str) -> None:
+    """The program ``name`` of ``source``, before those of ours."""
 
     def put() -> None:
         with Object(compiled(source, directory)) as opened, TrafficControl() as tc:
             opened.load()
-            link, program = tc.link(device), opened.program("another")
+            link, program = tc.link(device), opened.program(name)
             assert link is not None
-            tc.set_filter(link, hook, Filter(7, 1, "another"), program.fd)
+            tc.set_filter(link, hook, Filter(7, 1, name), program.fd)
             program.close()
 
     call_inside(node.namespace, put)
+
+
+def test_frames_that_a_switch_tags_with_a_priority_are_carried_and_told(kernel_pair: Pair, tmp_path: Path) -> None:
+    """VID 0 is no VLAN: the stack takes the tag away behind our program, and the worker carries what was in it."""
+    first, second = kernel_pair
+    put_program(second, "eth0", Hook.EGRESS, tmp_path, TAG, "tag")
+    assert lost(ping(first, second)) == 0
+    told(first, "slow-path", "without meeting our program", "VID 0", "tcpdump -e vlan 0",
+         meanwhile=lambda: send(second, first, 50))  # fmt: skip
+    second("tc filter del dev eth0 egress prio 7")
+    over(first)
 
 
 def joining(first: Node, second: Node) -> None:

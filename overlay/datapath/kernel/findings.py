@@ -73,7 +73,8 @@ def causes_of(around: Surroundings) -> dict[str, Cause]:
         found["slow_rx_unseen"] = Cause(
             "that came in without meeting our program, perhaps by an interface where none of ours belongs: "
             + ", ".join(around.bare),
-            "give that interface an address, or name it with --iface",
+            "give that interface an address, or name it with --iface; or do frames have a priority (VID 0): "
+            "tcpdump -e vlan 0",
         )
     if around.joining:
         names = ", ".join(around.joining)

@@ -139,6 +139,7 @@ class Machine:
     ) -> Surroundings:
         outside = [each for each in attachments if each.device.index not in ours or each.hook is Hook.EGRESS]
         underlays = {each.device.index: each.device for each in outside if each.hook is Hook.INGRESS}
+        containers = {each.index for each in tc.addresses() if each.address in self.spec.network}
         return Surroundings(
             ahead=tuple(
                 f"{other} on {each.hook.name.lower()} of {each.device.name}"
@@ -149,7 +150,7 @@ class Machine:
             bare=tuple(
                 device.name
                 for device in devices
-                if device.up and is_end(device) and device.index not in underlays and device.index not in ours
+                if device.up and is_end(device) and device.index not in {*underlays, *ours, *containers}
             ),
         )
 

@@ -25,7 +25,7 @@ class Surroundings:
     Attributes:
         ahead: other programs that see packets before ours do, each as "NAME on HOOK of DEVICE".
         joining: interfaces that join datagrams before our programs see them.
-        bare: interfaces that are up, are nobody's port, and have no program of ours.
+        bare: interfaces that are up, are nobody's port and not the containers', and have no program of ours.
     """
 
     ahead: tuple[str, ...] = ()
