@@ -1,7 +1,7 @@
 """Kubernetes' API for the objects of ``overlay.services``: what kubectl, client libraries and Prometheus talk to.
 
     HTTPS on loopback ──▶ server ──▶ auth ──▶ verbs ──▶ services.storage ──▶ etcd
-                                               │  └──▶ watching ──▶ one watch on etcd for all clients
+                                               │  └──▶ watching ──▶ one watch on etcd for all clients, and for reading
                                                └── paths, bodies, discovery, openapi, tables (pure)
 
 * ``paths`` (pure): which kind, namespace, name a URL means, and what its query asks for.
@@ -10,7 +10,9 @@
 * ``openapi`` (pure): what the fields of a kind are, for ``kubectl explain`` and ``apply``, as v2 (``openapi_v2``, in
   protobuf) and v3.
 * ``tables`` (pure): the columns that ``kubectl get`` prints.
-* ``verbs``: get, list, create, update, patch, delete; ``watching``: what changes, from a revision on.
+* ``verbs``: get, list, create, update, patch, delete; ``watching``: what changes, from a revision on, and ``derived``:
+  of what is computed; ``streams``: a watch as its client sees it.
+* ``freshness``: whether what ``watching`` knows may answer for etcd.
 * ``server``: aiohttp, and every error as a Status; ``auth``: tokens; ``certificates``: a CA of this host's own;
   ``kubeconfig``: how clients find all this.
 
