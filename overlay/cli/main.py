@@ -27,6 +27,7 @@ _COMMANDS = {
     "config": ("overlay.cli.config:config", "Show, set or check the network's config in etcd."),
     "dns": ("overlay.cli.dns:dns", "Explain what a name of the cluster answers."),
     "docker-opts": ("overlay.cli.docker_opts:docker_opts", "Write Docker's options, as mk-docker-opts.sh does."),
+    "env": ("overlay.cli.env:env", "Print Services as variables, for docker run --env-file."),
     "kubeconfig": ("overlay.cli.kubeconfig:kubeconfig", "Print the kubeconfig of this machine's API."),
     "kubectl": ("overlay.cli.kubectl:kubectl", "Run kubectl against an API that lives as long as the command."),
     "lab": ("overlay.cli.lab:lab", "A cluster in network namespaces on this machine."),

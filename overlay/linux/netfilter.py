@@ -140,17 +140,9 @@ class Tools:
         """The names of nftables' tables, as JSON. Raises NodeError, PrivilegeError."""
         return _run([_found(self.nft, "nftables"), "-j", "list", "tables"])
 
-    def list_chains(self) -> str:
-        """All chains of nftables, without their rules, as JSON. Raises NodeError, PrivilegeError."""
-        return _run([_found(self.nft, "nftables"), "-j", "list", "chains"])
-
-    def list_of(self, kind: str, family: str) -> str:
-        """All ``chains`` or ``sets`` of a family without what is in them, as JSON. Raises NodeError, PrivilegeError."""
-        return _run([_found(self.nft, "nftables"), "-j", "list", kind, family])
-
-    def list_object(self, kind: str, family: str, table: str, name: str) -> str:
-        """A ``set`` or ``map`` with its elements, as JSON. Raises NodeError, PrivilegeError."""
-        return _run([_found(self.nft, "nftables"), "-j", "list", kind, family, table, name])
+    def list_chains(self, family: str = "") -> str:
+        """All chains of nftables, or of a family, without their rules, as JSON. Raises NodeError, PrivilegeError."""
+        return _run([_found(self.nft, "nftables"), "-j", "list", "chains", *filter(None, [family])])
 
     def delete_table(self, family: str, name: str) -> bool:
         """Deletes a table of nftables; whether there was one. Raises NodeError, PrivilegeError."""

@@ -19,6 +19,7 @@ Concepts, and which way they flow::
 * ``endpoints`` (pure): from Services and pods to Endpoints and EndpointSlices. Nobody stores those: every node and
   every API server computes the same from the same revision, so that there is neither controller nor leader.
 * ``table`` (pure): what each virtual address means on this node; ``meeting`` (pure): what a connection meets there.
+* ``environment`` (pure): Services as variables.
 * ``proxy``: makes the addresses answer, in one of several modes.
 * ``computed`` (pure): those, and nodes, by the keys that they would have; ``reading``: every kind, stored or computed,
   as of one revision.

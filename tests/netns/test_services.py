@@ -7,22 +7,27 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from overlay.lab.cluster import Lab
+from overlay.lab.process import poll
+from overlay.lab.shell import overlay_command
 from overlay.lab.topology import LabSpec
 from overlay.services.table import Answer
-from tests.support.services_lab import BALANCER, EXTERNAL, ServicesLab, services_lab
+from tests.support.services_lab import BALANCER, EXTERNAL, LIMIT, ServicesLab, Steadily, services_lab
 
 pytestmark = [pytest.mark.root, pytest.mark.etcd]
 
 MODES = ("nftables",)
 
 VIP, NODE_PORT = "10.96.7.1", 30080
-EVERYWHERE = {
+EVERYWHERE: dict[str, Any] = {
     "type": "LoadBalancer",
     "externalIPs": [EXTERNAL],
     "ports": [
@@ -62,7 +67,7 @@ def check(lab: ServicesLab, source: str, node: str, address: str, port: int, pro
     expected = lab.meets(source, node, address, port, protocol)
     what = f"{source} → {address}:{port}/{protocol}"
     if expected.answer is not Answer.BALANCE:
-        patience = 1.0 if expected.answer is Answer.DROP else 10.0
+        patience = 0.5 if expected.answer is Answer.DROP else 10.0
         (answer,) = lab.client(source).ask(protocol, address, port, patience=patience)
         assert answer == ("refused" if expected.answer is Answer.REJECT else "silence"), what
         return
@@ -92,11 +97,148 @@ def test_every_source_meets_what_the_table_says_at_every_address(
         loadBalancerSourceRanges=["10.0.0.0/16", "172.31.0.1/32"],
     )  # fmt: skip
 
+    services.table("n1")  # before the threads: msgspec looks at a type when it is first decoded, and in one thread only
+
     def from_one(source: str) -> None:
         for address, port in places(services):
             check(services, source, "n1", address, port)
-            if (address, port) not in ((VIP, 81), ("10.96.99.99", 80)):
+            if (address in (VIP, BALANCER) and port == 80) or port == NODE_PORT:
                 check(services, source, "n1", address, port, "UDP")
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(from_one, SOURCES.values()))
+
+
+def test_a_client_keeps_its_pod_for_as_long_as_the_service_says(services: ServicesLab) -> None:
+    seconds = 3
+    spec = {**EVERYWHERE, "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": seconds}}}
+    services.put_service("web", **spec, clusterIP=VIP, sessionAffinity="ClientIP")
+    own = str(services.lab.node("n1").address)
+    for source, address, port in (("n1p2", VIP, 80), ("etcd", own, NODE_PORT)):
+        for protocol in ("TCP", "UDP"):
+            names = {each["name"] for each in services.client(source).ask(protocol, address, port, count=12)}
+            assert len(names) == 1, f"{source} → {address}:{port}/{protocol}"
+
+    def all_met() -> bool:
+        time.sleep(seconds + 0.5)
+        met.update(each["name"] for each in services.client("n1p2").ask("TCP", VIP, 80))
+        return len(met) > 1
+
+    met: set[str] = set()
+    assert poll(all_met, LIMIT), "another pod, once the time has passed"
+
+
+@pytest.mark.parametrize("affinity", ["None", "ClientIP"])
+def test_a_pod_that_goes_takes_no_new_connection_and_no_flow_along(services: ServicesLab, affinity: str) -> None:
+    """A client of UDP that never changes its port is a resolver, or statsd."""
+    services.put_service("web", **EVERYWHERE, clusterIP=VIP, sessionAffinity=affinity)
+    client = services.client("n1p2")
+    first = client.ask("UDP", VIP, 80, source_port=12345)[0]["name"]
+    again = client.ask("UDP", VIP, 80, source_port=12345, count=5)
+    assert {each["name"] for each in again} == {first}, "a flow stays where it is"
+    services.put_pod(first, ready=False)
+    services.wait_for_pods()
+    names = {each["name"] for each in client.ask("TCP", VIP, 80, count=20)}
+    assert first not in names
+
+    def moved() -> bool:
+        (answer,) = client.ask("UDP", VIP, 80, source_port=12345, patience=2.0)
+        return isinstance(answer, dict) and answer["name"] != first
+
+    assert poll(moved, LIMIT), "the flow is given another pod"
+    for name in services.pods:
+        services.put_pod(name, ready=False)
+    services.wait_for_pods()
+    assert client.ask("TCP", VIP, 80) == ["refused"]
+    assert poll(lambda: client.ask("UDP", VIP, 80, source_port=12345, patience=2.0) == ["refused"], LIMIT)
+    for name in services.pods:
+        services.put_pod(name)
+    services.wait_for_pods()
+    assert isinstance(client.ask("UDP", VIP, 80, source_port=12345)[0], dict), "a Service that has endpoints again"
+
+
+def test_pods_that_terminate_serve_where_no_other_does(services: ServicesLab) -> None:
+    services.put_service("web", clusterIP=VIP)
+    client = services.client("n1p2")
+    services.put_pod("n2p1", terminating=True)
+    services.wait_for_pods()
+    assert "n2p1" not in {each["name"] for each in client.ask("TCP", VIP, 80, count=30)}
+    for name in ("n1p1", "n1p2", "n2p2"):
+        services.put_pod(name, ready=False)
+    services.wait_for_pods()
+    assert {each["name"] for each in client.ask("TCP", VIP, 80, count=4)} == {"n2p1"}
+    for name in services.pods:
+        services.put_pod(name)
+    services.wait_for_pods()
+
+
+def test_nothing_stops_when_the_daemon_is_killed_and_started_again_it_takes_over(services: ServicesLab) -> None:
+    lab, node = services, services.lab.node("n1")
+    lab.put_service("web", **EVERYWHERE, clusterIP=VIP)
+    before = rules(lab)
+    lab.daemons["n1"].kill()
+    answers = lab.client("n1p1").ask("TCP", VIP, 80, count=50)
+    assert all(isinstance(each, dict) for each in answers)
+    # Meanwhile a Service goes and another comes.
+    del lab.daemons["n1"]
+    lab.put_service("new", clusterIP="10.96.7.7")
+    with Steadily(lab, "n1p1", VIP, 80) as steadily:
+        lab.start_daemon(node)
+        lab.delete_service("new")
+        assert poll(lambda: lab.report("n1")["proxy"].get("ports") == 2, LIMIT), lab.report("n1")
+    assert steadily.faults == []
+    assert steadily.asked > 0
+    assert poll(lambda: rules(lab) == before, LIMIT), "what it does not need any more goes a little later"
+
+
+def rules(lab: ServicesLab) -> list[str]:
+    """All that n1 has in nftables; elements are listed in no order."""
+    listed = lab.lab.node("n1").run("nft", "list", "table", "ip", "overlay-services").stdout
+    for mark in (",", "elements = {", "}"):
+        listed = listed.replace(mark, "\n")
+    return sorted(line.strip() for line in listed.splitlines())
+
+
+def test_what_somebody_flushes_is_made_again(services: ServicesLab) -> None:
+    services.put_service("web", clusterIP=VIP)
+    node = services.lab.node("n1")
+    node.run("nft", "flush", "ruleset")
+    assert services.client("n1p1").ask("TCP", VIP, 80, patience=1.0) != [{}]
+    # Any change makes it look; else it looks every half a minute.
+    assert poll(lambda: _answers(services), 2 * LIMIT), services.report("n1")
+
+
+def _answers(services: ServicesLab) -> bool:
+    return isinstance(services.client("n1p1").ask("TCP", VIP, 80, patience=1.0)[0], dict)
+
+
+def test_a_node_port_that_a_process_has_is_told(services: ServicesLab) -> None:
+    process = services.serve("n1", NODE_PORT)
+    services.put_service("web", **EVERYWHERE, clusterIP=VIP)
+    try:
+        told = f"node port {NODE_PORT}/TCP of Service default/web:tcp"
+        assert poll(lambda: any(told in each for each in services.report("n1")["problems"]), LIMIT), services.report(
+            "n1"
+        )
+        check(services, "etcd", "n1", str(services.lab.node("n1").address), NODE_PORT)
+    finally:
+        process.kill()
+
+
+def test_an_unknown_scheduler_is_told_and_a_known_one_is_followed(services: ServicesLab) -> None:
+    services.put_service("web", clusterIP=VIP, scheduler="rr")
+    counted = Counter(each["name"] for each in services.client("n1p2").ask("TCP", VIP, 80, count=40))
+    assert set(counted.values()) == {10}, "round robin"
+    services.put_service("odd", clusterIP="10.96.7.3", scheduler="magic")
+    assert poll(lambda: any("magic" in each for each in services.report("n1")["problems"]), LIMIT)
+    check(services, "n1p1", "n1", "10.96.7.3", 80)
+
+
+def test_cleanup_leaves_nothing(services: ServicesLab) -> None:
+    services.put_service("web", **EVERYWHERE, clusterIP=VIP)
+    node = services.lab.node("n2")
+    services.daemons.pop("n2").kill()
+    assert "overlay-services" in node.run("nft", "list", "tables").stdout
+    flags = ("--subnet-file", "/nonexistent/subnet.env", "--state-dir", str(node.files.directory / "none"))
+    node.run(overlay_command(), "cleanup", *flags)
+    assert "overlay-services" not in node.run("nft", "list", "tables").stdout

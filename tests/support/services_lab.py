@@ -16,7 +16,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
-from typing import Any
+from threading import Event, Thread
+from typing import Any, Self
 
 from overlay.daemon.status_socket import ask
 from overlay.errors import OverlayError
@@ -140,13 +141,14 @@ class ServicesLab:
         (directory / f"{name}.new").rename(directory / f"{name}.json")
         self.pods[name] = document
 
-    def put_service(self, name: str, status: Any = None, **spec: Any) -> Object:
+    def put_service(self, name: str, status: Any = None, scheduler: str = "", **spec: Any) -> Object:
         """Writes a Service as the API would store it, and waits until both nodes do what it says."""
         number = sorted({*self.services, name}).index(name)
         address = spec.pop("clusterIP", f"10.96.7.{number + 1}")
         document = {
             "apiVersion": "v1", "kind": "Service", "status": {"loadBalancer": status or {}},
-            "metadata": {"name": name, "namespace": "default", "uid": name},
+            "metadata": {"name": name, "namespace": "default", "uid": name,
+                         "annotations": {facts.SCHEDULER: scheduler} if scheduler else {}},
             "spec": {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "selector": {"app": "web"},
                      "ports": [{"port": 80, "targetPort": PORT}], **spec},
         }  # fmt: skip
@@ -196,14 +198,18 @@ class ServicesLab:
     # --- asking, and what should come of it ---
 
     def client(self, machine: str) -> Client:
+        """The one of a machine, for one thread at a time."""
         if machine not in self._clients:
-            argv = ("nsenter", f"--net=/run/netns/{self.lab.machine(machine).namespace}", sys.executable, "-m",
-                    "tests.support.answering", "ask")  # fmt: skip
-            process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            self._stack.callback(process.wait)
-            self._stack.callback(process.kill)
-            self._clients[machine] = Client(process)
+            self._clients[machine] = self.new_client(machine)
         return self._clients[machine]
+
+    def new_client(self, machine: str) -> Client:
+        argv = ("nsenter", f"--net=/run/netns/{self.lab.machine(machine).namespace}", sys.executable, "-m",
+                "tests.support.answering", "ask")  # fmt: skip
+        process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._stack.callback(process.wait)
+        self._stack.callback(process.kill)
+        return Client(process)
 
     def meets(self, machine: str, node: str, address: str, port: int, protocol: str = "TCP") -> Meeting:
         """What a connection from a machine is to meet on a node."""
@@ -259,6 +265,33 @@ class _Known:
 
     def written(self, name: ServiceName) -> list[WrittenEndpoint]:
         return []
+
+
+class Steadily:
+    """Asks one address again and again, from its beginning to its end; keeps what was no answer."""
+
+    def __init__(self, lab: ServicesLab, machine: str, address: str, port: int) -> None:
+        self._client = lab.new_client(machine)
+        self._where = address, port
+        self._ends = Event()
+        self._thread = Thread(target=self._run, daemon=True)
+        self.faults: list[Any] = []
+        self.asked = 0
+
+    def _run(self) -> None:
+        while not self._ends.is_set():
+            (answer,) = self._client.ask("TCP", *self._where)
+            self.asked += 1
+            if not isinstance(answer, dict):
+                self.faults.append(answer)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.set()
+        self._thread.join()
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from overlay.services.mirror import ServicesMirror
 from overlay.services.proxy import hairpin, place
 from overlay.services.proxy.base import Mode, Surroundings
 from overlay.services.proxy.modes import MODES, NONE, choose
-from overlay.services.table import Entry, Place, PortName, Table, TableMaker
+from overlay.services.table import Entry, Kind, Place, PortName, Table, TableMaker
 
 _log = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ class Keeper:
         self._applied(table)
         if not self._others_removed:
             await self._remove_others(mode)
-        if now - self._taken[0] >= PORTS_SECONDS:
+        if now - self._taken[0] >= PORTS_SECONDS or _other_node_ports(table, before):
             listening = await asyncio.to_thread(place.listening_ports)
             self._taken = now, place.taken_node_ports(table.entries.values(), listening)
         conflicts = [
@@ -208,3 +208,9 @@ class Keeper:
         """The daemon ends; what carries traffic stays."""
         if self._mode is not None:
             await self._mode.close()
+
+
+def _other_node_ports(table: Table, before: Table | None) -> bool:
+    """Whether there is a node port that was none before, or none where there was one."""
+    changed = [entry for _, *both in table.changed(before) for entry in both if entry is not None]
+    return any(frontend.kind is Kind.NODE_PORT for entry in changed for frontend in entry.frontends)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
+
+import msgspec
 
 from overlay.services.proxy.nftables.ledger import Found, Key
 from overlay.services.proxy.nftables.rendering import MAPS, TABLE
@@ -13,34 +14,35 @@ Json = dict[str, Any]
 
 
 def chains(text: str) -> frozenset[str]:
-    """Names of our table's chains, of what ``nft -j list chains ip`` printed."""
-    return frozenset(each["name"] for each in _ours(text, "chain"))
+    """Names of our table's chains, of what ``nft -j list`` printed, the table or all chains."""
+    return frozenset(each["name"] for _, each in _ours(text, "chain"))
 
 
-def found(chain_list: str, set_list: str, map_lists: Iterable[str]) -> Found:
-    """What is there.
+def found(text: str) -> Found:
+    """What is there, of what ``nft -j list table`` printed."""
+    chain_names, set_names, elements = set[str](), set[str](), dict[Key, str]()
+    for kind, each in _ours(text, "chain", "set", "map"):
+        name = each["name"]
+        if kind == "chain":
+            chain_names.add(name)
+        elif name not in MAPS:  # clients that are remembered
+            set_names.add(name)
+        else:
+            elements.update(_elements(name, each.get("elem", [])))
+    return Found(frozenset(chain_names), frozenset(set_names), elements)
 
-    Args:
-        chain_list, set_list: what ``nft -j list chains ip`` and ``list sets ip`` printed.
-        map_lists: what each of :data:`MAPS` was listed as.
-    """
-    sets = frozenset(each["name"] for each in _ours(set_list, "set") if each["name"] not in MAPS)
-    elements = {key: value for text in map_lists for key, value in _elements(text)}
-    return Found(chains(chain_list), sets, elements)
 
-
-def _ours(text: str, *kinds: str) -> Iterator[Json]:
-    for item in json.loads(text)["nftables"]:
+def _ours(text: str, *kinds: str) -> Iterator[tuple[str, Json]]:
+    for item in msgspec.json.decode(text)["nftables"]:
         for kind in kinds:
             if (each := item.get(kind)) is not None and each["table"] == TABLE:
-                yield each
+                yield kind, each
 
 
-def _elements(text: str) -> Iterator[tuple[Key, str]]:
-    for each in _ours(text, "set", "map"):
-        for element in each.get("elem", []):
-            key, value = element if isinstance(element, list) else (element, None)
-            yield (each["name"], _words(key)), "" if value is None else _value(value)
+def _elements(name: str, listed: list[Any]) -> Iterator[tuple[Key, str]]:
+    for element in listed:
+        key, value = element if isinstance(element, list) else (element, None)
+        yield (name, _words(key)), "" if value is None else _value(value)
 
 
 def _words(value: Any) -> str:

@@ -11,7 +11,7 @@ from overlay.linux.netfilter import Tools
 from overlay.services.proxy.base import Applied, Surroundings
 from overlay.services.proxy.nftables.found import chains, found
 from overlay.services.proxy.nftables.ledger import Found, Ledger
-from overlay.services.proxy.nftables.rendering import FRAME, MAPS, SCHEDULERS, TABLE, frame, render
+from overlay.services.proxy.nftables.rendering import FRAME, SCHEDULERS, TABLE, frame, render
 from overlay.services.table import Entry, Table
 
 FAMILY = "ip"
@@ -54,8 +54,7 @@ class Nftables:
     def _carry_out(self, table: Table) -> int:
         before, operations = self._table, 0
         if self._ledger is None:
-            found, before = self._found(), None
-            self._ledger = Ledger(found)
+            self._ledger, before = Ledger(self._found()), None
         if before is None or before.place != table.place:
             commands = list(frame(table.place))
             self._transact(commands)
@@ -76,20 +75,23 @@ class Nftables:
         self._tools.transact("\n".join(commands) + "\n", as_json=False)
 
     def _found(self) -> Found:
-        chain_list = self._tools.list_of("chains", FAMILY)
-        if not chains(chain_list) >= set(FRAME):
-            # Somebody took a part of it away, or it was never there: what is left of it cannot be trusted.
-            self._tools.delete_table(FAMILY, TABLE)
+        """One listing: each reads all of the table's elements anew."""
+        listed = self._tools.list_table(FAMILY, TABLE)
+        if listed is None:
             return Found()
-        listed = [self._tools.list_object(MAPS[name].split()[0], FAMILY, TABLE, name) for name in MAPS]
-        return found(chain_list, self._tools.list_of("sets", FAMILY), listed)
+        there = found(listed)
+        if there.framed:
+            return there
+        # Somebody took a part of it away: what is left of it cannot be trusted.
+        self._tools.delete_table(FAMILY, TABLE)
+        return Found()
 
     async def check(self) -> bool:
         """See :class:`~overlay.services.proxy.base.Mode`."""
         if self._ledger is None:
             return False
         wanted = {*FRAME, *self._ledger.held_chains}
-        if chains(await asyncio.to_thread(self._tools.list_of, "chains", FAMILY)) >= wanted:
+        if chains(await asyncio.to_thread(self._tools.list_chains, FAMILY)) >= wanted:
             return True
         self._ledger = self._table = None
         return False

@@ -282,7 +282,7 @@ def _frame_rules(place: Place) -> dict[str, list[str]]:
     outsiders = []
     if place.networks:
         outsiders = [f"ip daddr @{CLUSTER_IPS} ip saddr != {_one_of(place.networks)} {_MARK}"]
-    nobodys = [] if place.service_cidr is None else [f"ip daddr {place.service_cidr} drop"]
+    nobodys = [] if place.service_cidr is None else [f"ip daddr {place.service_cidr} fib daddr type != local drop"]
     neighbours = [f"ct status dnat ip saddr {each} ip daddr {each} {_MASQUERADE}" for each in place.bridged]
     return {
         "filter-prerouting": [firewalled],
