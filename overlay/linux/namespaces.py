@@ -14,6 +14,9 @@ from overlay.text import lines_of
 
 T = TypeVar("T")
 
+_FIRST_PID_NAMESPACE = 0xEFFFFFFC
+"""``PROC_PID_INIT_INO`` (linux/proc_ns.h)."""
+
 
 def visible() -> dict[int, Path]:
     """Those of all processes, and those mounted somewhere (``ip netns``, Docker): inode numbers, and what to open."""
@@ -26,6 +29,19 @@ def visible() -> dict[int, Path]:
         if root.startswith("net:["):
             found.setdefault(int(root[len("net:[") : -1]), Path(place))
     return found
+
+
+def is_the_machines() -> bool:
+    """Whether the calling thread is in the network namespace that the machine itself has.
+
+    That is process 1's, of the first of all pid namespaces. Its link in /proc is not everybody's to read; but each
+    network namespace has files of its own in /proc, which have numbers.
+    """
+    try:
+        own = os.stat("/proc/thread-self/net/dev").st_ino == os.stat("/proc/1/net/dev").st_ino
+        return own and os.stat("/proc/self/ns/pid").st_ino == _FIRST_PID_NAMESPACE
+    except OSError:
+        return False
 
 
 def inside(namespace: Path, function: Callable[[], T]) -> T:

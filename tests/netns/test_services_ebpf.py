@@ -25,6 +25,7 @@ from pathlib import Path
 import pytest
 
 from overlay.linux.libbpf import Link, Object
+from overlay.linux.namespaces import is_the_machines
 from overlay.problem import Problem
 from overlay.services.proxy.base import Applied, Mode
 from overlay.services.proxy.ebpf import programs
@@ -140,6 +141,7 @@ class Rules:
     """Stands beneath where no rules are asked for: every connection of these tests is some socket's."""
 
     name: str = "none"
+    stands_on: tuple[str, ...] = ()
 
     async def probe(self) -> str:
         return ""
@@ -219,6 +221,20 @@ async def test_a_udp_socket_keeps_its_backend_until_that_is_gone(node: Node, mod
         (other,) = {"a", "b"} - first
         await mode.apply(table(other))
         assert ask(f"udp(s, '{VIP}', 80)")[0] == other
+
+
+async def test_who_has_a_draining_backend_keeps_it_and_nobody_else_gets_it(node: Node, mode: Mode) -> None:
+    await mode.apply(table("a", affinity_seconds=60))
+    with node.client("c") as ask:
+        ask("globals().update(s=new(), d=new()) or []")
+        ask(f"d.connect(('{VIP}', 80)) or d.settimeout(20) or []")
+        assert [ask(f"udp(s, '{VIP}', 80)")[0], ask(f"tcp('{VIP}', 80)")[0]] == ["a", "a"]
+        await mode.apply(table("b", draining=(Backend(PODS["a"], 8080, True),), affinity_seconds=60))
+        assert ask(f"udp(s, '{VIP}', 80)")[0] == "a"
+        assert ask(f"udp(new(), '{VIP}', 80)")[0] == "b"
+        assert ask(f"tcp('{VIP}', 80)")[0] == "b"
+        await asyncio.sleep(0.5)
+        assert ask("d.send(b'?') and [d.recv(9).decode()]") == ["a"]
 
 
 async def test_a_connected_udp_socket_of_a_dead_backend_is_ended(node: Node, mode: Mode) -> None:
@@ -355,6 +371,12 @@ def test_the_probe_says_yes_and_leaves_nothing(node: Node) -> None:
     assert probe(None) == ""
     assert probe(node.cgroup) == ""
     assert not programs.pin_directory(node.cgroup).exists()
+
+
+async def test_a_node_that_is_not_the_machine_does_not_take_all_its_sockets(node: Node) -> None:
+    assert not node.host.call(is_the_machines)
+    assert "--proxy-cgroup" in node.host.call(lambda: asyncio.run(EbpfMode(Rules()).probe()))
+    assert node.host.call(lambda: asyncio.run(EbpfMode(Rules(), node.cgroup).probe())) == ""
 
 
 def test_the_probe_says_why_not(tmp_path: Path) -> None:

@@ -21,10 +21,12 @@ class Surroundings:
     Attributes:
         state_dir: where it may keep files, below a folder of its own name.
         scheduler: ``--proxy-scheduler``: what Services get that ask for none; empty: what the mode does by itself.
+        cgroup: ``--proxy-cgroup``: whose processes mode ebpf is for; None: all of the machine.
     """
 
     state_dir: Path
     scheduler: str = ""
+    cgroup: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,10 @@ class Mode(Protocol):
     @property
     def name(self) -> str:
         """As ``--proxy-mode`` has it."""
+
+    @property
+    def stands_on(self) -> tuple[str, ...]:
+        """Names of the modes beneath, whose things are in use as well. They are removed by those modes."""
 
     async def probe(self) -> str:
         """Why this machine cannot have it; empty where it can. Changes nothing that outlives it."""

@@ -167,7 +167,7 @@ class Keeper:
     async def _remove_others(self, mode: Mode) -> None:
         """What a mode left that was in use before; only now, so that addresses answered meanwhile."""
         for name, make in MODES.items():
-            if name != mode.name:
+            if name not in (mode.name, *mode.stands_on):
                 other = make(self._surroundings)
                 for each in await other.remove():
                     _log.info("removed: %s, of the proxy mode %s", each, name)

@@ -7,12 +7,15 @@ remembers of a pool is never taken for another's.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from overlay.services.proxy.ebpf import layout
 from overlay.services.proxy.ebpf.layout import PLACES, Address, Entry, Virtual
 from overlay.services.proxy.ebpf.slots import Slots
+
+K = TypeVar("K")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,19 +25,25 @@ class Pool:
     Attributes:
         name: which one it is, whatever its backends are.
         affinity: seconds; 0 for none.
+        draining: others, that UDP sockets keep if they have them.
     """
 
     name: Hashable
     backends: tuple[Address, ...]
     affinity: int = 0
+    draining: tuple[Address, ...] = ()
+
+    @property
+    def members(self) -> dict[Address, bytes]:
+        """All of them, and what they are."""
+        return dict.fromkeys(self.draining, layout.DRAINING) | dict.fromkeys(self.backends, layout.READY)
 
 
 @dataclass(frozen=True, slots=True)
 class Writes:
-    """Changes of the maps, to be made in the order of the fields: what is read comes before what leads to it, and goes
-    after it."""
+    """Changes of the maps; :meth:`in_order` says which come first."""
 
-    members_added: list[bytes] = field(default_factory=list)
+    members: list[tuple[bytes, bytes]] = field(default_factory=list)
     places: list[tuple[bytes, bytes]] = field(default_factory=list)
     services: list[tuple[bytes, bytes]] = field(default_factory=list)
     services_removed: list[bytes] = field(default_factory=list)
@@ -43,17 +52,25 @@ class Writes:
     def __len__(self) -> int:
         return sum(len(getattr(self, name)) for name in self.__slots__)
 
+    def in_order(self) -> Iterator[tuple[str, list[tuple[bytes, bytes]], list[bytes]]]:
+        """Maps by name, with what is put there and then removed: what is read comes before what leads to it, and goes
+        after it."""
+        yield "members", self.members, []
+        yield "backends", self.places, []
+        yield "services", self.services, self.services_removed
+        yield "members", [], self.members_removed
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """What is in the maps of a predecessor.
 
     Attributes:
-        members: pool's number and backend.
+        members: by the pool's number and the backend.
     """
 
     services: Mapping[Virtual, Entry] = field(default_factory=dict)
-    members: frozenset[tuple[int, Address]] = frozenset()
+    members: Mapping[tuple[int, Address], bytes] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -96,9 +113,9 @@ class Book:
         writes, found = Writes(), self._found
         self._recognise(wanted)
         self._change(wanted, now, writes)
-        right = {(kept.number, at) for kept in self._pools.values() for at in kept.pool.backends}
-        writes.members_added[:] = [layout.pack_backend(*each) for each in right - found.members]
-        writes.members_removed[:] = [layout.pack_backend(*each) for each in found.members - right]
+        right = {(kept.number, at): state for kept in self._pools.values() for at, state in kept.pool.members.items()}
+        writes.members[:] = [(layout.pack_backend(*each), right[each]) for each in _changed(found.members, right)]
+        writes.members_removed[:] = [layout.pack_backend(*each) for each in found.members.keys() - right.keys()]
         writes.services_removed.extend(virtual.pack() for virtual in found.services.keys() - wanted.keys())
         for first, count in self._runs:
             self._slots.give_back(first, count, now)
@@ -155,7 +172,7 @@ class Book:
         writes.services.extend((virtual.pack(), entry.pack()) for virtual, entry in entries.items())
         for kept in left:
             if not kept.users and self._pools.pop(kept.pool.name, None) is not None:
-                self._empty(kept, kept.pool.backends, now, writes)
+                self._empty(kept, now, writes)
 
     def _pool(self, name: Hashable) -> _Kept:
         if name not in self._pools:
@@ -173,15 +190,15 @@ class Book:
                 self._slots.give_back(first, len(before.backends), now)
             packed = [layout.pack_backend(kept.number, at) for at in pool.backends]
             writes.places.extend((layout.pack_place(kept.first + index), each) for index, each in enumerate(packed))
-            old, new = set(before.backends), set(pool.backends)
-            writes.members_added.extend(_packed(kept.number, new - old))
-            writes.members_removed.extend(_packed(kept.number, old - new))
+        old, new = before.members, pool.members
+        writes.members.extend((layout.pack_backend(kept.number, at), new[at]) for at in _changed(old, new))
+        writes.members_removed.extend(_packed(kept.number, old.keys() - new.keys()))
         kept.pool = pool
 
-    def _empty(self, kept: _Kept, backends: tuple[Address, ...], now: float, writes: Writes) -> None:
-        if backends:
-            self._slots.give_back(kept.first, len(backends), now)
-        writes.members_removed.extend(_packed(kept.number, backends))
+    def _empty(self, kept: _Kept, now: float, writes: Writes) -> None:
+        if kept.pool.backends:
+            self._slots.give_back(kept.first, len(kept.pool.backends), now)
+        writes.members_removed.extend(_packed(kept.number, kept.pool.members))
 
 
 def _apart(runs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -191,6 +208,10 @@ def _apart(runs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         if not kept or first >= sum(kept[-1]):
             kept.append((first, count))
     return kept
+
+
+def _changed(old: Mapping[K, bytes], new: Mapping[K, bytes]) -> list[K]:
+    return [key for key, value in new.items() if old.get(key) != value]
 
 
 def _packed(number: int, backends: Iterable[Address]) -> list[bytes]:

@@ -9,6 +9,9 @@ from ipaddress import IPv4Address
 PLACES = 1 << 18
 """Of backends, in the array that all Services share."""
 
+READY, DRAINING = (state.to_bytes(4, "little") for state in (1, 2))
+"""Values of ``members``: may be chosen; or serves while it terminates, for whom it serves already."""
+
 COUNTERS = ("chosen", "kept", "missing")
 """Names in the order of ``enum counter``: a backend chosen anew, an earlier one taken again, none there."""
 

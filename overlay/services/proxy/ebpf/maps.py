@@ -15,9 +15,10 @@ def read(maps: Mapping[str, Map]) -> Found:
     """What the programs work from now."""
     services = maps["services"]
     entries = ((key, services.get(key)) for key in list(services.scan()))
+    members = ((key, maps["members"].get(key)) for key in list(maps["members"].scan()))
     return Found(
         {Virtual.unpack(key): Entry.unpack(value) for key, value in entries if value is not None},
-        frozenset(layout.unpack_backend(key) for key in maps["members"].scan()),
+        {layout.unpack_backend(key): value for key, value in members if value is not None},
     )
 
 
@@ -28,12 +29,9 @@ def carry_out(maps: Mapping[str, Map], writes: Writes) -> None:
         DatapathError: a map is full, or there is no memory; some changes are made then, and what is there is right
             or a Service's former state. A new book (:func:`read`) is needed.
     """
-    present = (1).to_bytes(4, "little")
-    maps["members"].put_many((key, present) for key in writes.members_added)
-    maps["backends"].put_many(writes.places)
-    maps["services"].put_many(writes.services)
-    maps["services"].remove_many(writes.services_removed)
-    maps["members"].remove_many(writes.members_removed)
+    for name, entries, removed in writes.in_order():
+        maps[name].put_many(entries)
+        maps[name].remove_many(removed)
 
 
 def meant_by(maps: Mapping[str, Map], cookie: int, peer: IPv4Address, port: int) -> Address | None:

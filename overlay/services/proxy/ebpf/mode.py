@@ -12,7 +12,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from overlay.errors import OverlayError
-from overlay.linux import cgroups
+from overlay.linux import cgroups, namespaces
 from overlay.problem import Problem
 from overlay.services.proxy.base import Applied, Mode
 from overlay.services.proxy.ebpf import maps, programs, wanted
@@ -37,6 +37,7 @@ class EbpfMode:
     name = "ebpf"
 
     def __init__(self, beneath: Mode, cgroup: Path | None = None, path: Path = OBJECT) -> None:
+        self.stands_on = (beneath.name, *beneath.stands_on)
         self._beneath = beneath
         self._chosen, self._path = cgroup, path
         self._loaded: Loaded | None = None
@@ -50,6 +51,8 @@ class EbpfMode:
 
     async def probe(self) -> str:
         """Why this machine cannot have it, or what is to be beneath it."""
+        if self._chosen is None and not namespaces.is_the_machines():
+            return "this is not the machine's own network namespace: name a --proxy-cgroup, for whose processes it is"
         return await asyncio.to_thread(probe, self._chosen, self._path) or await self._beneath.probe()
 
     async def apply(self, table: Table) -> Applied:
@@ -77,10 +80,11 @@ class EbpfMode:
         return await self._beneath.check() and attached
 
     async def remove(self) -> list[str]:
-        """Programs, maps and rules of whatever process."""
+        """Programs and maps of whatever process."""
         await self.close()
-        removed = await asyncio.to_thread(lambda: programs.remove(self._chosen or cgroups.root()))
-        return [*removed, *await self._beneath.remove()]
+        if self._chosen is None and not namespaces.is_the_machines():
+            return []
+        return await asyncio.to_thread(programs.remove, self._chosen)
 
     async def close(self) -> None:
         """Lets go of descriptors; pins hold what they stand for."""
@@ -172,7 +176,7 @@ class EbpfMode:
         if at is None:
             return False
         pool = book.pool_of(Virtual(at, "UDP"))
-        return pool is None or Address(peer, port) not in pool.backends
+        return pool is None or Address(peer, port) not in pool.members
 
     def _problems(self) -> tuple[Problem, ...]:
         if not self._swept.cannot:

@@ -175,9 +175,11 @@ class Attachment:
         self._links.clear()
 
 
-def remove(cgroup: Path) -> list[str]:
-    """Takes the programs of ``cgroup`` away, and their maps; returns what there was."""
-    pins = pin_directory(cgroup)
+def remove(cgroup: Path | None) -> list[str]:
+    """Takes the programs of ``cgroup`` (None: of the root) away, and their maps; returns what there was."""
+    if not PIN_ROOT.is_dir():
+        return []
+    pins = pin_directory(cgroup or cgroups.root())
     return [f"programs and maps in {pins} removed"] if _remove(pins) else []
 
 

@@ -79,7 +79,10 @@ struct {
 	__type(value, struct backend);
 } backends SEC(".maps");
 
-/* The same backends as a set: whether one that was chosen before may be kept. */
+/* The same backends as a set, and those that serve while they terminate: whether one that was chosen before may be kept,
+ * by a UDP socket (READY or DRAINING) or by a client's next connection (READY alone). */
+#define READY 1
+#define DRAINING 2
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1 << 18);
@@ -154,11 +157,13 @@ static __always_inline void count(__u32 which)
 
 /* ---------------------------------------------------------------------------------------------------- choosing ---- */
 
-static __always_inline int is_member(__u32 pool, const struct address *at)
+/* READY, DRAINING, or 0: it is none of the pool's. */
+static __always_inline __u32 membership(__u32 pool, const struct address *at)
 {
 	struct backend backend = {.at = *at, .pool = pool};
+	const __u32 *state = bpf_map_lookup_elem(&members, &backend);
 
-	return bpf_map_lookup_elem(&members, &backend) != NULL;
+	return state ? *state : 0;
 }
 
 /* Any backend of the Service at `key`; false if there is none. */
@@ -200,7 +205,7 @@ static __always_inline int choose(struct bpf_sock_addr *ctx, const struct servic
 
 	if (key->protocol == IPPROTO_UDP) {
 		const struct backend *before = bpf_map_lookup_elem(&choices, &socket);
-		if (before && before->pool == pool && is_member(pool, &before->at)) {
+		if (before && before->pool == pool && membership(pool, &before->at)) {
 			*chosen = before->at;
 			count(KEPT);
 			return 1;
@@ -211,7 +216,7 @@ static __always_inline int choose(struct bpf_sock_addr *ctx, const struct servic
 		client.namespace = bpf_get_netns_cookie(ctx);
 		kept = bpf_map_lookup_elem(&affinities, &client);
 	}
-	if (kept && now - kept->used < affinity * SECOND && is_member(pool, &kept->at)) {
+	if (kept && now - kept->used < affinity * SECOND && membership(pool, &kept->at) == READY) {
 		drawn.at = kept->at;
 		drawn.pool = pool;
 		kept->used = now;

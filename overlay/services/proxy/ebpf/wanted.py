@@ -8,12 +8,12 @@ network create``) is taken for one, too: at its socket no address tells it apart
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address
 
 from overlay.services.proxy.ebpf.book import Pool
 from overlay.services.proxy.ebpf.layout import Address, Virtual
-from overlay.services.table import Entry, Kind, Place, Table
+from overlay.services.table import Backend, Entry, Kind, Place, Table
 
 
 def wanted_by(entry: Entry, place: Place) -> dict[Virtual, Pool]:
@@ -81,9 +81,10 @@ def _contested(table: Table) -> bool:
 
 
 def _pool(entry: Entry, *, local: bool) -> Pool:
-    backends = entry.local if local else entry.cluster
-    return Pool(
-        (entry.name, local),
-        tuple(Address(IPv4Address(each.address), each.port) for each in backends),
-        entry.affinity_seconds or 0,
-    )
+    ready = entry.local if local else entry.cluster
+    serving = {*entry.all_backends, *entry.draining}.difference(ready)
+    return Pool((entry.name, local), _addresses(ready), entry.affinity_seconds or 0, _addresses(sorted(serving)))
+
+
+def _addresses(backends: Iterable[Backend]) -> tuple[Address, ...]:
+    return tuple(Address(IPv4Address(each.address), each.port) for each in backends)

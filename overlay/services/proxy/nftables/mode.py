@@ -21,6 +21,7 @@ class Nftables:
     """Keeps the table ``ip overlay-services`` as the Services are."""
 
     name = "nftables"
+    stands_on = ()
 
     def __init__(self, surroundings: Surroundings) -> None:
         self._scheduler = surroundings.scheduler

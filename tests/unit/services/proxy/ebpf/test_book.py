@@ -26,32 +26,25 @@ def virtual(number: int, protocol: str = "TCP") -> Virtual:
 class Maps:
     """The maps as the programs read them."""
 
-    members: set[bytes] = field(default_factory=set)
-    places: dict[bytes, bytes] = field(default_factory=dict)
+    members: dict[bytes, bytes] = field(default_factory=dict)
+    backends: dict[bytes, bytes] = field(default_factory=dict)
     services: dict[bytes, bytes] = field(default_factory=dict)
 
     def carry_out(self, writes: Writes) -> Iterator[None]:
         """One change after the other."""
-        for member in writes.members_added:
-            self.members.add(member)
-            yield
-        for key, value in writes.places:
-            self.places[key] = value
-            yield
-        for key, value in writes.services:
-            self.services[key] = value
-            yield
-        for key in writes.services_removed:
-            del self.services[key]
-            yield
-        for member in writes.members_removed:
-            self.members.remove(member)
-            yield
+        for name, entries, removed in writes.in_order():
+            held: dict[bytes, bytes] = getattr(self, name)
+            for key, value in entries:
+                held[key] = value
+                yield
+            for key in removed:
+                del held[key]
+                yield
 
     def found(self) -> Found:
         return Found(
             {Virtual.unpack(key): Entry.unpack(value) for key, value in self.services.items()},
-            frozenset(map(layout.unpack_backend, self.members)),
+            {layout.unpack_backend(key): value for key, value in self.members.items()},
         )
 
     def entry(self, which: Virtual) -> Entry | None:
@@ -64,7 +57,7 @@ class Maps:
             return None
         met = set()
         for index in range(entry.first, entry.first + entry.count):
-            pool, at = layout.unpack_backend(self.places[layout.pack_place(index)])
+            pool, at = layout.unpack_backend(self.backends[layout.pack_place(index)])
             assert pool == entry.pool
             assert layout.pack_backend(pool, at) in self.members, "what is chosen may be kept"
             met.add(at)
@@ -88,13 +81,14 @@ def follow(maps: Maps, writes: Writes, before: Wanted, after: Wanted) -> None:
 def settled(maps: Maps, wanted: Wanted) -> None:
     """The maps are what is wanted, and nothing else is in them."""
     assert {Virtual.unpack(key) for key in maps.services} == set(wanted)
-    members = set()
+    members: dict[bytes, bytes] = {}
     for which, pool in wanted.items():
         entry = maps.entry(which)
         assert entry is not None
         assert maps.meets(which) == set(pool.backends)
         assert entry.affinity == pool.affinity
-        members |= {layout.pack_backend(entry.pool, at) for at in pool.backends}
+        members |= {layout.pack_backend(entry.pool, at): layout.DRAINING for at in pool.draining}
+        members |= {layout.pack_backend(entry.pool, at): layout.READY for at in pool.backends}
     assert maps.members == members
 
 
@@ -105,6 +99,7 @@ def random_wanted(chance: random.Random) -> dict[Virtual, Pool]:
             name,
             tuple(backend(each) for each in chance.sample(range(12), chance.choice((0, 1, 2, 3, 5, 9)))),
             chance.choice((0, 0, 10800)),
+            tuple(backend(each) for each in chance.sample(range(12, 15), chance.choice((0, 0, 2)))),
         )
         wanted |= {virtual(3 * name + each): pool for each in range(chance.randrange(1, 4))}
     if chance.random() < 0.2 and wanted:  # an address changes hands
@@ -139,7 +134,7 @@ def test_one_changed_endpoint_writes_what_concerns_its_service() -> None:
     book = Book()
     book.start({virtual(number): Pool(number, ten) for number in range(1000)}, 0.0)
     writes = book.change({virtual(7): Pool(7, (*ten[:9], backend(99)))}, 1.0)
-    assert [len(each) for each in (writes.members_added, writes.members_removed, writes.services)] == [1, 1, 1]
+    assert [len(each) for each in (writes.members, writes.members_removed, writes.services)] == [1, 1, 1]
     assert len(writes.places) == 10
 
 
@@ -183,7 +178,7 @@ def test_what_a_broken_predecessor_left_is_put_right() -> None:
     wanted = {virtual(1): Pool("a", (backend(1), backend(2)))}
     for _ in maps.carry_out(Book().start(wanted, 0.0)):
         pass
-    maps.members.add(layout.pack_backend(77, backend(5)))
+    maps.members[layout.pack_backend(77, backend(5))] = layout.READY
     maps.services[virtual(9).pack()] = Entry(77, 1, 4, 0).pack()
     for _ in maps.carry_out(Book(maps.found()).start(wanted, 1.0)):
         pass
