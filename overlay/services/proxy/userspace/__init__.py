@@ -1,0 +1,13 @@
+"""Services through a process that connects to one endpoint after another until one takes the connection.
+
+::
+
+    table ──▶ mode ──▶ ports (listening sockets) ──▶ worker, without privileges: accepts, dials, copies
+                └──▶ nftables, with the worker's ports in the endpoints' place
+
+A failed dial moves on to the next endpoint, which no other mode can do. The price: each byte is copied twice, a backend
+sees the node's address, and without the daemon nothing is answered.
+
+* ``messages``: what daemon and worker say to each other; ``worker``: the process; ``helper``: keeps it alive.
+* ``mode``: :class:`~overlay.services.proxy.userspace.mode.UserspaceMode`.
+"""

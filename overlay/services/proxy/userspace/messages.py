@@ -1,0 +1,75 @@
+"""What the daemon tells the worker, and its answer: one message a packet of the control socket, in MessagePack."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+Endpoint: TypeAlias = tuple[str, int]
+"""Address and port."""
+
+
+class Open(msgspec.Struct, frozen=True, tag=True):
+    """A new port, whose listening or bound socket comes with the message.
+
+    Attributes:
+        number: by which it is called from then on.
+        protocol: ``TCP`` or ``UDP``.
+        affinity: seconds that a client keeps its endpoint; 0: it does not.
+    """
+
+    number: int
+    protocol: str
+    endpoints: tuple[Endpoint, ...]
+    affinity: int = 0
+
+
+class Change(msgspec.Struct, frozen=True, tag=True):
+    """Other endpoints for one that is open."""
+
+    number: int
+    endpoints: tuple[Endpoint, ...]
+    affinity: int = 0
+
+
+class Close(msgspec.Struct, frozen=True, tag=True):
+    """One that is not needed any more; its TCP connections go on."""
+
+    number: int
+
+
+class Ask(msgspec.Struct, frozen=True, tag=True):
+    """How are you?"""
+
+
+class Status(msgspec.Struct, frozen=True, tag=True):
+    """The answer.
+
+    Attributes:
+        ports: open ones.
+        connections, flows: TCP connections and UDP clients now.
+        dialled: connections and flows that got an endpoint; ``moved_on``: dials that failed, so that the next endpoint
+            was tried; ``failed``: connections for which none answered; ``turned_away``: there were too many.
+    """
+
+    ports: int = 0
+    connections: int = 0
+    flows: int = 0
+    dialled: int = 0
+    moved_on: int = 0
+    failed: int = 0
+    turned_away: int = 0
+
+
+Instruction: TypeAlias = Open | Change | Close | Ask
+
+encode = msgspec.msgpack.Encoder().encode
+decode_instruction = msgspec.msgpack.Decoder(Open | Change | Close | Ask).decode
+decode_status = msgspec.msgpack.Decoder(Status).decode
+
+WAITING = 512
+"""Connections to a port that may wait to be accepted."""
+
+LONGEST = 1 << 17
+"""Bytes of one message: some 4,000 endpoints, and less than a socket's buffer (``net.core.wmem_default``)."""
