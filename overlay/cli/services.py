@@ -53,6 +53,8 @@ def _own(name: str, **settings: Any) -> Flag:
 @_own("proxy-mode", default=AUTO, type=click.Choice(CHOICES), help="How Services' addresses are made to answer.")
 @_own("proxy-scheduler", default="", type=click.Choice(["", *SCHEDULERS]), metavar="NAME",
       help=f"How an endpoint is chosen where the Service does not say: {', '.join(SCHEDULERS)}.")  # fmt: skip
+@_own("proxy-cgroup", default="", metavar="DIR",
+      help="Processes that mode ebpf is for, where nodes share a machine; default: all.")  # fmt: skip
 @_own("services-healthz-ip", default="127.0.0.1", metavar="IP", help="Where /healthz and /readyz are served.")
 @_own("services-healthz-port", default=0, type=click.IntRange(0, 65535), metavar="PORT",
       help="Port for it; 0: not served.")  # fmt: skip
@@ -107,6 +109,7 @@ def _settings(etcd: Etcd, state_dir: Path, flags: dict[str, Any]) -> ServicesSet
         lease_ttl=flags["services_lease_ttl"],
         proxy_mode=flags["proxy_mode"],
         scheduler=flags["proxy_scheduler"],
+        cgroup=Path(flags["proxy_cgroup"]) if flags["proxy_cgroup"] else None,
         health_address=(flags["services_healthz_ip"], port) if port else None,
         dns=_dns(flags),
     )

@@ -115,7 +115,7 @@ class _Services:
         self._flows = StaleFlows()
         self._keeper = Keeper(
             self._follower.mirror, settings.node_name, settings.proxy_mode,
-            Surroundings(settings.state_dir, settings.scheduler), self._flows.applied,
+            Surroundings(settings.state_dir, settings.scheduler, settings.cgroup), self._flows.applied,
         )  # fmt: skip
         self._registrar = Registrar(store, self._registration, boottime)
         self._machine = this_machine(settings.node_id)

@@ -32,5 +32,6 @@ class ServicesSettings:
     lease_ttl: int = DEFAULT_TTL
     proxy_mode: str = AUTO
     scheduler: str = ""
+    cgroup: Path | None = None
     health_address: tuple[str, int] | None = None
     dns: DnsSettings | None = None

@@ -24,7 +24,7 @@ from tests.support.services_lab import BALANCER, EXTERNAL, LIMIT, ServicesLab, S
 
 pytestmark = [pytest.mark.root, pytest.mark.etcd]
 
-MODES = ("nftables",)
+MODES = ("ebpf", "nftables", "iptables", "userspace")
 
 VIP, NODE_PORT = "10.96.7.1", 30080
 EVERYWHERE: dict[str, Any] = {
@@ -80,8 +80,16 @@ def check(lab: ServicesLab, source: str, node: str, address: str, port: int, pro
         if met.keys() >= names.keys():
             break
     assert met.keys() == names.keys(), what
+    if not sees_clients(lab, source):
+        return
     hidden = {name: client != str(lab.source(source)) for name, client in met.items()}
     assert hidden == names, f"{what}: saw {met}"
+
+
+def sees_clients(lab: ServicesLab, source: str) -> bool:
+    """Whether what a backend sees is the oracle's: at the socket nobody is hidden, nor by whom it is chosen for; and a
+    worker connects from the node."""
+    return lab.mode != "userspace" and (lab.mode != "ebpf" or lab.node_of(source) is None)
 
 
 @pytest.mark.parametrize("policies", list(itertools.product(("Cluster", "Local"), repeat=2)), ids="-".join)
@@ -89,6 +97,8 @@ def check(lab: ServicesLab, source: str, node: str, address: str, port: int, pro
 def test_every_source_meets_what_the_table_says_at_every_address(
     services: ServicesLab, policies: tuple[str, str], local: str
 ) -> None:
+    if services.mode in ("iptables", "userspace") and len({*policies}) > 1 and "OVERLAY_SERVICES" not in os.environ:
+        pytest.skip("OVERLAY_SERVICES=all asks for the whole matrix of this mode")
     selector = {"here-and-there": {"app": "web"}, "there": {"name": "n2p1"}, "nowhere": {"app": "none"}}[local]
     internal, external = policies
     services.put_service(

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 from threading import Event, Thread
 from typing import Any, Self
 
@@ -29,7 +30,9 @@ from overlay.services import facts
 from overlay.services.facts import Pod, Service, ServiceName, WrittenEndpoint
 from overlay.services.meeting import Meeting, meets
 from overlay.services.objects.document import Object, encode
+from overlay.services.proxy.ebpf import programs
 from overlay.services.table import Place, Table, TableMaker
+from tests.support.cgroup import cgroup, words_in
 
 PORT = 8080
 """At which pods answer."""
@@ -71,6 +74,7 @@ class ServicesLab:
     _addresses: dict[str, frozenset[str]] = field(default_factory=dict)
     _bridges_seen: bool = False
     _clients: dict[str, Client] = field(default_factory=dict)
+    _cgroups: dict[str, Path] = field(default_factory=dict)
     _stack: ExitStack = field(default_factory=ExitStack)
 
     # --- making it ---
@@ -100,9 +104,19 @@ class ServicesLab:
             overlay_command(), "services", "--etcd-endpoints", self.lab.spec.endpoint, "--node-name", node.name,
             "--node-id", node.name, "--subnet-file", str(node.files.subnet_file), "--state-dir", str(directory),
             "--docker-socket", str(directory / "no-docker"), "--pods-dir", str(directory / "pods.d"),
-            "--proxy-mode", self.mode, *flags,
+            "--proxy-mode", self.mode, *self._cgroup_flags(node.name), *flags,
             log="services",
         )  # fmt: skip
+
+    def _cgroup_flags(self, node: str) -> tuple[str, ...]:
+        return ("--proxy-cgroup", str(self.cgroup(node))) if self.mode == "ebpf" else ()
+
+    def cgroup(self, node: str) -> Path:
+        """Of all processes of a node, and of its pods."""
+        if node not in self._cgroups:
+            self._cgroups[node] = made = self._stack.enter_context(cgroup(node))
+            self._stack.callback(programs.remove, made)
+        return self._cgroups[node]
 
     def set_bridges(self, node: Node, *, seen: bool) -> None:
         """Whether netfilter sees what passes a bridge alone (``br_netfilter``); no change without the module."""
@@ -204,12 +218,21 @@ class ServicesLab:
         return self._clients[machine]
 
     def new_client(self, machine: str) -> Client:
-        argv = ("nsenter", f"--net=/run/netns/{self.lab.machine(machine).namespace}", sys.executable, "-m",
-                "tests.support.answering", "ask")  # fmt: skip
+        argv = ["nsenter", f"--net=/run/netns/{self.lab.machine(machine).namespace}", sys.executable, "-m",
+                "tests.support.answering", "ask"]  # fmt: skip
+        node = self.node_of(machine)
+        if node is not None and self.mode == "ebpf":
+            argv = words_in(self.cgroup(node), None, *argv)
         process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._stack.callback(process.wait)
         self._stack.callback(process.kill)
         return Client(process)
+
+    def node_of(self, machine: str) -> str | None:
+        """On which node a machine is; None: outside."""
+        if machine in self.pods:
+            return str(self.pods[machine]["spec"]["nodeName"])
+        return machine if machine in {node.name for node in self.lab.nodes} else None
 
     def meets(self, machine: str, node: str, address: str, port: int, protocol: str = "TCP") -> Meeting:
         """What a connection from a machine is to meet on a node."""

@@ -34,7 +34,7 @@ LIMIT = 180.0
 
 SERVICES_MAY = {
     "CAP_DAC_READ_SEARCH": 2, "CAP_KILL": 5, "CAP_SETGID": 6, "CAP_SETUID": 7, "CAP_SETPCAP": 8,
-    "CAP_NET_BIND_SERVICE": 10, "CAP_NET_ADMIN": 12,
+    "CAP_NET_BIND_SERVICE": 10, "CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39,
 }  # fmt: skip
 """linux/capability.h."""
 KUBECONFIG = "/run/overlay/api/kubeconfig"

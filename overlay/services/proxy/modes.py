@@ -6,11 +6,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from overlay.services.proxy.base import Mode, Surroundings
+from overlay.services.proxy.ebpf.mode import EbpfMode
+from overlay.services.proxy.iptables.mode import IptablesMode
 from overlay.services.proxy.nftables import Nftables
+from overlay.services.proxy.userspace.mode import UserspaceMode
 
 AUTO, NONE = "auto", "none"
 
-MODES: Mapping[str, Callable[[Surroundings], Mode]] = {Nftables.name: Nftables}
+MODES: Mapping[str, Callable[[Surroundings], Mode]] = {
+    EbpfMode.name: lambda surroundings: EbpfMode(Nftables(surroundings), surroundings.cgroup),
+    Nftables.name: Nftables,
+    IptablesMode.name: IptablesMode,
+    UserspaceMode.name: lambda surroundings: UserspaceMode(Nftables(surroundings)),
+}
 """Every mode by its name. One that is new gets its line here, and in :data:`PREFERRED` if ``auto`` may take it."""
 
 PREFERRED = ("ebpf", "nftables", "iptables")
