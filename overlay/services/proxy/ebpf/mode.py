@@ -25,6 +25,9 @@ from overlay.services.table import Entry, Table
 
 _log = logging.getLogger(__name__)
 
+_SWEEP_PAUSE = 1.0
+"""Seconds from one look at the sockets of all network namespaces to the next at least."""
+
 
 class EbpfMode:
     """Services at the socket (:class:`~overlay.services.proxy.base.Mode`).
@@ -68,7 +71,7 @@ class EbpfMode:
         self._applied = table
         if self._sweeping is None:
             self._sweeping = asyncio.create_task(self._sweep(), name="stale-sockets")
-        if changes:
+        if changes and any(name.protocol == "UDP" for name, _, _ in table.changed(before)):
             self._to_sweep.set()
         return replace(beneath, changes=beneath.changes + changes, problems=(*beneath.problems, *self._problems()))
 
@@ -155,18 +158,18 @@ class EbpfMode:
     # --- stale sockets ------------------------------------------------------------------------------------------------
 
     async def _sweep(self) -> None:
-        """After changes, and off their way."""
+        """After changes, off their way, and not at each of many."""
         while True:
             await self._to_sweep.wait()
             self._to_sweep.clear()
             try:
                 self._swept = await asyncio.to_thread(sweep, self._is_stale)
+                self._ended += self._swept.ended
+                if self._swept.ended:
+                    _log.info("%d UDP sockets ended whose backend is gone", self._swept.ended)
             except OverlayError as error:
                 _log.warning("stale sockets: %s", error)
-                continue
-            self._ended += self._swept.ended
-            if self._swept.ended:
-                _log.info("%d UDP sockets ended whose backend is gone", self._swept.ended)
+            await asyncio.sleep(_SWEEP_PAUSE)
 
     def _is_stale(self, cookie: int, peer: IPv4Address, port: int) -> bool:
         loaded, book = self._loaded, self._book
