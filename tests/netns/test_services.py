@@ -86,6 +86,12 @@ def check(lab: ServicesLab, source: str, node: str, address: str, port: int, pro
     assert hidden == names, f"{what}: saw {met}"
 
 
+def skip_for(lab: ServicesLab, **reasons: str) -> None:
+    """Modes, and why what is asked is not theirs."""
+    if lab.mode in reasons:
+        pytest.skip(reasons[lab.mode])
+
+
 def sees_clients(lab: ServicesLab, source: str) -> bool:
     """Whether what a backend sees is the oracle's: at the socket nobody is hidden, nor by whom it is chosen for; and a
     worker connects from the node."""
@@ -141,6 +147,7 @@ def test_a_client_keeps_its_pod_for_as_long_as_the_service_says(services: Servic
 @pytest.mark.parametrize("affinity", ["None", "ClientIP"])
 def test_a_pod_that_goes_takes_no_new_connection_and_no_flow_along(services: ServicesLab, affinity: str) -> None:
     """A client of UDP that never changes its port is a resolver, or statsd."""
+    skip_for(services, ebpf="a flow is a socket, and these clients open one a question: see test_services_ebpf.py")
     services.put_service("web", **EVERYWHERE, clusterIP=VIP, sessionAffinity=affinity)
     client = services.client("n1p2")
     first = client.ask("UDP", VIP, 80, source_port=12345)[0]["name"]
@@ -183,6 +190,11 @@ def test_pods_that_terminate_serve_where_no_other_does(services: ServicesLab) ->
 
 
 def test_nothing_stops_when_the_daemon_is_killed_and_started_again_it_takes_over(services: ServicesLab) -> None:
+    skip_for(
+        services,
+        userspace="without the daemon nothing answers",
+        iptables="its rules are compared in test_services_iptables.py",
+    )
     lab, node = services, services.lab.node("n1")
     lab.put_service("web", **EVERYWHERE, clusterIP=VIP)
     before = rules(lab)
@@ -236,6 +248,7 @@ def test_a_node_port_that_a_process_has_is_told(services: ServicesLab) -> None:
 
 
 def test_an_unknown_scheduler_is_told_and_a_known_one_is_followed(services: ServicesLab) -> None:
+    skip_for(services, ebpf="it has no other than random")
     services.put_service("web", clusterIP=VIP, scheduler="rr")
     counted = Counter(each["name"] for each in services.client("n1p2").ask("TCP", VIP, 80, count=40))
     assert set(counted.values()) == {10}, "round robin"
@@ -245,6 +258,7 @@ def test_an_unknown_scheduler_is_told_and_a_known_one_is_followed(services: Serv
 
 
 def test_cleanup_leaves_nothing(services: ServicesLab) -> None:
+    skip_for(services, iptables="its chains are looked for in test_services_iptables.py")
     services.put_service("web", **EVERYWHERE, clusterIP=VIP)
     node = services.lab.node("n2")
     services.daemons.pop("n2").kill()
