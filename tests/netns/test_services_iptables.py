@@ -127,6 +127,8 @@ def test_rules_of_others_stay(node: Node, mode: Mode) -> None:
         node.host.run("iptables", "-t", "nat", *own[0].split())
         node.host.run("iptables", "-t", "nat", "-N", "OVERLAYS")
         mode.apply(table("a"))
+        listed = node.host.run("iptables", "-t", "nat", "-S", "OUTPUT").splitlines()
+        assert listed[1:] == ["-A OUTPUT -j OVERLAY-SERVICES", own[0]], "Services come before what was there"
         mode.remove()
         assert own[0] in rules(node)
         assert ":OVERLAYS - [0:0]" in rules(node)
