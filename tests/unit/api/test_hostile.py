@@ -6,6 +6,7 @@ Everything goes through a real socket: aiohttp's parser is part of what is tried
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import socket
@@ -227,7 +228,8 @@ class Listening:
     def said(self, request: bytes) -> bytes:
         """What comes back until the connection ends."""
         with self.connected() as connection:
-            connection.sendall(request)
+            with contextlib.suppress(ConnectionError, ssl.SSLEOFError):  # ended before all of it was read
+                connection.sendall(request)
             return self.rest(connection)
 
     def rest(self, connection: ssl.SSLSocket) -> bytes:
@@ -235,7 +237,7 @@ class Listening:
         try:
             while piece := connection.recv(65536):
                 found += piece
-        except ConnectionError:
+        except (ConnectionError, ssl.SSLEOFError):
             pass
         return found
 
