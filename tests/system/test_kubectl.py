@@ -324,7 +324,9 @@ async def test_wait_ends_when_it_is_gone(kubectl: Kubectl) -> None:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         kubectl("delete", "svc", "redis")
-        assert process.wait(LIMIT) == 0, process.communicate()
+        out, _ = process.communicate(timeout=LIMIT)
+        # 1.20 says so, and ends with 1, where it is gone before the wait has begun.
+        assert process.returncode == 0 or "no matching resources found" in out, out
     finally:
         process.kill()
         process.communicate()
