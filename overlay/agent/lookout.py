@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, ip_address
 from typing import NoReturn
 
@@ -31,11 +31,13 @@ class Sight:
     Attributes:
         underlay: what was chosen; what was before, where nothing fits now.
         error: why nothing fits.
+        fault: why nothing passes by the underlay.
     """
 
     underlay: Underlay | None
     error: InterfaceError | None
     surroundings: Surroundings
+    fault: InterfaceError | None = None
 
 
 class Lookout:
@@ -62,7 +64,7 @@ class Lookout:
             sight = await asyncio.to_thread(self._look, Ours(self._devices))
         if sight.error is None and sight.underlay is not None:
             self._underlay = self._mtu.settle(sight.underlay, now)
-        return Sight(self._underlay, sight.error, sight.surroundings)
+        return replace(sight, underlay=self._underlay)
 
     def due(self, now: float) -> float | None:
         """In how many seconds a look is worth while although nothing changes; None if none is."""
@@ -75,7 +77,8 @@ class Lookout:
                 underlay = interfaces.choose(self._selection, netlink, ours, self._underlay)
             except InterfaceError as failure:
                 error = failure
-            return Sight(underlay, error, collision.survey(netlink, ours, underlay, sorted(self._etcd)))
+            fault = None if underlay is None else interfaces.fault(underlay, netlink.links())
+            return Sight(underlay, error, collision.survey(netlink, ours, underlay, sorted(self._etcd)), fault)
 
     async def resolve(self) -> NoReturn:
         """Keeps the addresses of etcd's members, until cancelled; a name that cannot be resolved has none."""

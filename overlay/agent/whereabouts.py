@@ -24,6 +24,8 @@ from overlay.store.etcd.client import EtcdStore
 
 _log = logging.getLogger(__name__)
 
+_NO_PEER = "no peer reaches this node until there is one that works"
+
 
 class Whereabouts:
     """Looks around, and has the control plane and etcd's client told of what has changed.
@@ -72,6 +74,8 @@ class Whereabouts:
             problems = (self._missing(sight.error),)
         elif sight.underlay is not None and sight.underlay != self.underlay:
             await self._move_to(sight.underlay)
+        if sight.error is None and sight.fault is not None:
+            problems = (Problem.of(sight.fault, "underlay", after=_NO_PEER, severity=Severity.DOWN),)
         if self._control is not None and self._surroundings != before:
             self._control.check_again()
         self.moved.tell()
@@ -82,7 +86,7 @@ class Whereabouts:
         await self._lookout.resolve()
 
     def _missing(self, error: InterfaceError) -> Problem:
-        after = "no peer reaches this node until there is one"
+        after = _NO_PEER
         if self.underlay is None:
             after = "waiting for one that does"
             self._notifier.status(f"waiting for an interface: {error}")

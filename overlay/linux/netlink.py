@@ -26,7 +26,7 @@ from overlay.text import harmless
 QUIET_KINDS = ("dummy", "bridge")
 """Kinds of what :meth:`Netlink.add_quiet_link` makes."""
 
-_IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
+_IFF_UP, _IFF_LOOPBACK, _IFF_RUNNING = 0x1, 0x8, 0x40
 _ARPHRD_ETHER = 1
 _RTM_F_FIB_MATCH = 0x2000
 """Of rtm_flags: "tell the route itself, not where it leads" (linux/rtnetlink.h)."""
@@ -77,6 +77,7 @@ class Link:
         master_kind: that one's kind, as far as rtnetlink says it.
         loopback: whether what is sent to it comes back.
         ipv6_link_local: whether the kernel gives it an IPv6 address by itself when it is set up.
+        carrier: whether there is anything at its other end, as far as it tells; not while it is down.
         accept_local: whether packets may come in from a source that is an address of ours (ip-sysctl, accept_local).
     """
 
@@ -91,6 +92,7 @@ class Link:
     master_kind: str = ""
     loopback: bool = False
     ethernet: bool = False
+    carrier: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,6 +397,7 @@ def _link(message: Any) -> Link:
         master_kind=message.get(("linkinfo", "slave_kind")) or "",
         ethernet=message["ifi_type"] == _ARPHRD_ETHER,
         loopback=bool(message["flags"] & _IFF_LOOPBACK),
+        carrier=bool(message["flags"] & _IFF_RUNNING),
         accept_local=bool((message.get(("af_spec", "af_inet")) or {}).get("accept_local")),
     )
 

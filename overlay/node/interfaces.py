@@ -13,7 +13,7 @@ send a packet, and from which address: rules and other tables count, and so does
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -107,6 +107,16 @@ def choose(selection: Selection, facts: Facts, ours: Ours = NOTHING_OURS, before
         if way_out is not None:
             return Underlay(way_out.name, way_out.index, way_out.mtu, address, selection.public_ip or address)
     raise machine.nothing_fits(selection)
+
+
+def fault(underlay: Underlay, links: Iterable[Link]) -> InterfaceError | None:
+    """Why no packet passes by ``underlay``, whatever address it has; None where one may."""
+    link = next((link for link in links if link.index == underlay.index), None)
+    if link is None or (link.up and link.carrier):  # one that is gone is missed by the choice
+        return None
+    if link.up:
+        return InterfaceError("has no carrier", about=f"interface {link.name}", remedy="see to what it is connected to")
+    return InterfaceError("is down", about=f"interface {link.name}", remedy=f"ip link set {link.name} up")
 
 
 def without_uplink(bridge: Link, links: list[Link]) -> bool:

@@ -83,10 +83,10 @@ def _elsewhere(route: Route, network: IPv4Network, subnet: IPv4Network, routes: 
         for each in routes
         if each.destination.prefixlen > destination.prefixlen and each.destination.subnet_of(destination)
     ]
-    for address in (destination[-2], destination[1], destination[destination.num_addresses // 2 + 2]):
-        if address not in subnet and not any(address in other for other in inside):
-            return address
-    return None
+    some = (destination[-2], destination[1], destination[destination.num_addresses // 2 + 2])
+    foreign = [address for address in some if address not in subnet]
+    # Where others' routes have all of it, that is what is to be found out.
+    return next((each for each in foreign if not any(each in other for other in inside)), next(iter(foreign), None))
 
 
 def _bridges(
@@ -150,6 +150,6 @@ class _Way:
             becomes = f"leave by {link.name} instead of {right.name}"
         return Problem(
             "diverted",
-            f"{what} {becomes}: a rule of others (ip rule) comes before the main table, where the overlay's routes are",
-            f"ip rule add pref 1 to {self.network} lookup main",
+            f"{what} {becomes}: a rule (ip rule) or a route of others comes before the overlay's routes",
+            f"ip rule add pref 1 to {self.network} lookup main, or remove the route",
         )

@@ -380,6 +380,21 @@ def test_an_underlay_without_an_address_is_told_while_it_lasts(node: Lab, tmp_pa
         assert poll(lambda: report(machine, tmp_path)["problems"] == [], PATIENCE)
 
 
+def test_an_underlay_that_is_down_is_told_while_it_lasts(node: Lab, tmp_path: Path) -> None:
+    """It keeps its address; to have one is not enough."""
+    node.start_etcd()
+    node.put_config()
+    machine = node.nodes[0]
+    with agent(machine, tmp_path) as running:
+        running.says("ready:")
+        machine.run("ip", "link", "set", "eth0", "down")
+        assert poll(lambda: not report(machine, tmp_path)["ready"], PATIENCE)
+        assert "interface eth0: is down; ip link set eth0 up" in " ".join(report(machine, tmp_path)["problems"])
+        machine.run("ip", "link", "set", "eth0", "up")
+        assert poll(lambda: report(machine, tmp_path)["ready"], PATIENCE)
+        assert poll(lambda: report(machine, tmp_path)["problems"] == [], PATIENCE)
+
+
 def test_a_command_on_subnet_change_holds_nothing_up_and_is_not_lost(node: Lab, tmp_path: Path) -> None:
     node.start_etcd()
     node.put_config()

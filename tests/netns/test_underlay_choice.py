@@ -13,9 +13,10 @@ import pytest
 
 from overlay.errors import InterfaceError
 from overlay.lab import namespace
+from overlay.lab.namespace import call_inside
 from overlay.linux.netlink import Netlink
-from overlay.node.interfaces import NOTHING_OURS, Ours, Selection, Underlay, choose
-from tests.support.machines import bridge, link, machine, tun
+from overlay.node.interfaces import NOTHING_OURS, Ours, Selection, Underlay, choose, fault
+from tests.support.machines import batch, bridge, link, machine, tun
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -213,3 +214,19 @@ def test_the_right_underlay(what: str) -> None:
 
 def test_the_table_is_long_enough() -> None:
     assert len(TABLE) >= 40
+
+
+def test_an_underlay_by_which_nothing_passes_is_known() -> None:
+    def found() -> str:
+        with Netlink() as netlink:
+            underlay = choose(Selection(names=("eth0",)), netlink)
+            return str(fault(underlay, netlink.links()) or "")
+
+    with machine(link("eth0", "172.31.0.1/24")) as name:
+        assert call_inside(name, found) == ""
+        batch(name, "link set eth0p down\n")
+        assert call_inside(name, found) == "interface eth0: has no carrier; see to what it is connected to"
+        batch(name, "link set eth0 down\n")
+        assert call_inside(name, found) == "interface eth0: is down; ip link set eth0 up"
+        batch(name, "link set eth0p up\nlink set eth0 up\n")
+        assert call_inside(name, found) == ""

@@ -96,6 +96,10 @@ TABLE = {
     "an operator's route inside the Network": Row(
         NODE + bridge("br-x", "10.0.255.1/24") + "route add 10.0.0.0/30 dev br-x"
     ),
+    "an operator's black hole for a part of the Network": Row(NODE + "route add unreachable 10.0.128.0/17\n"),
+    "black holes for all of the Network": Row(
+        NODE + "route add unreachable 10.0.0.0/17\nroute add unreachable 10.0.128.0/17\n", "No route to host"
+    ),
     "host-gw": Row(HOST_GW, interface="eth0"),
     "host-gw, by another table": Row(
         HOST_GW + link("eth1", "172.30.0.1/24") + "route add default via 172.30.0.9 table 100\n"
