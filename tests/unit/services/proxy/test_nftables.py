@@ -196,3 +196,19 @@ def test_the_frame_is_the_same_however_often_it_is_made(
     kernel.take(list(frame(place)))
     assert kernel.chains == once
     assert kernel.chains.keys() == set(FRAME)
+
+
+def test_what_a_packet_may_still_look_up_stays_a_little() -> None:
+    """It read that there are three backends before a change, and looks the third up after it."""
+    name, kernel, ledger = PortName("default", "web", "", "TCP"), Kernel(), Ledger(Found())
+    kernel.take(list(frame(PLACE)))
+
+    def have(numbers: set[int], now: float) -> set[str]:
+        entry = Entry(name, (Frontend(Kind.CLUSTER_IP, "10.96.0.1", 80),), backends(numbers))
+        ledger.want(name, render(entry, PLACE))
+        kernel.carry_out(ledger, now)
+        return {key.rpartition(" ")[2] for key in kernel.maps["backends-tcp"]}
+
+    assert have({1, 2, 3}, 0.0) == {"0", "1", "2"}
+    assert have({1, 2}, 0.0) == {"0", "1", "2"}
+    assert have({1, 2}, LINGER) == {"0", "1"}
