@@ -28,6 +28,7 @@ from overlay.services.pods.registration import DEFAULT_TTL
 from overlay.services.proxy.base import SCHEDULERS
 from overlay.services.proxy.modes import AUTO, CHOICES
 from overlay.services.settings import ServicesSettings
+from overlay.services.skydns.records import DEFAULT_PREFIX
 from overlay.text import excerpt
 
 DEFAULT_DNS_ADDRESS = "169.254.20.10"
@@ -65,6 +66,9 @@ def _own(name: str, **settings: Any) -> Flag:
       help="Names of pods by their addresses: of any address, of those that there are, or none.")  # fmt: skip
 @_own("dns-client-rate", default=20000, type=click.IntRange(0), metavar="N",
       help="Questions a second that one client may ask; 0: as many as it likes.")  # fmt: skip
+@_own("publish-skydns", default=False, is_flag=True,
+      help="Keep the cluster's names in etcd as SkyDNS records, for a CoreDNS with its etcd plugin.")  # fmt: skip
+@_own("skydns-prefix", default=DEFAULT_PREFIX, metavar="PREFIX", help="Where in etcd; CoreDNS calls it path.")
 @flag("log-format", default="text", type=click.Choice(["text", "json"]), help="Form of the log.")
 @flag("v", default=0, type=int, metavar="LEVEL", help="1 and more: debug messages.")
 @click.option("--status", "only_status", is_flag=True, help="Print what the running daemon says of itself, as JSON.")
@@ -112,7 +116,20 @@ def _settings(etcd: Etcd, state_dir: Path, flags: dict[str, Any]) -> ServicesSet
         cgroup=Path(flags["proxy_cgroup"]) if flags["proxy_cgroup"] else None,
         health_address=(flags["services_healthz_ip"], port) if port else None,
         dns=_dns(flags),
+        skydns=_skydns(flags) if flags["publish_skydns"] else None,
+        pod_names=Pods(flags["dns_pods"]) is not Pods.DISABLED,
     )
+
+
+def _skydns(flags: dict[str, Any]) -> str:
+    given, prefix = excerpt(flags["skydns_prefix"]), str(flags["skydns_prefix"]).rstrip("/")
+    services = flags["services_prefix"].rstrip("/")
+    if not given.startswith("/"):
+        raise UsageError("has no slash at its beginning", about=f"--skydns-prefix {given}")
+    if f"{prefix}/".startswith(f"{services}/") or f"{services}/".startswith(f"{prefix}/"):
+        remedy = f"such as {DEFAULT_PREFIX}"
+        raise UsageError(f"has keys of --services-prefix {services}", about=f"--skydns-prefix {given}", remedy=remedy)
+    return prefix
 
 
 def _dns(flags: dict[str, Any]) -> DnsSettings | None:

@@ -15,6 +15,7 @@ Tasks, and loops (:class:`~overlay.daemon.reconcile.Loop`), which look now, when
     state       (loop) what is wrong
     heartbeat   systemd's status and watchdog
     dns         (loops) the address, the rules and the worker that answers names
+    skydns      (loop) the same names as records in etcd, for a CoreDNS; on request
     report, health  answer ``overlay services --status`` and probes
 
 Everything that may fail while the world is incomplete (no etcd, no Docker, no subnet yet) is waited for, and told.
@@ -54,6 +55,7 @@ from overlay.services.proxy.base import Surroundings
 from overlay.services.proxy.keeper import Keeper, Whereabouts
 from overlay.services.proxy.stale import StaleFlows
 from overlay.services.settings import ServicesSettings
+from overlay.services.skydns.publisher import Publisher, resign
 from overlay.store.contract import Store
 from overlay.store.etcd.client import EtcdStore
 from overlay.store.following import Following
@@ -122,6 +124,11 @@ class _Services:
         self._here = Here(settings.node_name)
         self._mapper = Mapper()
         self._names = None if settings.dns is None else Names(settings.dns, self._follower.mirror, self._subnets_here)
+        self._publisher = None if settings.skydns is None else Publisher(
+            store, self._follower.mirror, rng, lambda: self._registration.holds_name,
+            node=settings.node_name, prefix=settings.skydns, pods=settings.pod_names,
+        )  # fmt: skip
+        self._store = store
         self._found: node.Before | None = None
         self._unknown = set[str]()
         self._leases_seen = False
@@ -145,6 +152,10 @@ class _Services:
         daemon.keep("state", self._look_at_state, every=_STATE_SECONDS)
         if self._names is not None:
             self._names.start(daemon)
+        if self._publisher is not None:
+            self._publisher.start(daemon)
+        else:
+            daemon.keep("skydns", self._look_at_resignation, every=3600.0)
         daemon.answer(self._report)
         daemon.beat(self._is_alive, self._one_line)
         if self._settings.health_address is not None:
@@ -157,6 +168,8 @@ class _Services:
         self._registrar.wake()
         if self._names is not None:
             self._names.changed()
+        if self._publisher is not None:
+            self._publisher.changed()
         self._keeper.touch()
         self._proxy.tell()
         if mirror.loaded and not self._was_ready:
@@ -164,6 +177,12 @@ class _Services:
             self._pods.tell()
             self._daemon.notifier.ready()
             _log.info("ready: %d services, %d pods in all", len(mirror.services), len(mirror.pods))
+
+    async def _look_at_resignation(self) -> Look:
+        if not (self._follower.mirror.loaded and self._registration.holds_name):
+            return Look(due=_AGAIN_SECONDS)
+        await resign(self._store, self._follower.mirror, self._settings.node_name)
+        return Look()
 
     def _subnets_here(self) -> list[IPv4Network]:
         return [subnet for subnet in self._here.subnets if isinstance(subnet, IPv4Network)]
@@ -318,6 +337,7 @@ class _Services:
             },
             "services": len(mirror.services),
             "dns": None if self._names is None else await self._names.report(),
+            "skydns": None if self._publisher is None else self._publisher.facts(),
             "proxy": {**self._keeper.facts(), "stale_flows_ended": self._flows.deleted},
         }
         return msgspec.json.encode(report)

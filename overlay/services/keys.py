@@ -12,6 +12,7 @@ key                                    value                                    
 ``addresses/IP``                       who has this ClusterIP: ``NAMESPACE/NAME``            as long as its Service
 ``ports/PORT``                         who has this node port: ``NAMESPACE/NAME``            as long as its Service
 ``owners/IP``                          which node answers for an outside address             that node's etcd lease
+``publishers/skydns``                  which node writes the SkyDNS records                  the records' etcd lease
 =====================================  ====================================================  =======================
 
 RESOURCE is the kind's plural as in URLs (``services``, ``endpointslices``); plurals are unique among our kinds. Names
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 
 DEFAULT_PREFIX = "/overlay"
 
-_FOLDERS = ("objects", "pods", "nodes", "alive", "addresses", "ports", "owners")
+_FOLDERS = ("objects", "pods", "nodes", "alive", "addresses", "ports", "owners", "publishers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,10 @@ class Keys:
     def owner(self, ip: str = "") -> str:
         """The key of an outside address's owner; without an address, the prefix of all."""
         return f"{self.root}owners/{ip}"
+
+    def publisher(self, what: str) -> str:
+        """The key of the one node that writes for others to read; ``what``: ``skydns``."""
+        return f"{self.root}publishers/{what}"
 
     def is_ours(self, key: str) -> bool:
         """Whether it begins as one of the table's."""

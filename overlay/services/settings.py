@@ -18,6 +18,8 @@ class ServicesSettings:
     Attributes:
         leases: what the keys of the network's leases begin with.
         dns: None where no names are answered.
+        skydns: what the keys of the SkyDNS records begin with; None where they are not published.
+        pod_names: whether those have names of pods.
     """
 
     etcd: EtcdSettings
@@ -35,3 +37,5 @@ class ServicesSettings:
     cgroup: Path | None = None
     health_address: tuple[str, int] | None = None
     dns: DnsSettings | None = None
+    skydns: str | None = None
+    pod_names: bool = True

@@ -27,6 +27,9 @@ def test_the_agent_does_not_take_its_neighbours_variables_for_its_own() -> None:
         (["--services-healthz-ip", "x"], "is no IP address"),
         (["--services-lease-ttl", "1"], "--services-lease-ttl"),
         (["--etcd-endpoints", "ftp://x"], "scheme"),
+        (["--publish-skydns", "--skydns-prefix", "skydns"], "has no slash at its beginning"),
+        (["--publish-skydns", "--skydns-prefix", "/overlay/names/"], "has keys of --services-prefix /overlay"),
+        (["--publish-skydns", "--skydns-prefix", "/"], "has keys of --services-prefix /overlay"),
         (["--status", "--state-dir", "/nowhere"], "no services runs"),
     ],
 )
