@@ -1,6 +1,8 @@
 """Whether a mirror may answer for the store: proved for each question, so that nothing stale is told as fresh.
 
-The store's revision, read linearizably after the question came, is what the mirror must have reached. A watch hears of
+The store's revision, read linearizably after the question came, is what the mirror must have reached; it is read with
+the key that the mirror saw written last, since an etcd that lost its data counts its revisions anew and may have come to
+the same one. A watch hears of
 its own range alone, so while others write elsewhere in the same etcd the mirror may be complete and stay behind; then
 the store is asked whether the range is as the mirror has it, which costs it some time but sends nothing. What cannot be
 proved is read from the store.
@@ -57,15 +59,24 @@ class Freshness:
         mirror = self._followed.mirror
         if not (mirror.loaded and self._followed.connected):
             return False
-        epoch, before = mirror.epoch, mirror.revision
-        now = (await self._store.page(self._probe)).revision
-        if now < before:
-            return False  # the store has gone back, and the mirror does not know yet
+        epoch = mirror.epoch
+        now = await self._revision(mirror)
+        if now is None:
+            return False
         if not self._reached(now):
             await self._wait_for(now)
         if not self._reached(now):
             await self._ask(now)
         return self._reached(now) and self._followed.connected and mirror.epoch == epoch
+
+    async def _revision(self, mirror: Mirror) -> int | None:
+        """The store's revision; None where its history is not the mirror's, which that does not know yet."""
+        before, newest = mirror.revision, mirror.newest
+        page = await self._store.page(self._probe if newest is None else KeyRange(newest.key, prefix=False))
+        found = mirror.kept(page.items[0]) if page.items else None
+        is_as_known = found == newest
+        has_changed = page.revision > before and (found is None or found.mod_revision > before)
+        return page.revision if page.revision >= before and (is_as_known or has_changed) else None
 
     def _reached(self, now: int) -> bool:
         mirror = self._followed.mirror
@@ -85,6 +96,8 @@ class Freshness:
             if self._reached(now):
                 return
             epoch, known, count = mirror.epoch, mirror.revision, len(mirror.items)
-            now = max(now, (await self._store.page(self._probe)).revision)
+            if (again := await self._revision(mirror)) is None:
+                return
+            now = max(now, again)
             if await self._store.unchanged(self._followed.span, known, count):
                 self._proof = (epoch, known, now)

@@ -27,6 +27,7 @@ class Mirror:
         self.epoch = 0
         self.loaded_at: float | None = None
         self._raw: dict[str, KeyValue] = {}
+        self._newest: KeyValue | None = None
 
     # --- what it is fed ---
 
@@ -65,12 +66,17 @@ class Mirror:
         return changed
 
     def _put(self, kv: KeyValue) -> None:
+        newest = self._newest
         self._remove(kv.key)
-        self._raw[kv.key] = self.kept(kv)
+        kept = self._raw[kv.key] = self.kept(kv)
+        if newest is not None and kv.mod_revision >= newest.mod_revision:
+            self._newest = kept
         self._entered(kv)
 
     def _remove(self, key: str) -> None:
         if (kv := self._raw.pop(key, None)) is not None:
+            if kv is self._newest:
+                self._newest = None
             self._left(kv)
 
     def kept(self, kv: KeyValue) -> KeyValue:
@@ -94,6 +100,13 @@ class Mirror:
     def items(self) -> Mapping[str, KeyValue]:
         """Every key that is there; not to be changed."""
         return self._raw
+
+    @property
+    def newest(self) -> KeyValue | None:
+        """The key, as it is kept, that was written last of those that are there; None where nothing is."""
+        if self._newest is None:  # it was deleted
+            self._newest = max(self._raw.values(), key=lambda kv: kv.mod_revision, default=None)
+        return self._newest
 
     def mod_revision(self, key: str) -> int:
         """The modification revision of whatever is at ``key``; ABSENT where nothing is."""

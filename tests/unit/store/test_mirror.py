@@ -61,6 +61,8 @@ def test_it_is_what_the_store_holds_and_so_is_its_index(
         held = {item.key: item for item in core.read(EVERYTHING, 0.0).items}
         assert dict(index.items) == held
         assert index.revision == core.revision
+        newest = max((item.mod_revision for item in held.values()), default=None)
+        assert newest == (None if index.newest is None else index.newest.mod_revision)
         assert told >= {key for key in before.keys() | held.keys() if before.get(key) != held.get(key)}
         by_value: dict[bytes, set[str]] = {}
         for item in held.values():
