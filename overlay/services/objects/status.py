@@ -71,6 +71,10 @@ def too_long(field: str, limit: int) -> Fault:
     return Fault(field, "FieldValueTooLong", f"Too long: may not be more than {limit} bytes")
 
 
+_LONGEST = 8192
+"""Characters of a sentence."""
+
+
 class StatusError(OverlayError):
     """The API refuses a request.
 
@@ -85,6 +89,8 @@ class StatusError(OverlayError):
     def __init__(
         self, code: int, reason: str, message: str, details: dict[str, Any] | None = None, retry_after: int = 0
     ) -> None:
+        if len(message) > _LONGEST:  # it quotes what was sent
+            message = f"{message[: _LONGEST // 2]} … {message[-_LONGEST // 2 :]}"
         super().__init__(message)
         self.code = code
         self.reason = reason

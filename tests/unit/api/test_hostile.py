@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from overlay.api import server
@@ -119,6 +119,7 @@ async def all_is_well(api: Served) -> None:
 
 
 @FEW
+@example([("POST", ("apiVersion",), "a" * 70_000)])
 @given(st.lists(st.tuples(st.sampled_from(["POST", "PUT", "merge", "strategic"]), PLACES, HOSTILE), max_size=8))
 async def test_a_wrong_value_anywhere_is_refused_or_made_right(plan: list[tuple[str, tuple[Any, ...], Any]]) -> None:
     async with served() as api:
