@@ -1,10 +1,10 @@
 """Whether a mirror may answer for the store: proved for each question, so that nothing stale is told as fresh.
 
 The store's revision, read linearizably after the question came, is what the mirror must have reached. It is read with
-the key that the mirror saw written last, since an etcd that lost its data counts its revisions anew, and may have come
-to the same one. A watch hears of its own range alone, so while others write elsewhere in the same etcd the mirror may be
-complete and stay behind; then the store is asked whether the range is as the mirror has it, which costs it some time but
-sends nothing. What cannot be proved is read from the store.
+the key that the mirror saw written last, since an etcd that lost its data counts its revisions anew, and may have
+come to the same one. A watch hears of its own range alone, so while others write elsewhere in the same etcd the
+mirror may be complete and stay behind; then the store is asked whether the range is as the mirror has it, which costs
+it some time but sends nothing. What cannot be proved is read from the store.
 """
 
 from __future__ import annotations
