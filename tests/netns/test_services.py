@@ -19,6 +19,7 @@ from overlay.lab.cluster import Lab
 from overlay.lab.process import poll
 from overlay.lab.shell import overlay_command
 from overlay.lab.topology import LabSpec
+from overlay.services.proxy.nftables.ledger import LINGER
 from overlay.services.table import Answer
 from tests.support.services_lab import BALANCER, EXTERNAL, LIMIT, ServicesLab, Steadily, services_lab
 
@@ -197,6 +198,7 @@ def test_nothing_stops_when_the_daemon_is_killed_and_started_again_it_takes_over
     )
     lab, node = services, services.lab.node("n1")
     lab.put_service("web", **EVERYWHERE, clusterIP=VIP)
+    time.sleep(LINGER + 1.0)  # what Services of other tests left goes only then
     before = rules(lab)
     lab.daemons["n1"].kill()
     answers = lab.client("n1p1").ask("TCP", VIP, 80, count=50)

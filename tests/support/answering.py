@@ -13,7 +13,11 @@ import json
 import selectors
 import socket
 import sys
+import time
 from typing import Any
+
+_AGAIN_SECONDS = 1.1
+"""From one datagram to the next: a host answers one client with one ICMP error a second, once it has said a few."""
 
 
 def serve(name: str, ports: list[int]) -> None:
@@ -70,15 +74,18 @@ def _by_udp(address: str, port: int, patience: float, source_port: int) -> Any:
         udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         udp.bind(("", source_port))
         udp.connect((address, port))
-        udp.settimeout(patience)
-        with contextlib.suppress(PermissionError):  # what is refused on its way out is not sent, and the answer follows
-            udp.send(b"?")
-        try:
-            return json.loads(udp.recv(1000))
-        except ConnectionRefusedError:
-            return "refused"
-        except TimeoutError:
-            return "silence"
+        deadline = time.monotonic() + patience
+        while (left := deadline - time.monotonic()) > 0:
+            udp.settimeout(min(left, _AGAIN_SECONDS))
+            with contextlib.suppress(PermissionError):  # what is refused on its way out is not sent; the answer follows
+                udp.send(b"?")
+            try:
+                return json.loads(udp.recv(1000))
+            except ConnectionRefusedError:
+                return "refused"
+            except TimeoutError:
+                pass
+        return "silence"
 
 
 if __name__ == "__main__":
