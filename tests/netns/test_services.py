@@ -21,7 +21,7 @@ from overlay.lab.shell import overlay_command
 from overlay.lab.topology import LabSpec
 from overlay.services.proxy.nftables.ledger import LINGER
 from overlay.services.table import Answer
-from tests.support.services_lab import BALANCER, EXTERNAL, LIMIT, ServicesLab, Steadily, services_lab
+from tests.support.services_lab import BALANCER, BRIDGES, EXTERNAL, LIMIT, ServicesLab, Steadily, services_lab
 
 pytestmark = [pytest.mark.root, pytest.mark.etcd]
 
@@ -257,6 +257,21 @@ def test_an_unknown_scheduler_is_told_and_a_known_one_is_followed(services: Serv
     services.put_service("odd", clusterIP="10.96.7.3", scheduler="magic")
     assert poll(lambda: any("magic" in each for each in services.report("n1")["problems"]), LIMIT)
     check(services, "n1p1", "n1", "10.96.7.3", 80)
+
+
+def test_where_netfilter_sees_bridges_a_pod_is_given_its_neighbours_and_itself(services: ServicesLab) -> None:
+    node = services.lab.node("n1")
+    if node.run("test", "-e", BRIDGES, check=False).returncode:
+        pytest.skip("this kernel has no br_netfilter")
+    services.set_bridges(node, seen=True)
+    try:
+        services.put_service("web", clusterIP=VIP)
+        node.run("ip", "address", "add", "192.0.2.1/32", "dev", "lo")  # so that it looks at the machine
+        for protocol in ("TCP", "UDP"):
+            check(services, "n1p1", "n1", VIP, 80, protocol)
+    finally:
+        services.set_bridges(node, seen=False)
+        node.run("ip", "address", "del", "192.0.2.1/32", "dev", "lo")
 
 
 def test_cleanup_leaves_nothing(services: ServicesLab) -> None:
