@@ -287,7 +287,8 @@ def test_other_users_of_ip_in_ip_are_respected(commands: tuple[str, ...], name: 
         before = node("ip -d -o link show type ipip")
         node.start("kernel-fou", peers={"10.0.9.0/24": "172.31.0.9"})
         assert not has_fou(node)
-        assert f"no FOU (FOU: somebody else unwraps IP in IP here: {name}" in node.status()["detail"]
+        said = f"no FOU (FOU: somebody else unwraps IP in IP here: {name}"
+        until(lambda: said in node.status()["detail"], said)
         assert node("ip -d -o link show type ipip") == before
 
 
