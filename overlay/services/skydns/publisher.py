@@ -79,8 +79,11 @@ class Publisher:
 
     async def look(self) -> Look:
         """Does what there is to do. Raises StoreError where the store does not let it."""
+        problems: tuple[Problem, ...] = ()
+        gathered = False
         while self._holds_name():
-            problems = await self._gather()
+            if not gathered or (self._all and self._publication.writes):
+                problems, gathered = await self._gather(), True
             now = boottime()
             action = self._publication.next(now)
             if isinstance(action, float):

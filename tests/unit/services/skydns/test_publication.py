@@ -146,6 +146,32 @@ def test_a_writer_that_was_cut_off_writes_no_more(core: MemoryCore) -> None:
     assert there(core, 1) == RECORD_OF
 
 
+def test_who_takes_a_writer_for_gone_that_is_not_does_not_take_over(core: MemoryCore) -> None:
+    first, second = two(core)
+    first.alive(1, lives=False)
+    second.mirror.load(core.read(ALL, 1), 1)
+    first.alive(1)
+    action = second.publication.next(1)
+    assert isinstance(action, Write)
+    assert not core.commit(action.compares, action.operations, 1).succeeded
+
+
+def test_of_two_that_begin_at_once_both_keep_the_one_lease(core: MemoryCore) -> None:
+    first, second = Node(core, "n1"), Node(core, "n2")
+    for now in (0, *range(0, 300, 5)):
+        for node in (first, second):
+            if now == 0:
+                node.alive(0)
+                node.step(0)  # each has granted a lease of its own
+            else:
+                node.settle(now)
+    assert [len(node.written()) for node in (first, second)] == [len(RECORD_OF), 0]
+    first.alive(300, lives=False)
+    for now in range(300, 500, 5):
+        second.settle(now)
+        assert there(core, now) == RECORD_OF
+
+
 def test_records_go_with_the_last_node(core: MemoryCore) -> None:
     two(core)
     assert there(core, publication.TTL - 1) == RECORD_OF
@@ -182,6 +208,17 @@ def test_what_others_do_to_our_records_is_undone(core: MemoryCore) -> None:
     first.settle(61)
     first.settle(66)
     assert there(core, 66) == first.wants
+
+
+def test_a_record_that_somebody_took_since_it_was_read_is_left_to_them(core: MemoryCore) -> None:
+    first, _ = two(core)
+    s0, *_ = RECORD_OF
+    core.commit((), (Put(s0, b"theirs"), Put("/skydns/new", b"theirs")), 1)
+    first.wants = {s0: b"ours now", "/skydns/new": b"ours"}
+    for now in range(1, 10):
+        first.settle(now)
+    assert there(core, 10) == {s0: b"theirs", "/skydns/new": b"theirs"}
+    assert first.publication.refused == sorted([s0, "/skydns/new"])
 
 
 def test_a_lease_that_was_lost_is_replaced(core: MemoryCore) -> None:

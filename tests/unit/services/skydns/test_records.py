@@ -78,6 +78,12 @@ def test_other_records() -> None:
     )
 
 
+def test_of_two_endpoints_with_one_address_the_first_has_the_way_back() -> None:
+    endpoints = tuple(Endpoint("10.0.5.2", label, HTTP) for label in ("b", "a"))
+    _, behind = records.reverse_of(Entry("default", "web", headless=True, endpoints=endpoints), DOMAIN)
+    assert behind == {"/skydns/arpa/in-addr/10/0/5/2": value("b.web.default.svc.cluster.local")}
+
+
 @pytest.mark.parametrize("label", ["a/b", "", "..", "a b", "é", "x" * 64])
 def test_what_is_no_label_leads_to_no_key(label: str) -> None:
     """Who writes objects by hand may call an endpoint what they like; it never gets out of its Service's names."""
