@@ -10,6 +10,7 @@ import re
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -30,6 +31,10 @@ from tests.support.upstream_server import ADDRESS as OUTSIDE
 
 pytestmark = [pytest.mark.root, pytest.mark.etcd]
 
+MUSL_PROGRAM = Path(__file__).parents[1] / "support" / "resolve.c"
+
+NAMES_OF_REDIS = ["redis", "redis.default", "redis.default.svc", "redis.default.svc.cluster.local"]
+
 PORTS = [{"name": "http", "port": 80, "targetPort": 80}]
 
 
@@ -45,7 +50,7 @@ def site() -> Iterator[DnsSite]:
         for number, address in enumerate(("10.0.5.2", "10.0.5.3", "10.0.5.4")):
             hostname = {"hostname": "first", "subdomain": "myapp-svc"} if number == 0 else {}
             site.put_pod(f"myapp-{number}", address, "myapp", **hostname)
-        site.start_services()
+        site.start_services("--publish-skydns")
         until(lambda: len(site.short("myapp-svc.default.svc.cluster.local")) == 3, "three pods")
         yield site
 
@@ -60,7 +65,7 @@ def test_the_dig_of_the_session(site: DnsSite) -> None:
     assert sorted(answers) == ["10.0.5.2", "10.0.5.3", "10.0.5.4"]
 
 
-@pytest.mark.parametrize("name", ["redis", "redis.default", "redis.default.svc", "redis.default.svc.cluster.local"])
+@pytest.mark.parametrize("name", NAMES_OF_REDIS)
 def test_resolvers_agree(site: DnsSite, name: str) -> None:
     """glibc's (getent, Python), busybox's own, and dig with a search list."""
     python = "import socket, sys; print({each[4][0] for each in socket.getaddrinfo(sys.argv[1], 6379)})"
@@ -72,6 +77,45 @@ def test_resolvers_agree(site: DnsSite, name: str) -> None:
         "10.97.218.31" in site.pod.attempt(*site.resolving("busybox", "nslookup", "-type=a", name)).stdout
         or "." in name
     )
+
+
+@pytest.fixture(scope="module")
+def musl(site: DnsSite) -> str:
+    """A program that resolves as musl does, what containers of Alpine are linked with."""
+    need_programs("musl-gcc")
+    made = site.folder / "resolve"
+    subprocess.run(["musl-gcc", "-static", "-o", str(made), str(MUSL_PROGRAM)], check=True)
+    return str(made)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        *((name, ["10.97.218.31"]) for name in NAMES_OF_REDIS),
+        ("myapp-svc", ["10.0.5.2", "10.0.5.3", "10.0.5.4"]),
+        ("first.myapp-svc", ["10.0.5.2"]),
+        ("outside", [OUTSIDE]),
+        ("ok.example", [OUTSIDE]),
+        ("nothing.default.svc.cluster.local", ["no such name"]),
+    ],
+)
+def test_musl_agrees(site: DnsSite, musl: str, name: str, expected: list[str]) -> None:
+    """It asks for A and AAAA at once from one socket, and gives up a search where one answer is a failure."""
+    assert sorted(site.pod.attempt(*site.resolving(musl, name)).stdout.splitlines()) == expected
+
+
+def test_what_is_answered_is_in_etcd_for_a_coredns(site: DnsSite) -> None:
+    base = "/skydns/local/cluster/svc/default"
+    until(lambda: len(site.keys(f"{base}/myapp-svc/")) == 6, "three endpoints and their ports")
+    assert site.keys(f"{base}/redis/") == [f"{base}/redis/10-97-218-31", f"{base}/redis/_tcp/_redis/10-97-218-31"]
+    assert f"{base}/myapp-svc/first" in site.keys(f"{base}/myapp-svc/")
+    report = site.report()
+    assert report is not None
+    assert report["skydns"]["writer"] == "n1"
+    site.put("brief", clusterIP="10.97.0.9", clusterIPs=["10.97.0.9"], ports=PORTS)
+    until(lambda: site.keys(f"{base}/brief/"), "the new Service's records")
+    site.delete("brief")
+    until(lambda: not site.keys(f"{base}/brief/"), "they go with it")
 
 
 def test_records_of_every_kind_come_over_the_wire(site: DnsSite) -> None:

@@ -125,6 +125,10 @@ class DnsSite:
     def delete(self, name: str, namespace: str = "default") -> None:
         assert self._etcdctl("del", f"/overlay/objects/services/{namespace}/{name}").returncode == 0
 
+    def keys(self, prefix: str) -> list[str]:
+        """What keys etcd has that begin so, in order."""
+        return self._etcdctl("get", "--prefix", "--keys-only", prefix).stdout.split()
+
     def put_pod(self, ident: str, address: str, app: str, **spec: Any) -> None:
         """Makes a pod of this node."""
         document = {"metadata": {"name": ident, "labels": {"app": app}}, "spec": spec, "status": {"podIP": address}}
