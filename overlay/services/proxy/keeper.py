@@ -75,6 +75,7 @@ class Keeper:
         self._others_removed = False
         self._checked = 0.0
         self._machine: place.Machine | None = None
+        self._changes, self._looked_at = 0, -1
         self._taken: tuple[float, tuple[Problem, ...]] = (-PORTS_SECONDS, ())
         self._revision = 0
         self._remarks: dict[PortName, tuple[str, ...]] = {}
@@ -88,14 +89,14 @@ class Keeper:
             self._touched |= self._mirror.touched
 
     def network_changed(self) -> None:
-        """Addresses or routes of this machine have changed."""
-        self._machine = None
+        """Addresses or routes of this machine may have changed; also while they are being looked at."""
+        self._changes += 1
 
     def is_at(self, where: Whereabouts) -> bool:
         """Where this node is in the network; whether that is news."""
         news, self._where = where != self._where, where
         if news:
-            self._machine = None
+            self.network_changed()
         return news
 
     # --- its work ---------------------------------------------------------------------------------------------------
@@ -110,17 +111,15 @@ class Keeper:
         assert mode is not None
         now = boottime()
         if self.table is not None and now - self._checked >= CHECK_SECONDS:
-            self._checked, self._machine = now, None
+            self._checked = now
+            self.network_changed()
             if not await mode.check():
                 _log.warning("what Services need on this node was taken away by somebody; it is made again")
-        if self._machine is None:
-            self._machine = await asyncio.to_thread(place.look)
-            if not self._machine.bridged:
-                await asyncio.to_thread(hairpin.allow, self._where.subnets, self._surroundings.state_dir)
+        machine = await self._look_at_machine()
         revision = self._mirror.revision
         here, problems = place.place_of(
-            self._machine, self._node, self._where.networks, self._where.subnets, self._service_cidr()
-        )
+            machine, self._node, self._where.networks, self._where.subnets, self._service_cidr()
+        )  # fmt: skip
         table, before = self._make(here), self.table
         done = await mode.apply(table)
         self.table, self._revision = table, revision
@@ -136,6 +135,16 @@ class Keeper:
             for each in table.conflicts
         ]
         return Look((*problems, *done.problems, *self._taken[1], *conflicts, *self._told_remarks()), due=done.due)
+
+    async def _look_at_machine(self) -> place.Machine:
+        """What was found, and found out anew if anything has changed since that look began. Raises NodeError."""
+        if self._machine is None or self._looked_at != self._changes:
+            begun = self._changes
+            machine = await asyncio.to_thread(place.look)
+            if not machine.bridged:
+                await asyncio.to_thread(hairpin.allow, self._where.subnets, self._surroundings.state_dir)
+            self._machine, self._looked_at = machine, begun
+        return self._machine
 
     async def _choose(self) -> bool:
         choice = await choose(self._wish, self._surroundings)
