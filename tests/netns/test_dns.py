@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from ipaddress import IPv4Network
 from pathlib import Path
+from typing import Any
 
 import dns.message
 import dns.rcode
@@ -24,7 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from overlay.services.dns import place
-from tests.support.dns_site import ADDRESS, LIMIT, STRANGER, UPSTREAM, UPSTREAM_TOO, DnsSite, dns_site, until
+from tests.support.dns_site import ADDRESS, HOST, LIMIT, STRANGER, UPSTREAM, UPSTREAM_TOO, DnsSite, dns_site, until
 from tests.support.labs import need_programs
 from tests.support.namespaces import namespace
 from tests.support.upstream_server import ADDRESS as OUTSIDE
@@ -443,3 +444,26 @@ def test_what_stays_and_what_goes(site: DnsSite) -> None:
     site.start_services()
     assert site.short("redis.default.svc.cluster.local") == ["10.97.218.31"]
     assert STRANGER not in site.log("services")
+
+
+def test_a_resolver_of_this_host_that_asks_us_back_is_named(site: DnsSite) -> None:
+    need_programs("dnsmasq")
+    site.start(
+        "dnsmasq", site.host, "dnsmasq", "--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null",
+        "--pid-file=", "--user=root", f"--listen-address={HOST}", "--bind-interfaces", f"--server={ADDRESS}",
+    )  # fmt: skip
+    site.stop("services")
+    try:
+        site.start_services("--dns-upstreams", f"{HOST},{UPSTREAM}")
+
+        def report() -> dict[str, Any]:
+            return site.report() or {"dns": {}, "problems": []}
+
+        until(lambda: report()["dns"].get("upstreams_looping") == [HOST], "the loop is seen")
+        site.host.run("ip", "address", "add", "198.51.100.9/32", "dev", "lo")  # which makes the daemon look
+        until(lambda: any(f"{HOST}: asks this node" in each for each in report()["problems"]), "it is a problem")
+    finally:
+        site.host.attempt("ip", "address", "del", "198.51.100.9/32", "dev", "lo")
+        site.stop("dnsmasq")
+        site.stop("services")
+        site.start_services()

@@ -84,11 +84,13 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag=17):
 
 
 class Status(msgspec.Struct, frozen=True, array_like=True, tag=18):
-    """Its counters, by the names in ``worker/counts.py``; ``upstreams_down`` are those that do not answer."""
+    """Its counters, by the names in ``worker/counts.py``; ``upstreams_down`` are those that do not answer,
+    ``upstreams_looping`` those that ask us back."""
 
     number: int
     counters: dict[str, int]
     upstreams_down: tuple[str, ...] = ()
+    upstreams_looping: tuple[str, ...] = ()
 
 
 ToWorker: TypeAlias = Settings | Changes | Complete | Ask

@@ -122,6 +122,7 @@ class Names:
             "answers": said is not None,
             "upstreams": list(self._upstreams),
             "upstreams_down": [] if said is None else list(said.upstreams_down),
+            "upstreams_looping": [] if said is None else list(said.upstreams_looping),
             "worker_restarts": 0 if helper is None else helper.restarts,
             "counters": {} if said is None else said.counters,
         }
@@ -199,13 +200,19 @@ class Names:
             sentence = "no server is known that could tell names outside the cluster"
             return [Problem("dns-upstreams", sentence, "name some in /etc/resolv.conf, or with --dns-upstreams")]
         said = None if self._helper is None else await self._helper.ask(_ASK_SECONDS)
+        problems = [self._loop(each) for each in (() if said is None else said.upstreams_looping)]
         down = () if said is None else said.upstreams_down
         if not down:
-            return []
+            return problems
         sentence = f"{', '.join(down)}: no answer to questions about names outside the cluster"
         rest = [each for each in self._upstreams if each not in down]
         remedy = f"{rest[0]} is asked" if rest else "see that they run, and are reached"
-        return [Problem("dns-upstreams", sentence, remedy)]
+        return [*problems, Problem("dns-upstreams", sentence, remedy)]
+
+    def _loop(self, upstream: str) -> Problem:
+        sentence = f"{upstream}: asks this node what this node asks it, so no name outside the cluster has an answer"
+        remedy = f"take {self._settings.address} from the servers that it asks, or name others with --dns-upstreams"
+        return Problem("dns-loop", sentence, remedy, about=upstream)
 
     async def _end(self) -> None:
         if self._helper is not None:

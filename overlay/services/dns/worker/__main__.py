@@ -80,6 +80,7 @@ class Worker:
         loop.add_reader(self._control, self._take_instruction)
         self._start(self._sweep())
         self._start(self._resolver.probe())
+        self._start(self._resolver.look_for_loops())
         await self._ended.wait()
 
     def _start(self, work: Coroutine[Any, Any, object]) -> None:
@@ -146,7 +147,8 @@ class Worker:
                 self._responder.complete = True
             case Ask():
                 down = tuple(sorted(self._resolver.down))
-                self._say(Status(message.number, self._counts.snapshot(), down))
+                looping = tuple(sorted(self._resolver.looping))
+                self._say(Status(message.number, self._counts.snapshot(), down, looping))
 
     def _settle(self, told: Settings) -> None:
         zone = self._zone

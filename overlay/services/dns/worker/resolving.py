@@ -8,6 +8,8 @@ it may say still counts. One that was silent is asked for names again once it ha
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +39,8 @@ PATIENCE_WITH_STALE = 1.8
 PROBE_SECONDS = 2.0
 """Between two probes of an upstream that was silent."""
 ATTEMPTS = 4
+LOOP_SECONDS = 60.0
+"""Between two looks whether an upstream asks us back what it is asked."""
 
 _USELESS = (dns.rcode.SERVFAIL, dns.rcode.REFUSED, dns.rcode.NOTIMP, dns.rcode.FORMERR)
 
@@ -61,6 +65,7 @@ class Resolver:
 
     Attributes:
         down: upstreams that were silent when they were asked last.
+        looping: upstreams that ask us, or somebody who does, what they are asked.
     """
 
     def __init__(self, counts: Counts, port: int = upstream.PORT) -> None:
@@ -69,13 +74,18 @@ class Resolver:
         self._upstreams: tuple[str, ...] = ()
         self._remembered = Remembered()
         self._asking: dict[Wanted, asyncio.Task[Reply | None]] = {}
+        self._tracers: dict[dns.name.Name, bool] = {}
+        self._changed = asyncio.Event()
         self.down: set[str] = set()
+        self.looping: set[str] = set()
 
     def use(self, upstreams: Sequence[str]) -> None:
         """From now on these are asked."""
         if tuple(upstreams) != self._upstreams:
             self._upstreams = tuple(upstreams)
             self.down &= set(upstreams)
+            self.looping &= set(upstreams)
+            self._changed.set()
             self._remembered.clear()
 
     def known(self, wanted: Wanted) -> Reply | None:
@@ -88,6 +98,9 @@ class Resolver:
 
     async def find(self, wanted: Wanted) -> Reply:
         """What upstreams say; SERVFAIL where none can tell."""
+        if wanted.name in self._tracers:
+            self._tracers[wanted.name] = True
+            return self._failure()
         if (known := self.known(wanted)) is not None:
             return known
         now = time.monotonic()
@@ -110,6 +123,31 @@ class Resolver:
         while True:
             await asyncio.sleep(PROBE_SECONDS)
             await asyncio.gather(*(self._probe(each) for each in tuple(self.down)))
+
+    async def look_for_loops(self) -> None:
+        """Asks each upstream for a name that nobody else asks for, now and then, as CoreDNS' plugin ``loop`` does."""
+        while True:
+            self._changed.clear()
+            await asyncio.gather(*(self._trace(each) for each in self._upstreams))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOP_SECONDS):
+                    await self._changed.wait()
+
+    async def _trace(self, server: str) -> None:
+        tracer = dns.name.from_text(f"{secrets.token_hex(8)}.{secrets.token_hex(8)}.")
+        self._tracers[tracer] = answered = False
+        try:
+            async with asyncio.timeout(DEADLINE):
+                await upstream.ask(server, dns.message.make_query(tracer, "HINFO"), Counts(), self._port)
+            answered = True
+        except (OSError, TimeoutError):  # then it is known only if it came back
+            pass
+        finally:
+            came_back = self._tracers.pop(tracer)
+        if came_back and server in self._upstreams:
+            self.looping.add(server)
+        elif answered:
+            self.looping.discard(server)
 
     # --- asking ---
 
