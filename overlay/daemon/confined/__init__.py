@@ -4,7 +4,8 @@ Whose idea it is to run one makes a :class:`~overlay.daemon.confined.supervision
 :class:`~overlay.daemon.confined.process.Command`), and how to ask it over its control socket. What the two say to each
 other is theirs; a message that does not decode must spoil nothing.
 
-The daemon's side: ``process`` one helper from its start to its last words · ``supervision`` keeps one alive.
+The daemon's side: ``process`` one helper from its start to its last words · ``supervision`` keeps one alive ·
+``control`` what the two say to each other, message by message.
 The helper's side: ``inside`` what it was given, and the door that it shuts behind itself · ``privileges`` user,
 capabilities, limits · ``seccomp`` the system calls that remain.
 """

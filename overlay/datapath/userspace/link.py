@@ -13,13 +13,13 @@ import socket
 from collections.abc import Iterator
 from itertools import islice
 
+from overlay.daemon.confined.control import Control
 from overlay.datapath.spec import TunnelSpec
 from overlay.datapath.userspace.messages import (
     MAX_CHANGES,
     MAX_MESSAGE,
     Ask,
     Configure,
-    FromWorker,
     MalformedMessageError,
     Notice,
     PeerChange,
@@ -87,145 +87,63 @@ class WorkerLink:
     """One worker's control socket on the running loop.
 
     Attributes:
-        ready: done when the worker moves packets, with its description; or with DatapathError if it ended before.
-        closed: set when the worker closed its end, so when it died.
+        control: the socket; it is ready, with the worker's description, when the worker moves packets.
     """
 
     def __init__(
         self, control: socket.socket, spec: TunnelSpec, peers: Subnets, notices: Notices, route_mtus: RouteMtus
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._control = control
-        self._control.setblocking(False)
         self._notices = notices
-        self.ready: asyncio.Future[str] = self._loop.create_future()
-        self.closed = asyncio.Event()
-        self._want = peers
         self._have: Subnets = {}
         self._changes = difference({}, peers)
-        self._outgoing: list[ToWorker] = [_configure(spec)]  # at most one of each kind
-        if route_mtus.mtus:
-            self._outgoing.append(route_mtus)
         self._started = False
-        self._writing = False
-        self._question = 0
-        self._answer: asyncio.Future[Status] | None = None
-        self._loop.add_reader(control, self._receive)
-        self._pump()
+        self.control: Control[ToWorker, str, Status] = Control(
+            control, encode=encode, more=self._more, take=self._take,
+            ended=lambda: DatapathError("the worker has ended"), largest=MAX_MESSAGE,
+        )  # fmt: skip
+        self.control.say(_configure(spec), *([route_mtus] if route_mtus.mtus else []))
 
     def configure(self, spec: TunnelSpec) -> None:
         """Makes ``spec`` what the worker works by; does not block."""
-        self._replace(_configure(spec))
+        self.control.say(_configure(spec))
 
     def set_peers(self, want: Subnets) -> None:
         """Makes ``want`` the worker's table; does not block. The dictionary must not change afterwards."""
-        self._want = want
         self._changes = difference(dict(self._have), want)
-        self._pump()
+        self.control.pump()
 
     def set_route_mtus(self, route_mtus: RouteMtus) -> None:
         """Tells the worker what the node's routes say about paths; does not block."""
-        self._replace(route_mtus)
+        self.control.say(route_mtus)
 
     async def ask(self) -> Status:
-        """The worker's counters now; waits for as long as the worker takes. Several callers share one answer.
+        """The worker's counters now. Raises DatapathError where it ended meanwhile."""
+        return await self.control.ask(Ask)
 
-        Raises:
-            DatapathError: the worker ended meanwhile.
-        """
-        if self.closed.is_set():
-            raise DatapathError("the worker has ended")
-        if self._answer is None or self._answer.done():
-            self._question += 1
-            self._answer = self._loop.create_future()
-            self._replace(Ask(self._question))
-        return await asyncio.shield(self._answer)
-
-    def close(self) -> None:
-        """Closes our end, which ends the worker."""
-        if self._control.fileno() >= 0:
-            self._loop.remove_reader(self._control)
-            self._loop.remove_writer(self._control)
-            self._control.close()
-        failure = DatapathError("the worker has ended")
-        for future in (self.ready, self._answer):
-            if future is not None and not future.done():
-                future.set_exception(failure)
-                future.exception()  # nobody has to be waiting for it
-        self.closed.set()
-
-    def _replace(self, message: ToWorker) -> None:
-        self._outgoing = [waiting for waiting in self._outgoing if type(waiting) is not type(message)]
-        self._outgoing.append(message)
-        self._pump()
-
-    def _next_message(self) -> ToWorker | None:
-        if self._outgoing:
-            return self._outgoing[0]
+    def _more(self) -> bytes | None:
         if changes := list(islice(self._changes, MAX_CHANGES)):
-            return Peers(changes)
-        return None if self._started else Start()
-
-    def _pump(self) -> None:
-        """Sends until all is said or the socket is full; then goes on when it is not."""
-        if self.closed.is_set():
-            return
-        while (message := self._next_message()) is not None:
-            try:
-                self._control.send(encode(message))
-            except BlockingIOError:
-                self._wait_for_room(message)
-                return
-            except OSError:
-                self.close()
-                return
-            self._said(message)
-        if self._writing:
-            self._loop.remove_writer(self._control)
-            self._writing = False
-
-    def _wait_for_room(self, unsent: ToWorker) -> None:
-        if isinstance(unsent, Peers):
-            self._changes = difference(dict(self._have), self._want)
-        if not self._writing:
-            self._loop.add_writer(self._control, self._pump)
-            self._writing = True
-
-    def _said(self, message: ToWorker) -> None:
-        if isinstance(message, Start):
+            for remove, base, length, public_ip in changes:
+                if remove:
+                    self._have.pop((base, length), None)
+                else:
+                    self._have[base, length] = public_ip
+            return encode(Peers(changes))
+        if not self._started:
             self._started = True
-            return
-        if not isinstance(message, Peers):
-            self._outgoing.remove(message)
-            return
-        for remove, base, length, public_ip in message.changes:
-            if remove:
-                self._have.pop((base, length), None)
-            else:
-                self._have[base, length] = public_ip
+            return encode(Start())
+        return None
 
-    def _receive(self) -> None:
+    def _take(self, data: bytes) -> None:
         try:
-            data = self._control.recv(MAX_MESSAGE)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self.close()
-            return
-        try:
-            self._take(decode_from_worker(data))
+            message = decode_from_worker(data)
         except MalformedMessageError as failure:
             self._notices.say(f"the worker sent a message that does not decode: {failure}", self._loop.time())
-
-    def _take(self, message: FromWorker) -> None:
+            return
         match message:
             case Ready():
-                if not self.ready.done():
-                    self.ready.set_result(message.detail)
+                self.control.is_ready(message.detail)
             case Status():
-                if self._answer is not None and message.number == self._question and not self._answer.done():
-                    self._answer.set_result(message)
+                self.control.answered(message.number, message)
             case Notice():
                 self._notices.say(message.text, self._loop.time())

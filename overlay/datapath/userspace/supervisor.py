@@ -153,10 +153,10 @@ class Supervisor:
         self._link = WorkerLink(process.control, self._spec, self._peers, self._notices, self._route_mtus)
         try:
             async with asyncio.timeout(START_PATIENCE):
-                detail = await asyncio.shield(self._link.ready)
+                detail = await asyncio.shield(self._link.control.ready)
         except (TimeoutError, DatapathError) as failure:
             raise DatapathError(
-                "ended before it moved packets" if self._link.closed.is_set() else "does not come up",
+                "ended before it moved packets" if self._link.control.closed.is_set() else "does not come up",
                 about=str(process),
                 remedy="its own message is above",
             ) from failure
@@ -165,7 +165,7 @@ class Supervisor:
     def end(self) -> None:
         """Ends it; what it has counted stays."""
         if self._link is not None:
-            self._link.close()
+            self._link.control.close()
             self._link = None
         if self._process is not None:
             self._process.end()
@@ -177,13 +177,13 @@ class Supervisor:
     async def died(self) -> None:
         """Waits until it has closed its end of the control socket."""
         assert self._link is not None
-        await self._link.closed.wait()
+        await self._link.control.closed.wait()
 
     async def answers(self, patience: float) -> bool:
         """Whether it says how it is, and moves the packets of the right device."""
         if self._spec is not None and self._link is not None and is_elsewhere(self.tun, self._spec.device):
             logger.warning("%s was renamed, or moved to another network namespace", self._spec.device)
-            self._link.close()  # which ends the worker; the next gets a device of that name
+            self._link.control.close()  # which ends the worker; the next gets a device of that name
             return False
         if self._spec is not None:
             for change in reopen_the_way(self.tun, self._spec.device, queues.LENGTH):

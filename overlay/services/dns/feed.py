@@ -7,7 +7,6 @@ was started anew is told everything.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 import socket
@@ -18,6 +17,7 @@ from typing import Protocol, TypeAlias, TypeVar
 
 import msgspec
 
+from overlay.daemon.confined.control import Control
 from overlay.errors import ServicesError
 from overlay.services.dns.messages import (
     BATCH_BYTES,
@@ -25,7 +25,6 @@ from overlay.services.dns.messages import (
     Ask,
     Changes,
     Complete,
-    FromWorker,
     MalformedMessageError,
     Ready,
     Settings,
@@ -83,32 +82,24 @@ class Feed:
         loaded: whether the facts are all that there is; before, the worker is told its settings alone.
 
     Attributes:
-        ready: done when the worker answers questions; with ServicesError if it ended before.
-        closed: set when the worker closed its end, so when it died.
+        control: the socket; it is ready when the worker answers questions.
     """
 
     def __init__(self, control: socket.socket, facts: Facts, settings: Settings, *, loaded: bool) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._control = control
-        self._control.setblocking(False)
         self._facts = facts
-        self.ready: asyncio.Future[None] = self._loop.create_future()
-        self.closed = asyncio.Event()
         self._told = _Told()
-        self._outgoing: list[ToWorker] = [settings]  # at most one of each kind
-        self._unsent: bytes | None = None
         self._loaded = loaded
         self._dirty: dict[ServiceName, None] = dict.fromkeys(facts.services()) if loaded else {}
         self._looks_at_sets = loaded
-        self._writing = False
-        self._question = 0
-        self._answer: asyncio.Future[Status] | None = None
-        self._loop.add_reader(control, self._receive)
-        self._pump()
+        self.control: Control[ToWorker, None, Status] = Control(
+            control, encode=encode, more=self._more, take=self._take,
+            ended=lambda: ServicesError("the DNS worker has ended"), largest=MAX_MESSAGE,
+        )  # fmt: skip
+        self.control.say(settings)
 
     def settle(self, settings: Settings) -> None:
         """Makes ``settings`` what the worker works by; does not block."""
-        self._replace(settings)
+        self.control.say(settings)
 
     def changed(self, names: Iterable[ServiceName], *, sets: bool) -> None:
         """These Services may be otherwise, and with ``sets`` namespaces and pods, too; does not block."""
@@ -118,67 +109,16 @@ class Feed:
             sets = True
         self._dirty.update(dict.fromkeys(names))
         self._looks_at_sets |= sets
-        self._pump()
+        self.control.pump()
 
     async def ask(self) -> Status:
-        """How the worker is; waits for as long as it takes. Several callers share one answer.
-
-        Raises:
-            ServicesError: the worker ended meanwhile.
-        """
-        if self.closed.is_set():
-            raise ServicesError("the DNS worker has ended")
-        if self._answer is None or self._answer.done():
-            self._question += 1
-            self._answer = self._loop.create_future()
-            self._replace(Ask(self._question))
-        return await asyncio.shield(self._answer)
-
-    def close(self) -> None:
-        """Closes our end, which ends the worker."""
-        if self._control.fileno() >= 0:
-            self._loop.remove_reader(self._control)
-            self._loop.remove_writer(self._control)
-            self._control.close()
-        failure = ServicesError("the DNS worker has ended")
-        for future in (self.ready, self._answer):
-            if future is not None and not future.done():
-                future.set_exception(failure)
-                future.exception()  # nobody has to be waiting for it
-        self.closed.set()
+        """How the worker is. Raises ServicesError where it ended meanwhile."""
+        return await self.control.ask(Ask)
 
     # --- what goes out ---
 
-    def _replace(self, message: ToWorker) -> None:
-        self._outgoing = [waiting for waiting in self._outgoing if type(waiting) is not type(message)]
-        self._outgoing.append(message)
-        self._pump()
-
-    def _pump(self) -> None:
-        """Sends until all is said or the socket is full; then goes on when it is not."""
-        if self.closed.is_set():
-            return
-        while (data := self._unsent or self._next()) is not None:
-            self._unsent = data
-            try:
-                self._control.send(data)
-            except BlockingIOError:
-                if not self._writing:
-                    self._loop.add_writer(self._control, self._pump)
-                    self._writing = True
-                return
-            except OSError:
-                self.close()
-                return
-            self._unsent = None
-        if self._writing:
-            self._loop.remove_writer(self._control)
-            self._writing = False
-
-    def _next(self) -> bytes | None:
+    def _more(self) -> bytes | None:
         """The next message; what it tells counts as told."""
-        if self._outgoing:
-            return encode(self._outgoing.pop(0))
         if not self._loaded:
             return None
         if self._looks_at_sets:
@@ -231,29 +171,17 @@ class Feed:
 
     # --- what comes in ---
 
-    def _receive(self) -> None:
+    def _take(self, data: bytes) -> None:
         try:
-            data = self._control.recv(MAX_MESSAGE)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self.close()
-            return
-        try:
-            self._take(decode_from_worker(data))
+            message = decode_from_worker(data)
         except MalformedMessageError as failure:
             _log.debug("the DNS worker sent a message that does not decode: %s", failure)
-
-    def _take(self, message: FromWorker) -> None:
+            return
         match message:
             case Ready():
-                if not self.ready.done():
-                    self.ready.set_result(None)
+                self.control.is_ready(None)
             case Status():
-                if self._answer is not None and message.number == self._question and not self._answer.done():
-                    self._answer.set_result(message)
+                self.control.answered(message.number, message)
 
 
 def _fitting(entry: Entry) -> tuple[Entry, bytes]:

@@ -116,16 +116,16 @@ class Helper:
         self._feed = Feed(process.control, self._facts, self._settings, loaded=self._loaded())
         try:
             async with asyncio.timeout(START_PATIENCE):
-                await asyncio.shield(self._feed.ready)
+                await asyncio.shield(self._feed.control.ready)
         except (TimeoutError, OverlayError) as failure:
-            cause = "ended before it answered" if self._feed.closed.is_set() else "does not come up"
+            cause = "ended before it answered" if self._feed.control.closed.is_set() else "does not come up"
             raise ServicesError(cause, about=str(process), remedy="its own message is above") from failure
         _log.info("%s answers", process)
 
     def end(self) -> None:
         """Ends it, however it is."""
         if self._feed is not None:
-            self._feed.close()
+            self._feed.control.close()
             self._feed = None
         if self._process is not None:
             self._process.end()
@@ -134,7 +134,7 @@ class Helper:
     async def died(self) -> None:
         """Waits until it has closed its end of the control socket."""
         assert self._feed is not None
-        await self._feed.closed.wait()
+        await self._feed.control.closed.wait()
 
     async def answers(self, patience: float) -> bool:
         """Whether it says how it is."""

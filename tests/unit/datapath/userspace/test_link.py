@@ -189,10 +189,10 @@ async def test_starts_only_after_the_whole_table(worker: FakeWorker) -> None:
     await worker.read_until(many(5000))
     worker.read()
     assert worker.seen == [CONFIGURE, Start()]
-    assert not link.ready.done()
+    assert not link.control.ready.done()
     worker.end.send(encode(Ready("fine")))
-    assert await asyncio.wait_for(link.ready, 20) == "fine"
-    link.close()
+    assert await asyncio.wait_for(link.control.ready, 20) == "fine"
+    link.control.close()
 
 
 async def test_a_worker_that_does_not_read_costs_nothing_and_catches_up(worker: FakeWorker) -> None:
@@ -202,7 +202,7 @@ async def test_a_worker_that_does_not_read_costs_nothing_and_catches_up(worker: 
         link.configure(SPEC)
     assert worker.read() < 30, "what the socket holds, not what was said"
     await worker.read_until(many(20_000, 199))
-    link.close()
+    link.control.close()
 
 
 async def test_only_changes_are_sent(worker: FakeWorker) -> None:
@@ -212,7 +212,7 @@ async def test_only_changes_are_sent(worker: FakeWorker) -> None:
     assert worker.read() == 1
     link.set_peers(many(9001))
     assert worker.read() == 0
-    link.close()
+    link.control.close()
 
 
 async def test_asking(worker: FakeWorker) -> None:
@@ -227,7 +227,7 @@ async def test_asking(worker: FakeWorker) -> None:
         worker.end.send(nonsense)
     worker.end.send(encode(Status(1, COUNTERS, "")))
     assert (await asyncio.wait_for(first, 20)).counters == (await second).counters == COUNTERS
-    link.close()
+    link.control.close()
 
 
 async def test_the_log_is_bounded_whatever_workers_send(worker: FakeWorker, caplog: pytest.LogCaptureFixture) -> None:
@@ -241,7 +241,7 @@ async def test_the_log_is_bounded_whatever_workers_send(worker: FakeWorker, capl
         await asyncio.get_running_loop().sock_sendall(worker.end, encode(Status(1, COUNTERS, "")))
         await question
     assert len(caplog.messages) == NOTICE_BURST, "of 2000"
-    link.close()
+    link.control.close()
 
 
 def test_what_was_not_logged_is_counted(caplog: pytest.LogCaptureFixture) -> None:
@@ -262,8 +262,8 @@ async def test_the_end_of_the_worker_is_noticed(worker: FakeWorker) -> None:
     question = asyncio.create_task(link.ask())
     await asyncio.sleep(0)
     worker.end.close()
-    await asyncio.wait_for(link.closed.wait(), 20)
-    for pending in (question, link.ready):
+    await asyncio.wait_for(link.control.closed.wait(), 20)
+    for pending in (question, link.control.ready):
         with pytest.raises(DatapathError):
             await pending
     link.set_peers(many(3))  # no error: whoever watches starts another worker

@@ -86,7 +86,7 @@ async def test_settings_come_first_then_all_there_is_then_that_it_is_all() -> No
     assert reader.told[0] == SETTINGS
     assert reader.told[-1] == Complete(known.revision)
     assert (reader.zone, reader.namespaces) == (known.entries, known.present)
-    feed.close()
+    feed.control.close()
 
 
 async def test_only_what_changed_is_told() -> None:
@@ -108,7 +108,7 @@ async def test_only_what_changed_is_told() -> None:
     feed.changed([("default", "b")], sets=True)
     await reader.until(Complete)
     assert (reader.zone, reader.namespaces, reader.pods) == (known.entries, {"shop"}, set())
-    feed.close()
+    feed.control.close()
 
 
 async def test_nothing_is_called_complete_before_it_is() -> None:
@@ -123,7 +123,7 @@ async def test_nothing_is_called_complete_before_it_is() -> None:
     await reader.until(Complete)
     assert (reader.zone, reader.namespaces) == (known.entries, {"default"})
     question.cancel()
-    feed.close()
+    feed.control.close()
 
 
 async def test_a_worker_that_does_not_read_holds_up_nobody_and_catches_up() -> None:
@@ -134,7 +134,7 @@ async def test_a_worker_that_does_not_read_holds_up_nobody_and_catches_up() -> N
         feed.changed(known.put(entry(f"s{turn % 50}", f"10.96.{turn}.1", ends=500)), sets=False)
     while reader.zone != known.entries:
         await reader.until(Changes)
-    feed.close()
+    feed.control.close()
 
 
 async def test_a_service_too_large_for_a_message_tells_fewer_endpoints() -> None:
@@ -145,7 +145,7 @@ async def test_a_service_too_large_for_a_message_tells_fewer_endpoints() -> None
     feed = Feed(reader.theirs, known, SETTINGS, loaded=True)
     await reader.until(Complete)
     assert 10 < len(reader.zone["default", "large"].endpoints) < 1000
-    feed.close()
+    feed.control.close()
 
 
 async def test_what_it_says_is_heard_and_its_end_is_told() -> None:
@@ -154,13 +154,13 @@ async def test_what_it_says_is_heard_and_its_end_is_told() -> None:
     reader.socket.send(b"\xff\xff")  # spoils nothing
     reader.socket.send(messages.encode(Ready()))
     async with asyncio.timeout(60):
-        await feed.ready
+        await feed.control.ready
         question = asyncio.create_task(feed.ask())
         await reader.until(Ask)
         reader.socket.send(messages.encode(Status(0, {"asked": 1})))  # to an older question
         reader.socket.send(messages.encode(Status(1, {"asked": 2})))
         assert (await question).counters == {"asked": 2}
         reader.socket.close()
-        await feed.closed.wait()
+        await feed.control.closed.wait()
         with pytest.raises(ServicesError):
             await feed.ask()

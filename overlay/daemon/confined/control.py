@@ -1,0 +1,137 @@
+"""The daemon's end of a helper's control socket: what there is to say is asked for when the socket takes a message.
+
+So a helper that does not read costs one message's memory, holds up nobody, and catches up by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from overlay.errors import OverlayError
+
+ToHelper = TypeVar("ToHelper")
+Readiness = TypeVar("Readiness")
+Report = TypeVar("Report")
+
+
+class Control(Generic[ToHelper, Readiness, Report]):
+    """One helper's control socket on the running loop; it is closed here.
+
+    Args:
+        encode: a message to the helper as bytes.
+        more: the next message where nothing else waits; None for nothing. It counts as said.
+        take: called with what the helper sent, a whole message.
+        ended: what those get who wait for a helper that has ended.
+        largest: bytes of a message from it, at most.
+
+    Attributes:
+        ready: done when the helper said so; with ``ended`` if it ended before.
+        closed: set when the helper closed its end, so when it died.
+    """
+
+    def __init__(
+        self,
+        control: socket.socket,
+        *,
+        encode: Callable[[ToHelper], bytes],
+        more: Callable[[], bytes | None],
+        take: Callable[[bytes], None],
+        ended: Callable[[], OverlayError],
+        largest: int,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._control = control
+        self._control.setblocking(False)
+        self._encode, self._more, self._take, self._ended, self._largest = encode, more, take, ended, largest
+        self.ready: asyncio.Future[Readiness] = self._loop.create_future()
+        self.closed = asyncio.Event()
+        self._outgoing: list[ToHelper] = []  # at most one of each kind
+        self._unsent: bytes | None = None
+        self._writing = False
+        self._question = 0
+        self._answer: asyncio.Future[Report] | None = None
+        self._loop.add_reader(control, self._receive)
+
+    def say(self, *messages: ToHelper) -> None:
+        """Says these next, each in the place of one of its kind that waits; does not block."""
+        kinds = {type(message) for message in messages}
+        self._outgoing = [*(waiting for waiting in self._outgoing if type(waiting) not in kinds), *messages]
+        self.pump()
+
+    async def ask(self, question: Callable[[int], ToHelper]) -> Report:
+        """How the helper is; waits for as long as it takes. Several callers share one answer.
+
+        Args:
+            question: makes the message that asks, with a number that the answer has to have.
+
+        Raises:
+            OverlayError: ``ended``, as the helper did meanwhile.
+        """
+        if self.closed.is_set():
+            raise self._ended()
+        if self._answer is None or self._answer.done():
+            self._question += 1
+            self._answer = self._loop.create_future()
+            self.say(question(self._question))
+        return await asyncio.shield(self._answer)
+
+    def is_ready(self, detail: Readiness) -> None:
+        """The helper said that it is."""
+        if not self.ready.done():
+            self.ready.set_result(detail)
+
+    def answered(self, number: int, report: Report) -> None:
+        """The helper answered a question; an earlier one's answer is passed over."""
+        if self._answer is not None and number == self._question and not self._answer.done():
+            self._answer.set_result(report)
+
+    def close(self) -> None:
+        """Closes our end, which ends the helper."""
+        if self._control.fileno() >= 0:
+            self._loop.remove_reader(self._control)
+            self._loop.remove_writer(self._control)
+            self._control.close()
+        for future in (self.ready, self._answer):
+            if future is not None and not future.done():
+                future.set_exception(self._ended())
+                future.exception()  # nobody has to be waiting for it
+        self.closed.set()
+
+    def pump(self) -> None:
+        """Sends until all is said or the socket is full; then goes on when it is not."""
+        if self.closed.is_set():
+            return
+        while (data := self._unsent or self._next()) is not None:
+            self._unsent = data
+            try:
+                self._control.send(data)
+            except BlockingIOError:
+                if not self._writing:
+                    self._loop.add_writer(self._control, self.pump)
+                    self._writing = True
+                return
+            except OSError:
+                self.close()
+                return
+            self._unsent = None
+        if self._writing:
+            self._loop.remove_writer(self._control)
+            self._writing = False
+
+    def _next(self) -> bytes | None:
+        return self._encode(self._outgoing.pop(0)) if self._outgoing else self._more()
+
+    def _receive(self) -> None:
+        try:
+            data = self._control.recv(self._largest)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self._take(data)
+        else:
+            self.close()
