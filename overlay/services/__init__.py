@@ -21,6 +21,7 @@ Concepts, and which way they flow::
 * ``table`` (pure): what each virtual address means on this node; ``meeting`` (pure): what a connection meets there.
 * ``environment`` (pure): Services as variables.
 * ``proxy``: makes the addresses answer, in one of several modes.
+* ``events``: what a mode cannot do for a Service, told to its owner.
 * ``computed`` (pure): those, and nodes, by the keys that they would have; ``reading``: every kind, stored or computed,
   as of one revision.
 

@@ -10,6 +10,7 @@ Tasks, and loops (:class:`~overlay.daemon.reconcile.Loop`), which look now, when
     pods        (loop) containers, files and the place → what is wanted in etcd
     registrar   keeps this node, its pods and their etcd lease in etcd
     proxy       (loop) the mirror → what addresses mean here → the kernel
+    events      (loop) what that cannot do for a Service → v1 Events
     flows       (loop) ends flows of UDP to backends that are gone
     network     tells the loops of changes of this machine's network
     state       (loop) what is wrong
@@ -40,6 +41,8 @@ from overlay.daemon.reconcile import Look
 from overlay.linux.changes import ADDRESSING, changes
 from overlay.problem import Problem, Severity
 from overlay.services.dns.service import Names
+from overlay.services.events.reporter import Reporter
+from overlay.services.events.reporting import Remark
 from overlay.services.keys import Keys
 from overlay.services.lease import LeaseFollower, networks_in, subnets_in
 from overlay.services.machine import this_machine
@@ -56,6 +59,7 @@ from overlay.services.proxy.keeper import Keeper, Whereabouts
 from overlay.services.proxy.stale import StaleFlows
 from overlay.services.settings import ServicesSettings
 from overlay.services.skydns.publisher import Publisher, resign
+from overlay.services.table import Table
 from overlay.store.contract import Store
 from overlay.store.etcd.client import EtcdStore
 from overlay.store.following import Following
@@ -117,8 +121,11 @@ class _Services:
         self._flows = StaleFlows()
         self._keeper = Keeper(
             self._follower.mirror, settings.node_name, settings.proxy_mode,
-            Surroundings(settings.state_dir, settings.scheduler, settings.cgroup), self._flows.applied,
+            Surroundings(settings.state_dir, settings.scheduler, settings.cgroup), self._proxy_applied,
         )  # fmt: skip
+        self._reporter = Reporter(
+            store, self._follower.mirror, rng, lambda: self._registration.holds_name, node=settings.node_name
+        )
         self._registrar = Registrar(store, self._registration, boottime)
         self._machine = this_machine(settings.node_id)
         self._here = Here(settings.node_name)
@@ -146,6 +153,7 @@ class _Services:
         daemon.keep("place", self._look_at_place, every=_SUBNET_SECONDS, occasion=self._place)
         daemon.keep("pods", self._look_at_pods, occasion=self._pods)
         daemon.keep("proxy", self._keeper.look, severity=Severity.DOWN, occasion=self._proxy)
+        self._reporter.start(daemon)
         daemon.keep("flows", self._flows.look, occasion=self._flows.occasion)
         daemon.start("network", self._hear_of_the_network())
         daemon.at_end(self._keeper.close)
@@ -177,6 +185,10 @@ class _Services:
             self._pods.tell()
             self._daemon.notifier.ready()
             _log.info("ready: %d services, %d pods in all", len(mirror.services), len(mirror.pods))
+
+    def _proxy_applied(self, table: Table) -> None:
+        self._flows.applied(table)
+        self._reporter.say(Remark((name.namespace, name.service), remark) for name, remark in self._keeper.remarks)
 
     async def _look_at_resignation(self) -> Look:
         if not (self._follower.mirror.loaded and self._registration.holds_name):
@@ -339,6 +351,7 @@ class _Services:
             "dns": None if self._names is None else await self._names.report(),
             "skydns": None if self._publisher is None else self._publisher.facts(),
             "proxy": {**self._keeper.facts(), "stale_flows_ended": self._flows.deleted},
+            "events": self._reporter.facts(),
         }
         return msgspec.json.encode(report)
 

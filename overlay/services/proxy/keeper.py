@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
@@ -50,7 +50,7 @@ class Keeper:
 
     Args:
         wish: ``--proxy-mode``.
-        applied: called with every table that was carried out, and the one before.
+        applied: called with every table that was carried out.
     """
 
     def __init__(
@@ -194,9 +194,13 @@ class Keeper:
     def _told_remarks(self) -> list[Problem]:
         return [
             Problem("proxy-mode", f"Service {name}: {remark}", about=f"Service {name}")
-            for name, remarks in sorted(self._remarks.items())
-            for remark in remarks
+            for name, remark in sorted(self.remarks)
         ]
+
+    @property
+    def remarks(self) -> Iterator[tuple[PortName, str]]:
+        """What Services ask for and this node's mode cannot do, a sentence each."""
+        return ((name, remark) for name, remarks in self._remarks.items() for remark in remarks)
 
     def facts(self) -> dict[str, object]:
         """What ``overlay services --status`` shows."""
