@@ -2,12 +2,16 @@
 docs/kubectl.md, what the units may do, and what their end and start change.
 
 n1 172.31.0.1      n2 172.31.0.2          etcd 172.31.0.100
-overlay            overlay                                      containers with the session's labels on both
+overlay            overlay              curl: outside           containers with the session's labels on both
 overlay-services   overlay-services
 overlay-api        kubectl on n1
+nftables           ebpf
 
 What the page shows is what is printed, but for addresses, ages, and the ids in pods' names. Of ``describe``, which each
 version of kubectl words anew, those lines that all have. One site for all tests here, in their order.
+
+Both nodes leave their proxy mode to ``auto``. A node here is not the whole machine: n1 is not told so, and gets
+nftables; n2 is told its cgroup, and takes what a machine of its own would.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,7 +51,16 @@ CONTAINERS = (
     (1, "web3", {"app": "myapp", "release": "canary"}),
     (1, "other", {"app": "myapp-old", "release": "stable"}),
 )
-"""On which node, under which name, with which labels."""
+"""On which node, under which name, with which labels. At port 80 each answers ``/hostname.html`` with its name."""
+
+SERVE = "echo {} >/tmp/hostname.html; exec httpd -f -p 80 -h /tmp"
+PODS = {"web1", "web2", "web3"}
+"""Of the Service myapp."""
+
+NODE_PORT = 30080
+
+ENOUGH = 60
+"""Connections of which each of three backends, chosen at random, has one: all but one time in 10^10."""
 
 ALWAYS_DESCRIBED = (
     "Name", "Namespace", "Labels", "Selector", "Type", "IP", "Port", "TargetPort", "Endpoints", "Session Affinity",
@@ -62,24 +76,33 @@ def cluster(stage: Path) -> Iterator[Site]:
     files = {f"/root/{file.name}": file.read_text() for file in (SOURCE / "docs/examples").glob("*.yaml")}
     with site(stage, 2, files) as made:
         for number, node in enumerate(made.nodes, 1):
-            node.write(SETTINGS, settings(made.lab, OVERLAY_NODE_NAME=f"n{number}"))
+            more = {"OVERLAY_PROXY_CGROUP": own_cgroup(node)} if number == 2 else {}
+            node.write(SETTINGS, settings(made.lab, OVERLAY_NODE_NAME=f"n{number}", **more))
             node.systemctl("start", "overlay-services")  # ready without Docker, agent and subnet, which it waits for
             start_docker(node)
             wait_for_agent(node, LIMIT)
         for number, name, labels in CONTAINERS:
             flags = [flag for key, value in labels.items() for flag in ("--label", f"{key}={value}")]
-            made.nodes[number].run("docker", "run", "--detach", "--name", name, *flags, IMAGE, "sleep", "86400")
+            made.nodes[number].run(
+                "docker", "run", "--detach", "--name", name, *flags, IMAGE, "sh", "-c", SERVE.format(name)
+            )
         made.nodes[0].systemctl("start", "overlay-api")
         wait_until(lambda: running(made.nodes[0]) == len(CONTAINERS), LIMIT, "all pods")
         yield made
 
 
-def page() -> list[tuple[str, str]]:
-    """What the page types, and what it shows of that."""
+def own_cgroup(node: Booted) -> str:
+    """The root of version 2's tree, as a node sees it: the group that the node is in."""
+    return node.run("findmnt", "-rno", "TARGET", "-t", "cgroup2").stdout.split()[0]
+
+
+def page() -> list[tuple[str, str, str]]:
+    """What the page types, after which prompt (``#``: on n1, ``$``: outside), and what it shows of that."""
     section = (SOURCE / "docs/kubectl.md").read_text().split("## A session")[1].split("\n## ")[0]
     text = "".join(re.findall(r"```console\n(.*?)```", section, re.DOTALL))
-    typed = [piece.partition("\n") for piece in re.split(r"^# ", text, flags=re.MULTILINE) if piece.strip()]
-    return [(command, printed) for command, _, printed in typed]
+    _, *pieces = re.split(r"^([#$]) ", text, flags=re.MULTILINE)
+    typed = [(prompt, *piece.partition("\n")) for prompt, piece in zip(pieces[::2], pieces[1::2], strict=True)]
+    return [(prompt, command, printed) for prompt, command, _, printed in typed]
 
 
 def shape(printed: str) -> list[str]:
@@ -101,6 +124,13 @@ def kubectl(
     return node.run("setpriv", "--reuid", user, "--clear-groups", *command, check=False, timeout=LIMIT)
 
 
+def answered(site: Site, command: str) -> int:
+    """How many different pods answer a command that is typed outside."""
+    names = site.lab.etcd.run("sh", "-ec", command).stdout.split()
+    assert set(names) <= PODS
+    return len(names)
+
+
 def running(node: Booted) -> int:
     """How many pods run and have an address, as the API on a node tells."""
     listed = kubectl(node, "get", "pods", "-o", "json")
@@ -119,9 +149,102 @@ def statuses(node: Booted, unit: str) -> dict[str, list[str]]:
     return {name: rest.split() for name, _, rest in (line.partition(":") for line in text.splitlines())}
 
 
+def from_outside(site: Site, number: int) -> list[str]:
+    """Who answers at node n{number}'s port, asked often from a machine that is no node."""
+    url = f"http://{site.lab.nodes[number].address}:{NODE_PORT}/hostname.html"
+    return site.lab.etcd.run("sh", "-c", f"for i in $(seq {ENOUGH}); do curl -s -m 5 {url}; done; :").stdout.split()
+
+
+def from_container(node: Booted, name: str, address: str, times: int = ENOUGH) -> set[str]:
+    """Who answers at a Service's address, asked from a container."""
+    fetch = f"timeout 1 wget -q -O - http://{address}/hostname.html"
+    script = f"for i in {' '.join(map(str, range(times)))}; do {fetch}; done; :"
+    return set(node.run("docker", "exec", name, "sh", "-c", script, timeout=LIMIT).stdout.split())
+
+
+def from_node(node: Booted, address: str) -> set[str]:
+    """Who answers a process of the node itself."""
+    url = f"http://{address}/hostname.html"
+    return set(node.run("sh", "-c", f"for i in $(seq {ENOUGH}); do curl -s -m 5 {url}; done; :").stdout.split())
+
+
+def proxy(node: Booted) -> dict[str, Any]:
+    """What a node says of how its addresses answer."""
+    status = node.run("overlay", "services", "--status", check=False).stdout
+    found: dict[str, Any] = json.loads(status)["proxy"]
+    return found
+
+
+@pytest.fixture
+def myapp(cluster: Site) -> Iterator[str]:
+    """The Service of three pods on two nodes; its ClusterIP."""
+    node = cluster.nodes[0]
+    try:
+        assert kubectl(node, "apply", "-f", "/root/myapp-svc.yaml").stdout == "service/myapp created\n"
+        yield kubectl(node, "get", "svc", "myapp", "-o", "jsonpath={.spec.clusterIP}").stdout
+    finally:
+        kubectl(node, "delete", "svc", "myapp", "--ignore-not-found")
+
+
+def test_each_node_takes_the_mode_that_it_can_have(cluster: Site) -> None:
+    first, second = map(proxy, cluster.nodes)
+    assert (first["mode"], second["mode"]) == ("nftables", "ebpf"), (first, second)
+    assert "network namespace" in first["declined"]
+
+
+def test_a_node_port_is_answered_by_all_pods_and_then_by_one(cluster: Site, myapp: str) -> None:
+    for number, node in enumerate(cluster.nodes):
+        wait_until(lambda number=number: set(from_outside(cluster, number)) == PODS, LIMIT, f"all at n{number + 1}")  # type: ignore[misc]
+        assert len(from_outside(cluster, number)) == ENOUGH, "each connection is answered"
+        assert from_node(node, myapp) == PODS
+    patch = ("patch", "svc", "myapp", "-p", '{"spec":{"sessionAffinity":"ClientIP"}}')
+    assert kubectl(cluster.nodes[0], *patch).stdout == "service/myapp patched\n"
+    for number in range(2):
+        wait_until(lambda number=number: len(set(from_outside(cluster, number))) == 1, LIMIT, "one alone")  # type: ignore[misc]
+        answers = from_outside(cluster, number) + from_outside(cluster, number)
+        assert (len(answers), len(set(answers))) == (2 * ENOUGH, 1), "from then on"
+
+
+def test_containers_of_every_network_reach_a_cluster_ip(cluster: Site, myapp: str) -> None:
+    there = ({"web2", "web3"}, {"web1"})
+    for node, elsewhere in zip(cluster.nodes, there, strict=True):
+        deadline = time.monotonic() + LIMIT
+        node.run("docker", "network", "create", "own")
+        for name, network in (("on-own", "own"), ("on-host", "host")):
+            node.run("docker", "run", "--detach", "--name", name, "--network", network, IMAGE, "sleep", "86400")
+        try:
+            wait_until(lambda node=node: from_container(node, "on-host", myapp) == PODS, LIMIT, "from the host's")  # type: ignore[misc]
+            # Docker keeps its networks apart: what is on its default one here is out of reach, whoever leads there.
+            heard = set[str]()
+            while not heard >= elsewhere:
+                heard |= from_container(node, "on-own", myapp, 3)
+                assert time.monotonic() < deadline, f"from a network of its own: only {heard}"
+            node.run("docker", "network", "connect", "bridge", "on-own")
+            assert from_container(node, "on-own", myapp) == PODS
+        finally:
+            node.run("docker", "rm", "--force", "on-own", "on-host")
+            node.run("docker", "network", "rm", "own")
+
+
+def test_what_a_mode_cannot_do_is_described(cluster: Site, myapp: str) -> None:
+    first = cluster.nodes[0]
+    kubectl(first, "annotate", "svc", "myapp", "overlay.io/scheduler=lc")
+
+    def told() -> str:
+        return kubectl(first, "describe", "svc", "myapp").stdout.partition("\nEvents:")[2]
+
+    wait_until(lambda: told().count("UnsupportedByProxyMode") == 2, LIMIT, "an Event of each mode")
+    assert "nftables has no scheduler lc" in told()
+    assert "proxy mode ebpf" in told()
+    assert told().count("Warning") == 2
+
+
 def test_the_page_is_what_happens(cluster: Site, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = cluster.nodes
-    for command, shown in page():
+    for prompt, command, shown in page():
+        if prompt == "$":
+            wait_until(lambda: answered(cluster, command) == len(shown.split()), LIMIT, command)  # noqa: B023
+            continue
         script = f"cd /root; export KUBECONFIG={KUBECONFIG}; {command}"
         printed = first.run("sh", "-ec", script, timeout=LIMIT).stdout
         with capsys.disabled():
