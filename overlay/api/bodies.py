@@ -22,7 +22,7 @@ MAX_YAML = 256 * 1024
 """Bytes of a body in YAML, which is read slowly; kubectl sends none."""
 
 _OBJECTS = (JSON, YAML, protobuf.CONTENT_TYPE)
-_PATCHES = (patches.JSON, patches.MERGE, patches.STRATEGIC)
+_PATCHES = (patches.JSON, patches.MERGE, patches.STRATEGIC, patches.APPLY)
 
 
 def media_type(content_type: str) -> str:
@@ -51,6 +51,8 @@ def parse_patch(content_type: str, body: bytes) -> tuple[str, Any]:
     kind = media_type(content_type)
     if kind not in _PATCHES:
         raise status.unsupported_media_type(kind, _PATCHES)
+    if kind == patches.APPLY and not body.lstrip().startswith(b"{"):  # all clients send JSON, which is YAML as well
+        return kind, _yaml(body)
     return kind, _json(body)
 
 

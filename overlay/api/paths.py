@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 from overlay.services.objects import status
 from overlay.services.objects.kinds import BY_RESOURCE, ENDPOINT_SLICE, Kind
+from overlay.services.objects.managers import MAX_NAME
 
 SUBRESOURCES = ("status",)
 
@@ -93,6 +94,7 @@ class Query:
     validation: str = "Warn"
     include: str = "Metadata"
     manager: str = ""
+    force: bool | None = None
     uid: str = ""
 
 
@@ -124,8 +126,17 @@ def parse_query(query: Mapping[str, str]) -> Query:
         dry_run=dry_run == "All",
         validation=validation,
         include=query.get("includeObject") or "Metadata",
-        manager=query.get("fieldManager", ""),
+        manager=_manager(query.get("fieldManager", "")),
+        force=_flag(query, "force") if "force" in query else None,
     )
+
+
+def _manager(name: str) -> str:
+    if len(name) > MAX_NAME:
+        raise status.wrong_option(status.too_long("fieldManager", MAX_NAME))
+    if not name.isprintable():
+        raise status.wrong_option(status.invalid("fieldManager", name, "should only contain printable characters"))
+    return name
 
 
 def _flag(query: Mapping[str, str], name: str) -> bool:

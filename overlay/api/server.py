@@ -312,7 +312,7 @@ async def _body(request: web.Request) -> Body:
         raise StatusError(408, "Timeout", f"the body did not come within {BODY_SECONDS:g} s") from None
     except web.HTTPRequestEntityTooLarge:
         raise status.too_large(MAX_BODY) from None
-    return Body(request.headers.get("Content-Type", ""), content)
+    return Body(request.headers.get("Content-Type", ""), content, request.headers.get("User-Agent", ""))
 
 
 async def _send(response: web.StreamResponse, piece: bytes) -> None:

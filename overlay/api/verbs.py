@@ -6,15 +6,18 @@ Watches are in :mod:`~overlay.api.streams`. Everything that is refused is a Stat
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 from overlay.api.bodies import parse_object, parse_patch
 from overlay.api.paths import Query, Target
 from overlay.services.computed import service_named
 from overlay.services.objects import patches, status
+from overlay.services.objects.apply import applied
 from overlay.services.objects.decoding import Decoded, decode_as
 from overlay.services.objects.document import Object, metadata_of, name_of, namespace_of
 from overlay.services.objects.kinds import POD, SERVICE, Kind
+from overlay.services.objects.managers import APPLY, MAX_NAME, UPDATE, Manager
 from overlay.services.objects.selectors import selector
 from overlay.services.reading import Reading
 from overlay.services.storage import Listing, Storage
@@ -22,13 +25,17 @@ from overlay.services.storage import Listing, Storage
 MAX_LIMIT = 10_000
 """Objects in one part of a list."""
 
+APPLIES = 3
+"""Times that applying is begun anew where an object came or went meanwhile."""
+
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What a client sent."""
+    """What a client sent, and what it calls itself (``kubectl/v1.32.4 (linux/amd64) …``)."""
 
     content_type: str = ""
     content: bytes = b""
+    user_agent: str = ""
 
 
 @dataclass(slots=True)
@@ -81,7 +88,9 @@ async def create(storage: Storage, target: Target, query: Query, body: Body) -> 
         raise status.no_such_path()
     decoded = decode_as(target.kind, parse_object(body.content_type, body.content))
     warnings = _judge(decoded, query)
-    made = await storage.create(target.kind, target.namespace, decoded.document, dry_run=query.dry_run)
+    made = await storage.create(
+        target.kind, target.namespace, decoded.document, writer=_writer(target, query, body), dry_run=query.dry_run
+    )
     return Answer(made, 201, warnings + _advice(target.kind, made))
 
 
@@ -92,7 +101,7 @@ async def update(storage: Storage, target: Target, query: Query, body: Body) -> 
     warnings = _judge(decoded, query)
     new = await storage.update(
         target.kind, target.namespace, target.name, lambda _: decoded.document,
-        of_status=target.subresource == "status", dry_run=query.dry_run,
+        of_status=target.subresource == "status", writer=_writer(target, query, body), dry_run=query.dry_run,
     )  # fmt: skip
     return Answer(new, 200, warnings + _advice(target.kind, new))
 
@@ -100,6 +109,10 @@ async def update(storage: Storage, target: Target, query: Query, body: Body) -> 
 async def patch(storage: Storage, target: Target, query: Query, body: Body) -> Answer:
     """Changes parts of an object."""
     content_type, document = parse_patch(body.content_type, body.content)
+    if content_type == patches.APPLY:
+        return await _apply(storage, target, query, document)
+    if query.force is not None:
+        raise status.wrong_option(status.forbidden("force", "may not be specified for non-apply patch"))
     warnings: list[str] = []
 
     def change(old: Object) -> Object:
@@ -110,9 +123,50 @@ async def patch(storage: Storage, target: Target, query: Query, body: Body) -> A
 
     new = await storage.update(
         target.kind, target.namespace, target.name, change,
-        of_status=target.subresource == "status", dry_run=query.dry_run,
+        of_status=target.subresource == "status", writer=_writer(target, query, body), dry_run=query.dry_run,
     )  # fmt: skip
     return Answer(new, 200, warnings + _advice(target.kind, new))
+
+
+async def _apply(storage: Storage, target: Target, query: Query, document: Any) -> Answer:
+    """Server-side apply: makes the object, or makes it what the document says."""
+    if not query.manager:
+        raise status.wrong_option(status.required("fieldManager", "is required for apply patch"))
+    decoded = decode_as(target.kind, document)
+    config, kind, namespace = decoded.document, target.kind, target.namespace
+    if metadata_of(config).get("managedFields"):
+        raise status.bad_request("metadata.managedFields must be nil")
+    _check_names(target, config)
+    config["metadata"]["name"] = target.name
+    warnings = _judge(decoded, query)
+    writer = Manager(query.manager, APPLY, kind.api_version, target.subresource)
+
+    def change(live: Object | None) -> Object:
+        return applied(kind, live, config, writer, force=bool(query.force))
+
+    for attempt in range(APPLIES):
+        try:
+            new = await storage.update(
+                kind, namespace, target.name, change,
+                of_status=bool(target.subresource), writer=writer, dry_run=query.dry_run,
+            )  # fmt: skip
+            return Answer(new, 200, warnings + _advice(kind, new))
+        except status.StatusError as error:
+            if error.code != HTTPStatus.NOT_FOUND or target.subresource:
+                raise
+        try:
+            new = await storage.create(kind, namespace, change(None), writer=writer, dry_run=query.dry_run)
+            return Answer(new, 201, warnings + _advice(kind, new))
+        except status.StatusError as error:
+            if error.reason != "AlreadyExists" or attempt == APPLIES - 1:
+                raise
+    raise AssertionError
+
+
+def _writer(target: Target, query: Query, body: Body) -> Manager:
+    """Who writes, other than by apply (apiserver: pkg/endpoints/handlers/create.go, managerOrUserAgent)."""
+    agent = "".join(filter(str.isprintable, body.user_agent.partition("/")[0]))[:MAX_NAME]
+    return Manager(query.manager or agent or "unknown", UPDATE, target.kind.api_version, target.subresource)
 
 
 async def delete(storage: Storage, target: Target, query: Query, body: Body) -> Answer:

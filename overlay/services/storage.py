@@ -38,7 +38,8 @@ from overlay.services.objects.document import (
     status_of,
 )
 from overlay.services.objects.kinds import KINDS, NAMESPACE, NODE, POD, SERVICE, Kind
-from overlay.services.objects.lifecycle import for_create, for_update
+from overlay.services.objects.lifecycle import for_create, for_update, timestamp
+from overlay.services.objects.managers import Manager, record
 from overlay.services.objects.selectors import Selects, both, selector
 from overlay.store.contract import ABSENT, Compare, Delete, KeyRange, KeyValue, PagedStore, Put
 
@@ -179,8 +180,13 @@ class Storage:
                 await self.store.commit([Compare(key, ABSENT)], [Put(key, encode(obj))])
         self._prepared = True
 
-    async def create(self, kind: Kind, namespace: str, given: Object, *, dry_run: bool = False) -> Object:
+    async def create(
+        self, kind: Kind, namespace: str, given: Object, *, writer: Manager | None = None, dry_run: bool = False
+    ) -> Object:
         """Makes an object out of a decoded document and returns it.
+
+        Args:
+            writer: who owns its fields; None: nobody.
 
         Raises:
             StatusError: (400, 422) it breaks a rule; (404) its namespace is not there; (409) its name is taken.
@@ -188,6 +194,8 @@ class Storage:
         await self.prepare()
         for _ in range(ATTEMPTS):
             obj = for_create(kind, given, namespace, self._now(), self._new_uid())
+            if writer is not None:  # what the Service is given below is nobody's
+                record(kind, None, given, obj, writer=writer, now=timestamp(self._now()))
             key = self._key(kind, namespace, name_of(obj))
             compares = [Compare(key, ABSENT)]
             if kind.namespaced:
@@ -206,14 +214,16 @@ class Storage:
         raise status.conflict(kind, name_of(given))
 
     async def update(
-        self, kind: Kind, namespace: str, name: str, change: Change, *, of_status: bool = False, dry_run: bool = False
-    ) -> Object:
+        self, kind: Kind, namespace: str, name: str, change: Change, *, of_status: bool = False,
+        writer: Manager | None = None, dry_run: bool = False,
+    ) -> Object:  # fmt: skip
         """Changes an object and returns it. What changes nothing writes nothing, so that no revision is made of it.
 
         Args:
             change: makes a document of what is there; called again where somebody else was faster, unless the document
                 names the version that it is for.
             of_status: whether the status alone is changed, or all but it.
+            writer: who owns what is changed; None: owners stay as they are.
 
         Raises:
             StatusError: (404) it is not there; (409) it is not any more what the caller thinks; (422) it breaks a rule.
@@ -228,6 +238,8 @@ class Storage:
             if (version := metadata_of(given).get("resourceVersion")) and version != str(item.mod_revision):
                 raise status.conflict(kind, name)
             new = for_update(kind, old, given, status=of_status)
+            if writer is not None:
+                record(kind, old, given, new, writer=writer, now=timestamp(self._now()))
             claimed = await self._claim(kind, old, new)
             value = _fitting(new)
             if value == item.value or dry_run:

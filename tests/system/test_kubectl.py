@@ -152,6 +152,7 @@ WORKS = [
     ("delete svc --all", 'service "redis" deleted'),
     ("delete svc -l !app", 'service "redis" deleted'),
     ("delete svc redis --now", 'service "redis" deleted'),
+    ("get svc redis -o jsonpath={.metadata.managedFields[*].manager}", "kubectl-client-side-apply"),
 ]
 """Commands on the cluster with the Service ``redis``, and what is among what they print."""
 
@@ -200,6 +201,70 @@ def test_diff_shows_what_apply_would_do(kubectl: Kubectl) -> None:
     assert ran.status == 1, ran
     assert "-  - port: 6379" in ran.out
     assert "+  - port: 6380" in ran.out
+
+
+def ports(*names: str) -> str:
+    """A manifest with ports of these names, TCP and UDP of 53."""
+    listed = "".join(
+        f"  - {{port: 53, name: {name}, protocol: {protocol}}}\n"
+        for name, protocol in zip(names, ("TCP", "UDP"), strict=False)
+    )
+    return f"apiVersion: v1\nkind: Service\nmetadata: {{name: names}}\nspec:\n  ports:\n{listed}"
+
+
+def names(kubectl: Kubectl) -> str:
+    return kubectl("get", "svc", "names", "-o", "jsonpath={.spec.ports[*].name}")
+
+
+SERVER_SIDE = ("apply", "--server-side", "-f", "-")
+
+
+def test_apply_on_the_side_of_the_server(kubectl: Kubectl) -> None:
+    for given in (ports("tcp", "udp"), ports("tcp", "udp")):
+        assert kubectl(*SERVER_SIDE, given=given) == "service/names serverside-applied\n"
+    version = kubectl("get", "svc", "names", "-o", "jsonpath={.metadata.resourceVersion}")
+    kubectl(*SERVER_SIDE, given=ports("tcp", "udp"))
+    assert kubectl("get", "svc", "names", "-o", "jsonpath={.metadata.resourceVersion}") == version
+    kubectl(*SERVER_SIDE, given=ports("tcp", "dns"))
+    assert names(kubectl) == "tcp dns"  # client-side apply may rename the other one
+    ran = kubectl.run("diff", "--server-side", "-f", "-", given=ports("tcp"))
+    assert (ran.status, "-  - name: dns" in ran.out) == (1, True), ran
+    kubectl(*SERVER_SIDE, given=ports("tcp"))
+    assert names(kubectl) == "tcp"
+    if kubectl.minor >= 21:  # others show them always
+        assert "managedFields" not in kubectl("get", "svc", "names", "-o", "yaml")
+        assert "operation: Apply" in kubectl("get", "svc", "names", "-o", "yaml", "--show-managed-fields")
+
+
+def test_two_who_apply_hear_of_each_other(kubectl: Kubectl) -> None:
+    kubectl(*SERVER_SIDE, given=ports("tcp"))
+    ran = kubectl.run(*SERVER_SIDE, "--field-manager=other", given=ports("dns"))
+    assert ran.status == 1, ran
+    assert 'Apply failed with 1 conflict: conflict with "kubectl": .spec.ports[port=53,protocol="TCP"].name' in ran.err
+    assert "Please review the fields above--they currently have other managers" in ran.err
+    assert names(kubectl) == "tcp"
+    kubectl(*SERVER_SIDE, "--field-manager=other", "--force-conflicts", given=ports("dns"))
+    assert names(kubectl) == "dns"
+    assert 'conflict with "other"' in kubectl.run(*SERVER_SIDE, given=ports("tcp")).err
+    kubectl(*SERVER_SIDE, given=ports("dns"))  # the same value is shared
+    kubectl("patch", "svc", "names", "--type=merge", "-p", '{"spec":{"selector":{"a":"b"}}}')
+    told = kubectl.run(*SERVER_SIDE, given=ports("dns") + "  selector: {a: c}\n").err
+    assert 'conflict with "kubectl-patch" using v1: .spec.selector' in told
+    kubectl(*SERVER_SIDE, "--dry-run=server", "--force-conflicts", given=ports("x"))
+    assert names(kubectl) == "dns"
+
+
+def test_from_the_side_of_the_client_to_that_of_the_server(kubectl: Kubectl) -> None:
+    kubectl("apply", "-f", "-", given=ports("tcp", "udp"))
+    kubectl(*SERVER_SIDE, given=ports("dns", "udp"))
+    assert names(kubectl) == "dns udp"
+    kubectl(*SERVER_SIDE, given=ports("dns"))
+    if kubectl.minor >= 26:  # others do not move what they own to the server's side
+        assert names(kubectl) == "dns"
+        owners = kubectl("get", "svc", "names", "-o", "jsonpath={.metadata.managedFields[*].manager}")
+        assert set(owners.split()) == {"kubectl", "kubectl-last-applied"}
+    kubectl("apply", "-f", "-", given=ports("tcp"))
+    assert names(kubectl).split()[0] == "tcp"
 
 
 def test_replace_keeps_the_address(kubectl: Kubectl) -> None:

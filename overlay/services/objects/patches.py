@@ -20,6 +20,8 @@ from overlay.services.objects.status import StatusError, bad_request
 JSON = "application/json-patch+json"
 MERGE = "application/merge-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
+APPLY = "application/apply-patch+yaml"
+"""Server-side apply, which is no patch of a document alone: see :mod:`~overlay.services.objects.apply`."""
 
 MAX_OPERATIONS = 10_000
 """Of one JSON patch (apiserver: pkg/endpoints/handlers/patch.go)."""

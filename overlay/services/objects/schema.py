@@ -81,6 +81,18 @@ class Schema:
         """The field that tells the elements of such a list apart; empty for lists of scalars."""
         return str(self._raw.get("x-kubernetes-patch-merge-key", ""))
 
+    @property
+    def atomic(self) -> bool:
+        """Whether it has one owner as a whole: scalars, and lists and maps that are not merged."""
+        if self.type == "array":
+            return str(self._raw.get("x-kubernetes-list-type", "atomic")) == "atomic"
+        return self.type not in ("object", "map") or str(self._raw.get("x-kubernetes-map-type", "")) == "atomic"
+
+    @property
+    def list_keys(self) -> tuple[str, ...]:
+        """The fields that tell the elements of a list apart, sorted; none for a list that is a set of scalars."""
+        return tuple(sorted(self._raw.get("x-kubernetes-list-map-keys", ())))
+
 
 @cache
 def schema_of(definition: str) -> Schema:

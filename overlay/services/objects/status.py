@@ -144,6 +144,19 @@ def conflict(kind: Kind, name: str, why: str = _MODIFIED) -> StatusError:
     return StatusError(409, "Conflict", message, _details(kind, name))
 
 
+def apply_conflict(message: str, causes: Sequence[tuple[str, str]]) -> StatusError:
+    """Others own what somebody applies; ``causes`` are what is told of each field, and its path."""
+    told = [{"reason": "FieldManagerConflict", "message": each, "field": path} for each, path in causes]
+    return StatusError(409, "Conflict", message, {"causes": told})
+
+
+def wrong_option(fault: Fault) -> StatusError:
+    """A parameter of a patch is wrong."""
+    causes = [{"reason": fault.reason, "message": fault.message, "field": fault.field}]
+    details = {"group": "meta.k8s.io", "kind": "PatchOptions", "causes": causes}
+    return StatusError(422, "Invalid", f'PatchOptions.meta.k8s.io "" is invalid: {fault}', details)
+
+
 def unprocessable(kind: Kind, name: str, faults: Sequence[Fault]) -> StatusError:
     """Fields are wrong."""
     told = ", ".join(map(str, faults))

@@ -105,9 +105,21 @@ def test_any_bytes_in_protobuf_are_a_document_or_a_bad_request(raw: bytes, kind:
     assert (document["kind"], document.get("code")) in ((kind, None), ("Status", 400))
 
 
-@pytest.mark.parametrize("content_type", ["application/json", "application/apply-patch+yaml", ""])
+@pytest.mark.parametrize("content_type", ["application/json", "application/apply-patch+cbor", ""])
 def test_a_patch_of_no_known_kind_is_refused_as_kubectl_expects(content_type: str) -> None:
     with pytest.raises(StatusError) as raised:
         bodies.parse_patch(content_type, b"{}")
     assert raised.value.code == 415
     assert "the body of the request was in an unknown format" in raised.value.message
+
+
+@pytest.mark.parametrize("body", [b'{"spec": {"type": "ClusterIP"}}', b"spec:\n  type: ClusterIP\n"])
+def test_what_is_applied_may_be_json_or_yaml(body: bytes) -> None:
+    assert bodies.parse_patch("application/apply-patch+yaml", body)[1] == {"spec": {"type": "ClusterIP"}}
+
+
+def test_applying_what_is_neither_is_refused() -> None:
+    for body in (b"{", b"a: [", _LAUGHS):
+        with pytest.raises(StatusError) as raised:
+            bodies.parse_patch("application/apply-patch+yaml", body)
+        assert raised.value.code == 400

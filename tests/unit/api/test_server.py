@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from overlay.api import server
 from overlay.api.bodies import MAX_BODY
-from overlay.services.objects.patches import JSON, MERGE, STRATEGIC
+from overlay.services.objects.patches import APPLY, JSON, MERGE, STRATEGIC
 from tests.unit.api.support import SERVICES, TABLE, Served, served
 from tests.unit.services.support import service
 
@@ -62,7 +62,15 @@ async def test_a_service_from_its_making_to_its_end(api: Served) -> None:
         ("PATCH", "/api/v1/nodes/n1", {}, {"Content-Type": MERGE}, 405, "MethodNotAllowed", "view of this cluster's agents"),
         ("PUT", SERVICES, {}, {}, 405, "MethodNotAllowed", "PUT is not supported here"),
         ("POST", REDIS, {}, {}, 405, "MethodNotAllowed", "replaced by PUT"),
-        ("PATCH", REDIS, {}, {"Content-Type": "application/apply-patch+yaml"}, 415, "UnsupportedMediaType", "unknown format"),
+        ("PATCH", REDIS, {}, {"Content-Type": "application/apply-patch+cbor"}, 415, "UnsupportedMediaType", "unknown format"),
+        ("PATCH", REDIS, {}, {"Content-Type": APPLY}, 422, "Invalid", 'PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value: is required for apply patch'),
+        ("PATCH", REDIS + "?fieldManager=a", {"metadata": {"managedFields": [{}]}}, {"Content-Type": APPLY}, 400, "BadRequest", "metadata.managedFields must be nil"),
+        ("PATCH", REDIS + "?fieldManager=a", {"spec": {"ports": [{}]}}, {"Content-Type": APPLY}, 400, "BadRequest", 'has no "port"'),
+        ("PATCH", REDIS + "?fieldManager=a", {"spec": {"selector": {"a": "b"}}}, {"Content-Type": APPLY}, 409, "Conflict", "Apply failed with 1 conflict: conflict with \"Python\" using v1: .spec.selector"),
+        ("PATCH", REDIS + "?fieldManager=a&fieldValidation=Strict", {"spec": {"slector": {}}}, {"Content-Type": APPLY}, 400, "BadRequest", 'unknown field "spec.slector"'),
+        ("PATCH", REDIS + "?force=true", {}, {"Content-Type": MERGE}, 422, "Invalid", "force: Forbidden: may not be specified for non-apply patch"),
+        ("PATCH", REDIS + "x/status?fieldManager=a", {}, {"Content-Type": APPLY}, 404, "NotFound", "not found"),
+        ("PATCH", REDIS + "?fieldManager=" + 129 * "a", {}, {"Content-Type": APPLY}, 422, "Invalid", "fieldManager: Too long: may not be more than 128 bytes"),
         ("PATCH", REDIS, {"metadata": {"name": "x"}}, {"Content-Type": MERGE}, 400, "BadRequest", "does not match the name on the URL"),
         ("PATCH", REDIS, [{"op": "test", "path": "/kind", "value": "x"}], {"Content-Type": JSON}, 422, "Invalid", "due to an error"),
         ("PATCH", REDIS, {"metadata": {"resourceVersion": "1"}}, {"Content-Type": MERGE}, 409, "Conflict", "has been modified"),
@@ -222,3 +230,57 @@ def _references(document: Any) -> list[str]:
         return []
     own = [document["$ref"]] if isinstance(document.get("$ref"), str) else []
     return own + [each for item in document.values() for each in _references(item)]
+
+
+def managers(obj: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Who owns something of an object: name, operation, subresource."""
+    entries = obj["metadata"].get("managedFields", [])
+    return [(each["manager"], each["operation"], each.get("subresource", "")) for each in entries]
+
+
+async def applying(api: Served, document: Any, query: str = "?fieldManager=a", path: str = REDIS) -> Any:
+    return await api.send("PATCH", path + query, document, headers={"Content-Type": APPLY})
+
+
+async def test_applying_makes_changes_and_removes(api: Served) -> None:
+    async with api.request("PATCH", REDIS + "?fieldManager=a", service(), headers={"Content-Type": APPLY}) as response:
+        assert response.status == 201
+        made = await response.json()
+    assert managers(made) == [("a", "Apply", "")]
+    assert made["spec"]["clusterIP"]
+    assert "clusterIP" not in str(made["metadata"]["managedFields"])  # given by us, and nobody's
+    assert await applying(api, service()) == made
+    changed = await applying(api, service(ports=[{"port": 1}], selector=None))
+    assert "selector" not in changed["spec"]
+    assert [port["port"] for port in changed["spec"]["ports"]] == [1]
+    assert changed["spec"]["clusterIP"] == made["spec"]["clusterIP"]
+    dry = await applying(api, {"spec": {"selector": {"a": "b"}}}, "?fieldManager=b&dryRun=All&force=true")
+    assert managers(dry) == [("a", "Apply", ""), ("b", "Apply", "")]
+    assert await api.send("GET", REDIS) == changed
+
+
+async def test_every_writer_owns_what_it_changed(api: Served) -> None:
+    await api.send("POST", SERVICES + "?fieldManager=maker", service())
+    await api.send(
+        "PATCH",
+        REDIS,
+        {"metadata": {"labels": {"a": "b"}}},
+        headers={"Content-Type": MERGE, "User-Agent": "cli/1.0 (x)"},
+    )
+    status = {"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}}
+    await api.send("PATCH", REDIS + "/status?fieldManager=lb", status, headers={"Content-Type": MERGE})
+    found = await api.send("GET", REDIS)
+    assert sorted(managers(found)) == [("cli", "Update", ""), ("lb", "Update", "status"), ("maker", "Update", "")]
+    entry = next(each for each in found["metadata"]["managedFields"] if each["manager"] == "cli")
+    assert entry["fieldsV1"] == {"f:metadata": {"f:labels": {".": {}, "f:a": {}}}}
+    replaced = await api.send("PUT", REDIS + "?fieldManager=maker", service())
+    assert sorted(managers(replaced)) == [("lb", "Update", "status"), ("maker", "Update", "")]
+
+
+async def test_applying_a_status_owns_that(api: Served) -> None:
+    await api.send("POST", SERVICES, service(type="LoadBalancer"))
+    status = {"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}, "spec": {"type": "NodePort"}}
+    found = await applying(api, status, path=f"{REDIS}/status")
+    assert found["spec"]["type"] == "LoadBalancer"
+    assert found["status"] == status["status"]
+    assert managers(found)[0] == ("a", "Apply", "status")
