@@ -160,7 +160,7 @@ async def _apply(storage: Storage, target: Target, query: Query, document: Any) 
         except status.StatusError as error:
             if error.reason != "AlreadyExists" or attempt == APPLIES - 1:
                 raise
-    raise AssertionError
+    raise AssertionError  # the last attempt has returned or raised
 
 
 def _writer(target: Target, query: Query, body: Body) -> Manager:

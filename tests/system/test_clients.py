@@ -113,6 +113,18 @@ client.patch(Service, "light", {"metadata": {"labels": {"a": "b"}}})
 for event, obj in client.watch(Service, resource_version=made.metadata.resourceVersion):
     assert (event, obj.metadata.labels) == ("MODIFIED", {"a": "b"}), (event, obj)
     break
+def port(number):
+    ports = [ServicePort(port=number, name="web")]
+    return Service(apiVersion="v1", kind="Service", metadata=ObjectMeta(name="applied"), spec=ServiceSpec(ports=ports))
+assert client.apply(port(80), field_manager="one").spec.clusterIP
+assert [each.port for each in client.apply(port(81), field_manager="one").spec.ports] == [81]
+try:
+    client.apply(Service(metadata=ObjectMeta(name="applied"), spec=ServiceSpec(ports=[ServicePort(port=81, name="x")])),
+                 field_manager="two")
+    raise SystemExit("that is another's")
+except ApiError as error:
+    assert error.status.code == 409 and 'conflict with "one"' in error.status.message, error
+client.delete(Service, "applied")
 assert client.get(Endpoints, "light").subsets[0].addresses[0].ip == "127.0.0.9"
 assert [pod.status.podIP for pod in client.list(Pod, labels={"app": "redis"})] == ["127.0.0.9"]
 client.delete(Service, "light")
