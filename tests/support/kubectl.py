@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -50,12 +49,6 @@ class Kubectl:
         if shutil.which(program) is None:
             do_without(f"{program} (package kubernetes-client, from Debian 13 on kubectl)")
         return cls(program, endpoint, home)
-
-    @property
-    def minor(self) -> int:
-        """The second number of its version."""
-        told = json.loads(self("version", "--client", "-o", "json"))
-        return int(re.sub(r"\D", "", told["clientVersion"]["minor"]))
 
     def command(self, *arguments: str) -> list[str]:
         """The command line of ``kubectl ARGUMENTS``."""

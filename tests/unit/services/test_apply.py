@@ -192,7 +192,7 @@ def test_an_only_owner_gets_what_it_says_and_nothing_else(one: Object, other: Ob
 @settings(deadline=None, max_examples=50)
 @given(DOCUMENTS, DOCUMENTS)
 def test_conflicts_are_symmetrical(one: Object, other: Object) -> None:
-    found = []
+    found: list[list[str]] = []
     for first, second in itertools.permutations([one, other]):
         live = applied(SERVICE, None, first, Manager("a", APPLY, "v1"), force=False)
         try:
