@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from overlay.errors import NodeError
@@ -41,7 +42,16 @@ def number(cgroup: Path) -> int:
 
 def holds(cgroup: Path) -> bool:
     """Whether this process is in ``cgroup``, or below it."""
-    for line in lines_of(Path("/proc/self/cgroup").read_bytes()):
+    return is_within(lines_of(Path("/proc/self/cgroup").read_bytes()), root(), cgroup)
+
+
+def is_within(told: Iterable[str], root: Path, cgroup: Path) -> bool:
+    """Whether a process of which /proc/PID/cgroup tells this is in ``cgroup``, or below it. Pure.
+
+    Of one outside of what our cgroup namespace has, the kernel tells a path that begins with ``/..``.
+    """
+    for line in told:
         if line.startswith("0::/"):
-            return (root() / line[len("0::/") :]).is_relative_to(cgroup)
+            path = Path(line[len("0::/") :])
+            return ".." not in path.parts and (root / path).is_relative_to(cgroup)
     return False
