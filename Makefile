@@ -69,8 +69,8 @@ lock:  ## lock what is installed from the package index: newest versions that py
 demo: packages $(VENV)/.run  ## a cluster in namespaces: leases, pings, a transfer, a packet decoded
 	@$(BIN)/overlay lab demo
 
-test: test-packages $(VENV)/.dev check lowest  ## everything: lint, types, unit, contract, simulation, namespaces, Docker, systemd
-	@$(BIN)/python -m tests
+test: test-packages $(VENV)/.dev $(LOWEST)/.dev check  ## everything: lint, types, unit, contract, simulation, namespaces, Docker, systemd
+	@$(BIN)/python -m tests $(LOWEST)/bin/python
 
 check: lint types contracts  ## lint, types, and which way imports go
 

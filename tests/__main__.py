@@ -1,7 +1,8 @@
-"""Runs all tests in two lanes, or in one where there is one processor: ``python -m tests``.
+"""Runs all tests in two lanes, or in one where there is one processor: ``python -m tests [OTHER_PYTHON]``.
 
 One lane begins with what needs the machine as it is (Docker, systemd, the package manager) and all that needs no
-namespace. The other takes the files of ``tests/netns`` one after another, and the first helps it when it is through.
+namespace. The other begins with the unit tests by the other interpreter (that of the lowest versions), takes the files
+of ``tests/netns`` one after another, and the first helps it when it is through.
 Each of these files runs in mount, pid and ipc namespaces of its own, with an empty ``/run`` and its own bpffs: two labs
 never meet, and nothing of them can stay behind. What a run of pytest prints is shown when it has ended.
 """
@@ -32,7 +33,7 @@ _OWN_NAMESPACES = (
     "bash",
 )
 
-_ORDER = ("test_random_machines", "test_every_packet", "test_agent", "test_scale")
+_ORDER = ("test_agent", "test_every_packet", "test_services")
 """Begun first, as they take longest: so that no lane ends long after the other."""
 
 
@@ -46,14 +47,14 @@ class _Run:
     ended: bool = False
     lock: Lock = field(default_factory=Lock)
 
-    def pytest(self, what: list[str], before: tuple[str, ...] = ()) -> None:
+    def pytest(self, what: list[str], before: tuple[str, ...] = (), python: str = sys.executable) -> None:
         """Runs pytest; its status 5 (nothing to run) is as bad as any."""
         began = time.monotonic()
         with self.lock:
             if self.ended:
                 return
             process = subprocess.Popen(
-                [*before, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *what],
+                [*before, python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *what],
                 cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             )  # fmt: skip
             self.running[process] = signal.SIGKILL if before else signal.SIGINT
@@ -62,7 +63,8 @@ class _Run:
             del self.running[process]
             if process.returncode:
                 self.failed.append(" ".join(what))
-            print(f"== {' '.join(what)} ({time.monotonic() - began:.0f} s)\n{said.strip()}", flush=True)
+            told = what if python == sys.executable else [python, *what]
+            print(f"== {' '.join(told)} ({time.monotonic() - began:.0f} s)\n{said.strip()}", flush=True)
 
     def files(self) -> None:
         """Runs the files that are apart until there is none."""
@@ -91,10 +93,15 @@ def main() -> int:
         run.pytest(["tests", f"--ignore={_APART}"])
         run.files()
 
+    def files_first() -> None:
+        for python in sys.argv[1:]:
+            run.pytest(["tests/unit"], python=python)
+        run.files()
+
     for number in (signal.SIGINT, signal.SIGTERM):  # a script's background ignores the former
         signal.signal(number, signal.default_int_handler)
-    lanes = [rest_first, run.files] if (os.cpu_count() or 1) > 1 else [rest_first]
-    with ThreadPoolExecutor(len(lanes)) as pool:
+    lanes = [rest_first, files_first]
+    with ThreadPoolExecutor(min(len(lanes), os.cpu_count() or 1)) as pool:
         try:
             for lane in [pool.submit(lane) for lane in lanes]:
                 lane.result()
