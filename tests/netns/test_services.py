@@ -151,7 +151,15 @@ def test_a_pod_that_goes_takes_no_new_connection_and_no_flow_along(services: Ser
     skip_for(services, ebpf="a flow is a socket, and these clients open one a question: see test_services_ebpf.py")
     services.put_service("web", **EVERYWHERE, clusterIP=VIP, sessionAffinity=affinity)
     client = services.client("n1p2")
-    first = client.ask("UDP", VIP, 80, source_port=12345)[0]["name"]
+    answers: list[Any] = []
+
+    def answered() -> bool:
+        """Not by what a flow of this port was told before, which may be late."""
+        answers[:] = client.ask("UDP", VIP, 80, source_port=12345)
+        return isinstance(answers[0], dict)
+
+    assert poll(answered, LIMIT), answers
+    first = answers[0]["name"]
     again = client.ask("UDP", VIP, 80, source_port=12345, count=5)
     assert {each["name"] for each in again} == {first}, "a flow stays where it is"
     services.put_pod(first, ready=False)
