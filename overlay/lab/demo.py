@@ -103,8 +103,8 @@ def _show(lab: Lab, console: Console) -> bool:
             _verbatim(console, f"# kubectl {command}\n{printed}")
         answers = services.answers(lab)
         _heading(console, f"{answers.by_pod.total()} connections from {first.name} to {services.NAME}")
-        told = ", ".join(f"{name} {count} times" for name, count in sorted(answers.by_pod.items()))
-        console.print(f"  resolves to {answers.address}; answered by {told}")
+        told = ", ".join(f"{name} {count}" for name, count in sorted(answers.by_pod.items()))
+        console.print(f"  resolves to {answers.address}; answers: {told}")
     return all(ping.complete for ping in pings.values()) and moved.received > 0 and ping.complete
 
 
