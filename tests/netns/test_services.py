@@ -271,15 +271,25 @@ def test_where_netfilter_sees_bridges_a_pod_is_given_its_neighbours_and_itself(s
     node = services.lab.node("n1")
     if node.run("test", "-e", BRIDGES, check=False).returncode:
         pytest.skip("this kernel has no br_netfilter")
-    services.set_bridges(node, seen=True)
+    services.put_service("web", clusterIP=VIP)
+
+    def all_agree() -> bool:
+        """The daemon looks at the machine once it is told that something has changed."""
+        try:
+            for protocol in ("TCP", "UDP"):
+                check(services, "n1p1", "n1", VIP, 80, protocol)
+        except AssertionError:
+            return False
+        return True
+
     try:
-        services.put_service("web", clusterIP=VIP)
-        node.run("ip", "address", "add", "192.0.2.1/32", "dev", "lo")  # so that it looks at the machine
-        for protocol in ("TCP", "UDP"):
-            check(services, "n1p1", "n1", VIP, 80, protocol)
+        services.set_bridges(node, seen=True)
+        node.run("ip", "address", "add", "192.0.2.1/32", "dev", "lo")
+        assert poll(all_agree, LIMIT)
     finally:
         services.set_bridges(node, seen=False)
         node.run("ip", "address", "del", "192.0.2.1/32", "dev", "lo")
+    assert poll(all_agree, LIMIT), "and back"
 
 
 def test_cleanup_leaves_nothing(services: ServicesLab) -> None:
