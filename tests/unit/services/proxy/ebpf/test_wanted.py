@@ -11,13 +11,10 @@ from overlay.services.meeting import meets
 from overlay.services.proxy.ebpf.book import Pool
 from overlay.services.proxy.ebpf.layout import Address, Virtual
 from overlay.services.proxy.ebpf.wanted import changes_in, wanted_in
-from overlay.services.table import Answer, Backend, Entry, Frontend, Kind, Place, PortName, Table
+from overlay.services.table import Answer, Place, Table
+from tests.support.service_tables import CLUSTER_IPS, OTHERS, OWN, PROTOCOLS, random_entries
 
-OWN = ("172.31.0.1", "10.0.1.1")
-CLUSTER_IPS = [f"10.96.0.{number}" for number in range(1, 5)]
-OTHERS = ["203.0.113.1", "203.0.113.2", OWN[0]]
 PORTS, NODE_PORTS = (80, 30080), (30080, 30081)
-PROTOCOLS = ("TCP", "UDP", "SCTP")
 SOURCES = (IPv4Address("10.0.1.9"), IPv4Address(OWN[0]))
 """A pod of this node, and the node."""
 
@@ -27,25 +24,7 @@ def place(chance: random.Random) -> Place:
 
 
 def random_table(chance: random.Random) -> Table:
-    """Every frontend is one entry's, as in every table."""
-    frontends = [Frontend(Kind.CLUSTER_IP, address, port) for address in CLUSTER_IPS for port in PORTS]
-    frontends += [Frontend(chance.choice((Kind.EXTERNAL_IP, Kind.LOAD_BALANCER)), address, port)
-                  for address in OTHERS for port in PORTS]  # fmt: skip
-    frontends += [Frontend(Kind.NODE_PORT, "", port) for port in NODE_PORTS]
-    entries = {}
-    for protocol in PROTOCOLS:
-        free = chance.sample(frontends, len(frontends))
-        for number in range(chance.randrange(5)):
-            name = PortName("default", f"s{number}", "", protocol)
-            own = tuple(free.pop() for _ in range(chance.randrange(4)))
-            cluster = tuple(Backend(f"10.0.1.{each}", 8080, each < 4) for each in sorted(chance.sample(range(2, 8), 3)))
-            cluster = cluster[: chance.randrange(4)]
-            entries[name] = Entry(
-                name, own, cluster, tuple(each for each in cluster if each.local),
-                chance.random() < 0.3, chance.random() < 0.3, chance.choice((None, 30)),
-                chance.choice(((), (IPv4Network("192.0.2.0/24"),))),
-            )  # fmt: skip
-    return Table(place(chance), entries)
+    return Table(place(chance), random_entries(chance, PORTS, NODE_PORTS))
 
 
 @pytest.mark.parametrize("seed", range(150))

@@ -13,13 +13,10 @@ import pytest
 
 from overlay.services.meeting import meets
 from overlay.services.proxy.iptables.rendering import MASQUERADE, REFUSED, SERVICES, common, render
-from overlay.services.table import Answer, Backend, Entry, Frontend, Kind, Place, PortName, Table
+from overlay.services.table import Answer, Place, Table
+from tests.support.service_tables import CLUSTER_IPS, OTHERS, OWN, PROTOCOLS, random_entries
 
-OWN = ("172.31.0.1", "10.0.1.1")
-CLUSTER_IPS = [f"10.96.0.{number}" for number in range(1, 5)]
-OTHERS = ["203.0.113.1", "203.0.113.2", OWN[0]]
 PORTS = (80, 30080, 30081)
-PROTOCOLS = ("TCP", "UDP", "SCTP")
 SOURCES = ("10.0.1.2", "10.0.7.9", OWN[0], "127.0.0.1", "192.0.2.9", "198.51.100.7")
 """A backend, another node's pod, the node twice, a client that may come to a load balancer's address, another."""
 
@@ -120,24 +117,7 @@ def matches(words: Mapping[str, str], packet: Packet) -> tuple[bool, bool]:
 
 
 def random_table(chance: random.Random) -> Table:
-    """Every frontend is one entry's, as in every table."""
-    frontends = [Frontend(Kind.CLUSTER_IP, address, port) for address in CLUSTER_IPS for port in PORTS]
-    frontends += [Frontend(chance.choice((Kind.EXTERNAL_IP, Kind.LOAD_BALANCER)), address, port)
-                  for address in OTHERS for port in PORTS]  # fmt: skip
-    frontends += [Frontend(Kind.NODE_PORT, "", port) for port in PORTS[1:]]
-    entries = {}
-    for protocol in PROTOCOLS:
-        free = chance.sample(frontends, len(frontends))
-        for number in range(chance.randrange(5)):
-            name = PortName("default", f"s{number}", "", protocol)
-            own = tuple(free.pop() for _ in range(chance.randrange(4)))
-            cluster = tuple(Backend(f"10.0.1.{each}", 8080, each < 4) for each in sorted(chance.sample(range(2, 8), 3)))
-            cluster = cluster[: chance.randrange(4)]
-            entries[name] = Entry(
-                name, own, cluster, tuple(each for each in cluster if each.local),
-                chance.random() < 0.3, chance.random() < 0.3, chance.choice((None, 30)),
-                chance.choice(((), (IPv4Network("192.0.2.0/24"),))), chance.choice(("", "rr")),
-            )  # fmt: skip
+    entries = random_entries(chance, PORTS, PORTS[1:], ("", "rr"))
     networks = chance.choice(([], ["10.0.0.0/16"], ["10.0.0.0/22", "10.0.4.0/22"]))
     bridged = chance.choice(((), (IPv4Network("10.0.1.0/24"),)))
     return Table(Place("one", tuple(map(IPv4Network, networks)), frozenset(OWN), bridged=bridged), entries)
