@@ -106,10 +106,11 @@ def test_called_wrongly(
     assert error.count("\n") == 1
 
 
-def test_a_tls_file_that_is_not_there_is_no_wrong_call(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tls_file_that_is_not_there_is_no_wrong_call(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """It may come: systemd tries again after 1, and not after 2."""
-    assert run(["leases", "--etcd-cafile=/nonexistent", "--etcd-endpoints=https://127.0.0.1:1"]) == 1
-    assert "--etcd-cafile /nonexistent: cannot be read: no such file" in capsys.readouterr().err
+    missing = tmp_path / "missing.pem"
+    assert run(["leases", f"--etcd-cafile={missing}", "--etcd-endpoints=https://127.0.0.1:1"]) == 1
+    assert f"--etcd-cafile {missing}: cannot be read: no such file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", ["/dev/zero", "pipe"])
