@@ -6,29 +6,50 @@ So a helper that does not read costs one message's memory, holds up nobody, and 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from overlay.errors import OverlayError
 
 ToHelper = TypeVar("ToHelper")
-Readiness = TypeVar("Readiness")
 Report = TypeVar("Report")
 
 
-class Control(Generic[ToHelper, Readiness, Report]):
+@dataclass(frozen=True, slots=True)
+class _Packet:
+    """A message on its way, with copies of the descriptors that go with it."""
+
+    data: bytes
+    descriptors: tuple[int, ...]
+
+    def send(self, control: socket.socket) -> None:
+        if self.descriptors:
+            socket.send_fds(control, [self.data], self.descriptors)
+        else:
+            control.send(self.data)
+
+    def close(self) -> None:
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+
+
+class Control(Generic[ToHelper, Report]):
     """One helper's control socket on the running loop; it is closed here.
 
     Args:
         encode: a message to the helper as bytes.
         more: the next message where nothing else waits; None for nothing. It counts as said.
+        question: makes the message that asks how the helper is, with a number that the answer has to have.
         take: called with what the helper sent, a whole message.
         ended: what those get who wait for a helper that has ended.
         largest: bytes of a message from it, at most.
+        handed_over: descriptors that go with a message; those of ours may be closed from then on.
 
     Attributes:
-        ready: done when the helper said so; with ``ended`` if it ended before.
+        ready: done when the helper said so, with what it said of itself; with ``ended`` if it ended before.
         closed: set when the helper closed its end, so when it died.
     """
 
@@ -37,21 +58,24 @@ class Control(Generic[ToHelper, Readiness, Report]):
         control: socket.socket,
         *,
         encode: Callable[[ToHelper], bytes],
-        more: Callable[[], bytes | None],
+        more: Callable[[], ToHelper | None],
+        question: Callable[[int], ToHelper],
         take: Callable[[bytes], None],
         ended: Callable[[], OverlayError],
         largest: int,
+        handed_over: Callable[[ToHelper], Sequence[int]] = lambda _: (),
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._control = control
         self._control.setblocking(False)
-        self._encode, self._more, self._take, self._ended, self._largest = encode, more, take, ended, largest
-        self.ready: asyncio.Future[Readiness] = self._loop.create_future()
+        self._encode, self._more, self._question, self._handed_over = encode, more, question, handed_over
+        self._take, self._ended, self._largest = take, ended, largest
+        self.ready: asyncio.Future[str] = self._loop.create_future()
         self.closed = asyncio.Event()
         self._outgoing: list[ToHelper] = []  # at most one of each kind
-        self._unsent: bytes | None = None
+        self._unsent: _Packet | None = None
         self._writing = False
-        self._question = 0
+        self._asked = 0
         self._answer: asyncio.Future[Report] | None = None
         self._loop.add_reader(control, self._receive)
 
@@ -61,11 +85,8 @@ class Control(Generic[ToHelper, Readiness, Report]):
         self._outgoing = [*(waiting for waiting in self._outgoing if type(waiting) not in kinds), *messages]
         self.pump()
 
-    async def ask(self, question: Callable[[int], ToHelper]) -> Report:
+    async def ask(self) -> Report:
         """How the helper is; waits for as long as it takes. Several callers share one answer.
-
-        Args:
-            question: makes the message that asks, with a number that the answer has to have.
 
         Raises:
             OverlayError: ``ended``, as the helper did meanwhile.
@@ -73,19 +94,19 @@ class Control(Generic[ToHelper, Readiness, Report]):
         if self.closed.is_set():
             raise self._ended()
         if self._answer is None or self._answer.done():
-            self._question += 1
+            self._asked += 1
             self._answer = self._loop.create_future()
-            self.say(question(self._question))
+            self.say(self._question(self._asked))
         return await asyncio.shield(self._answer)
 
-    def is_ready(self, detail: Readiness) -> None:
+    def is_ready(self, detail: str = "") -> None:
         """The helper said that it is."""
         if not self.ready.done():
             self.ready.set_result(detail)
 
     def answered(self, number: int, report: Report) -> None:
         """The helper answered a question; an earlier one's answer is passed over."""
-        if self._answer is not None and number == self._question and not self._answer.done():
+        if self._answer is not None and number == self._asked and not self._answer.done():
             self._answer.set_result(report)
 
     def close(self) -> None:
@@ -94,6 +115,9 @@ class Control(Generic[ToHelper, Readiness, Report]):
             self._loop.remove_reader(self._control)
             self._loop.remove_writer(self._control)
             self._control.close()
+        if self._unsent is not None:
+            self._unsent.close()
+            self._unsent = None
         for future in (self.ready, self._answer):
             if future is not None and not future.done():
                 future.set_exception(self._ended())
@@ -104,10 +128,10 @@ class Control(Generic[ToHelper, Readiness, Report]):
         """Sends until all is said or the socket is full; then goes on when it is not."""
         if self.closed.is_set():
             return
-        while (data := self._unsent or self._next()) is not None:
-            self._unsent = data
+        while (packet := self._unsent or self._next()) is not None:
+            self._unsent = packet
             try:
-                self._control.send(data)
+                packet.send(self._control)
             except BlockingIOError:
                 if not self._writing:
                     self._loop.add_writer(self._control, self.pump)
@@ -116,13 +140,17 @@ class Control(Generic[ToHelper, Readiness, Report]):
             except OSError:
                 self.close()
                 return
+            packet.close()
             self._unsent = None
         if self._writing:
             self._loop.remove_writer(self._control)
             self._writing = False
 
-    def _next(self) -> bytes | None:
-        return self._encode(self._outgoing.pop(0)) if self._outgoing else self._more()
+    def _next(self) -> _Packet | None:
+        message = self._outgoing.pop(0) if self._outgoing else self._more()
+        if message is None:
+            return None
+        return _Packet(self._encode(message), tuple(map(os.dup, self._handed_over(message))))
 
     def _receive(self) -> None:
         try:

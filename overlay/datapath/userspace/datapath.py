@@ -168,9 +168,12 @@ class UserspaceDatapath:
             for each in pairs:
                 each.close()
             raise
-        workers = [Supervisor(queue, pair, mode, plan.reopen) for queue, pair in zip(queues, pairs, strict=True)]
+        workers = [
+            Supervisor(queue, pair, mode, plan.reopen, spec=spec, peers=self._peers)
+            for queue, pair in zip(queues, pairs, strict=True)
+        ]
         try:
-            await asyncio.gather(*(worker.start(spec, self._peers) for worker in workers))
+            await asyncio.gather(*(worker.start() for worker in workers))
         except BaseException:
             await _end(workers)
             raise

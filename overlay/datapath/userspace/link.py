@@ -98,8 +98,8 @@ class WorkerLink:
         self._have: Subnets = {}
         self._changes = difference({}, peers)
         self._started = False
-        self.control: Control[ToWorker, str, Status] = Control(
-            control, encode=encode, more=self._more, take=self._take,
+        self.control: Control[ToWorker, Status] = Control(
+            control, encode=encode, more=self._more, question=Ask, take=self._take,
             ended=lambda: DatapathError("the worker has ended"), largest=MAX_MESSAGE,
         )  # fmt: skip
         self.control.say(_configure(spec), *([route_mtus] if route_mtus.mtus else []))
@@ -117,21 +117,17 @@ class WorkerLink:
         """Tells the worker what the node's routes say about paths; does not block."""
         self.control.say(route_mtus)
 
-    async def ask(self) -> Status:
-        """The worker's counters now. Raises DatapathError where it ended meanwhile."""
-        return await self.control.ask(Ask)
-
-    def _more(self) -> bytes | None:
+    def _more(self) -> Peers | Start | None:
         if changes := list(islice(self._changes, MAX_CHANGES)):
             for remove, base, length, public_ip in changes:
                 if remove:
                     self._have.pop((base, length), None)
                 else:
                     self._have[base, length] = public_ip
-            return encode(Peers(changes))
+            return Peers(changes)
         if not self._started:
             self._started = True
-            return encode(Start())
+            return Start()
         return None
 
     def _take(self, data: bytes) -> None:

@@ -91,8 +91,8 @@ class Feed:
         self._loaded = loaded
         self._dirty: dict[ServiceName, None] = dict.fromkeys(facts.services()) if loaded else {}
         self._looks_at_sets = loaded
-        self.control: Control[ToWorker, None, Status] = Control(
-            control, encode=encode, more=self._more, take=self._take,
+        self.control: Control[ToWorker, Status] = Control(
+            control, encode=encode, more=self._more, question=Ask, take=self._take,
             ended=lambda: ServicesError("the DNS worker has ended"), largest=MAX_MESSAGE,
         )  # fmt: skip
         self.control.say(settings)
@@ -111,13 +111,9 @@ class Feed:
         self._looks_at_sets |= sets
         self.control.pump()
 
-    async def ask(self) -> Status:
-        """How the worker is. Raises ServicesError where it ended meanwhile."""
-        return await self.control.ask(Ask)
-
     # --- what goes out ---
 
-    def _more(self) -> bytes | None:
+    def _more(self) -> Changes | Complete | None:
         """The next message; what it tells counts as told."""
         if not self._loaded:
             return None
@@ -130,10 +126,10 @@ class Feed:
                 return told
         if self._told.revision != self._facts.revision:
             self._told.revision = self._facts.revision
-            return encode(Complete(self._told.revision))
+            return Complete(self._told.revision)
         return None
 
-    def _sets(self) -> bytes | None:
+    def _sets(self) -> Changes | None:
         """Namespaces and pods, as many as one message holds; the rest comes with the next one."""
         told, namespaces, pods = self._told, self._facts.namespaces(), self._facts.pods()
         there, gone = _step(told.namespaces, namespaces)
@@ -141,9 +137,9 @@ class Feed:
         if not (there or gone or pods_there or pods_gone):
             return None
         self._looks_at_sets = told.namespaces != namespaces or told.pods != pods
-        return encode(Changes(namespaces=there, namespaces_gone=gone, pods=pods_there, pods_gone=pods_gone))
+        return Changes(namespaces=there, namespaces_gone=gone, pods=pods_there, pods_gone=pods_gone)
 
-    def _services(self) -> bytes | None:
+    def _services(self) -> Changes | None:
         """Services that differ, as many as one message holds; None if those that were looked at do not."""
         entries: list[Entry] = []
         gone: list[ServiceName] = []
@@ -167,7 +163,7 @@ class Feed:
             self._told.services[name] = digest
             entries.append(entry)
             size += len(data)
-        return encode(Changes(services=tuple(entries), services_gone=tuple(gone))) if entries or gone else None
+        return Changes(services=tuple(entries), services_gone=tuple(gone)) if entries or gone else None
 
     # --- what comes in ---
 
@@ -179,7 +175,7 @@ class Feed:
             return
         match message:
             case Ready():
-                self.control.is_ready(None)
+                self.control.is_ready()
             case Status():
                 self.control.answered(message.number, message)
 

@@ -18,7 +18,7 @@ from overlay.problem import Problem
 from overlay.services import configuration
 from overlay.services.configuration import Configuration
 from overlay.services.dns import entries, place, upstreams
-from overlay.services.dns.helper import Helper
+from overlay.services.dns.helper import DnsHelper
 from overlay.services.dns.messages import Settings
 from overlay.services.dns.rules import Rules
 from overlay.services.dns.zone import Entry, Pods, ServiceName
@@ -89,7 +89,7 @@ class Names:
         self._subnets = subnets
         self._known = Known(mirror, settings.pods)
         self._rules = Rules()
-        self._helper: Helper | None = None
+        self._helper: DnsHelper | None = None
         self._configuration = Configuration()
         self._place, self._sets = Occasion(), Occasion()
         self._config_seen: int | None = None
@@ -180,12 +180,12 @@ class Names:
             error = self._helper.failed.exception()
             await self._helper.stop()
             self._helper = None
-            raise error if isinstance(error, ServicesError) else ServicesError(str(error), about="DNS worker")
+            raise error if isinstance(error, ServicesError) else ServicesError(str(error), about=DnsHelper.name)
         if self._helper is not None:
             self._helper.settle(settings)
             return
         sockets = place.open_sockets(self._settings.address, self._settings.port)
-        helper = Helper(sockets, self._known, settings, lambda: self._mirror.loaded, self._settings.upstream_port)
+        helper = DnsHelper(sockets, self._known, settings, lambda: self._mirror.loaded, self._settings.upstream_port)
         try:
             await helper.start()
         except BaseException:

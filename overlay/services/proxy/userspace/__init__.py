@@ -8,6 +8,7 @@
 A failed dial moves on to the next endpoint, which no other mode can do. The price: each byte is copied twice, a backend
 sees the node's address, and without the daemon nothing is answered.
 
-* ``messages``: what daemon and worker say to each other; ``worker``: the process; ``helper``: keeps it alive.
+* ``ports``: the daemon's sockets; ``link``: what the worker has to be told of them, in ``messages``.
+* ``helper``: the worker as the daemon has it; ``worker``: the process itself.
 * ``mode``: :class:`~overlay.services.proxy.userspace.mode.UserspaceMode`.
 """

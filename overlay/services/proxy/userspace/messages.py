@@ -1,4 +1,18 @@
-"""What the daemon tells the worker, and its answer: one message a packet of the control socket, in MessagePack."""
+"""What the daemon and the worker say to each other: one message a packet of the control socket, in MessagePack.
+
+===============  ======================================
+to the worker
+===============  ======================================
+:class:`Open`    a new port; its socket comes with it
+:class:`Change`  other endpoints for one that is open
+:class:`Close`   one that is not needed any more
+:class:`Start`   all ports have been told
+:class:`Ask`     wants a :class:`Status` of that number
+from the worker
+:class:`Ready`   it has no rights, and serves all ports
+:class:`Status`  how many, and what has happened
+===============  ======================================
+"""
 
 from __future__ import annotations
 
@@ -39,20 +53,32 @@ class Close(msgspec.Struct, frozen=True, tag=True):
     number: int
 
 
+class Start(msgspec.Struct, frozen=True, tag=True):
+    """See the module."""
+
+
 class Ask(msgspec.Struct, frozen=True, tag=True):
-    """How are you?"""
+    """See the module."""
+
+    number: int
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """See the module."""
 
 
 class Status(msgspec.Struct, frozen=True, tag=True):
     """The answer.
 
     Attributes:
+        number: of the question.
         ports: open ones.
         connections, flows: TCP connections and UDP clients now.
         dialled: connections and flows that got an endpoint; ``moved_on``: dials that failed, so that the next endpoint
             was tried; ``failed``: connections for which none answered; ``turned_away``: there were too many.
     """
 
+    number: int = 0
     ports: int = 0
     connections: int = 0
     flows: int = 0
@@ -62,14 +88,15 @@ class Status(msgspec.Struct, frozen=True, tag=True):
     turned_away: int = 0
 
 
-Instruction: TypeAlias = Open | Change | Close | Ask
+ToWorker: TypeAlias = Open | Change | Close | Start | Ask
+FromWorker: TypeAlias = Ready | Status
 
 encode = msgspec.msgpack.Encoder().encode
-decode_instruction = msgspec.msgpack.Decoder(Open | Change | Close | Ask).decode
-decode_status = msgspec.msgpack.Decoder(Status).decode
+decode_to_worker = msgspec.msgpack.Decoder(Open | Change | Close | Start | Ask).decode
+decode_from_worker = msgspec.msgpack.Decoder(Ready | Status).decode
 
 WAITING = 512
 """Connections to a port that may wait to be accepted."""
 
 LONGEST = 1 << 17
-"""Bytes of one message: some 4,000 endpoints, and less than a socket's buffer (``net.core.wmem_default``)."""
+"""Bytes of one message, less than a socket's buffer (``net.core.wmem_default``)."""

@@ -8,8 +8,8 @@ from ipaddress import IPv4Address
 
 from overlay.problem import Problem
 from overlay.services.proxy.base import Applied, Mode
-from overlay.services.proxy.userspace.helper import Helper
-from overlay.services.proxy.userspace.messages import Endpoint
+from overlay.services.proxy.userspace.helper import ProxyHelper
+from overlay.services.proxy.userspace.messages import Endpoint, Status
 from overlay.services.proxy.userspace.ports import Ports, Wanted
 from overlay.services.table import Backend, Entry, Place, PortName, Table
 
@@ -28,7 +28,7 @@ class UserspaceMode:
     def __init__(self, beneath: Mode) -> None:
         self.stands_on = (beneath.name, *beneath.stands_on)
         self._beneath = beneath
-        self._helper: Helper | None = None
+        self._helper: ProxyHelper | None = None
 
     async def probe(self) -> str:
         """See :class:`~overlay.services.proxy.base.Mode`."""
@@ -43,7 +43,7 @@ class UserspaceMode:
         if self._helper is not None and self._helper.failed.done():
             await self.close()
         if self._helper is None:
-            helper = Helper()
+            helper = ProxyHelper()
             await helper.start()
             self._helper = helper
         ports = self._helper.ports
@@ -83,11 +83,10 @@ class UserspaceMode:
         """See :class:`~overlay.services.proxy.base.Mode`."""
         if self._helper is None:
             return {}
-        status = self._helper.status
-        names = status.__struct_fields__
+        said = self._helper.said or Status()
         return {
             "worker": {"pid": self._helper.pid, "restarts": self._helper.restarts},
-            **{name: getattr(status, name) for name in names},
+            **{name: getattr(said, name) for name in said.__struct_fields__ if name != "number"},
             "beneath": {"mode": self._beneath.name, **self._beneath.facts()},
         }
 

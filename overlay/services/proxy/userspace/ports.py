@@ -6,11 +6,11 @@ Connections wait in it while there is no worker, and the number by which nftable
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 
 from overlay.errors import NodeError
-from overlay.services.proxy.userspace.messages import WAITING, Change, Close, Endpoint, Instruction, Open
+from overlay.services.proxy.userspace.messages import WAITING, Endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Wanted:
 
 
 @dataclass(slots=True)
-class _Port:
+class Port:
     """One that is open."""
 
     number: int
@@ -40,13 +40,14 @@ class Ports:
     """All of them, at one address.
 
     Args:
-        tell: hands an instruction, and a socket with it, to the worker that runs now; it is called in order.
+        changed: called with the number of each port that is opened, changed or closed.
     """
 
-    tell: Callable[[Instruction, socket.socket | None], None]
+    changed: Callable[[int], None]
     address: str = ""
-    _ports: dict[Hashable, _Port] = field(default_factory=dict)
-    _leaving: list[_Port] = field(default_factory=list)
+    _ports: dict[Hashable, Port] = field(default_factory=dict)
+    _leaving: list[Port] = field(default_factory=list)
+    _numbered: dict[int, Port] = field(default_factory=dict)
     _next: int = 0
 
     def want(self, wanted: Mapping[Hashable, Wanted], address: str) -> int:
@@ -66,7 +67,7 @@ class Ports:
                 self._open(name, each)
             elif port.wanted != each:
                 port.wanted = each
-                self.tell(Change(port.number, each.endpoints, each.affinity), None)
+                self.changed(port.number)
             else:
                 continue
             changes += 1
@@ -77,17 +78,21 @@ class Ports:
         """Closes what was not wanted the last time: nothing leads there any more."""
         while self._leaving:
             port = self._leaving.pop()
-            self.tell(Close(port.number), None)
+            del self._numbered[port.number]
             port.socket.close()
+            self.changed(port.number)
 
     def at(self, name: Hashable) -> int:
         """The port's number at its address."""
         return int(self._ports[name].socket.getsockname()[1])
 
-    def all(self) -> Iterator[tuple[Open, socket.socket]]:
-        """What a new worker has to be told."""
-        for port in (*self._ports.values(), *self._leaving):
-            yield Open(port.number, port.wanted.protocol, port.wanted.endpoints, port.wanted.affinity), port.socket
+    def numbers(self) -> list[int]:
+        """Of all that are open."""
+        return list(self._numbered)
+
+    def get(self, number: int) -> Port | None:
+        """The one of that number; None where it is not open."""
+        return self._numbered.get(number)
 
     def close(self) -> None:
         """Closes all."""
@@ -106,5 +111,5 @@ class Ports:
             made.close()
             raise NodeError(f"no port for it: {error.strerror}", about=str(name)) from error
         self._next += 1
-        port = self._ports[name] = _Port(self._next, made, wanted)
-        self.tell(Open(port.number, wanted.protocol, wanted.endpoints, wanted.affinity), made)
+        self._ports[name] = self._numbered[self._next] = Port(self._next, made, wanted)
+        self.changed(self._next)

@@ -217,7 +217,7 @@ async def test_only_changes_are_sent(worker: FakeWorker) -> None:
 
 async def test_asking(worker: FakeWorker) -> None:
     link = WorkerLink(worker.agent, SPEC, {}, Notices(), RouteMtus(()))
-    first, second = asyncio.create_task(link.ask()), asyncio.create_task(link.ask())
+    first, second = asyncio.create_task(link.control.ask()), asyncio.create_task(link.control.ask())
     await asyncio.sleep(0)
     worker.read()
     assert worker.seen[-1] == Ask(1), "both share one question"
@@ -233,7 +233,7 @@ async def test_asking(worker: FakeWorker) -> None:
 async def test_the_log_is_bounded_whatever_workers_send(worker: FakeWorker, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     link = WorkerLink(worker.agent, SPEC, {}, Notices(), RouteMtus(()))
-    question = asyncio.create_task(link.ask())
+    question = asyncio.create_task(link.control.ask())
     async with asyncio.timeout(20):
         for number in range(1000):
             for message in (encode(Notice(f"notice {number}")), b"\xff"):
@@ -259,7 +259,7 @@ def test_what_was_not_logged_is_counted(caplog: pytest.LogCaptureFixture) -> Non
 
 async def test_the_end_of_the_worker_is_noticed(worker: FakeWorker) -> None:
     link = WorkerLink(worker.agent, SPEC, {}, Notices(), RouteMtus(()))
-    question = asyncio.create_task(link.ask())
+    question = asyncio.create_task(link.control.ask())
     await asyncio.sleep(0)
     worker.end.close()
     await asyncio.wait_for(link.control.closed.wait(), 20)
@@ -268,4 +268,4 @@ async def test_the_end_of_the_worker_is_noticed(worker: FakeWorker) -> None:
             await pending
     link.set_peers(many(3))  # no error: whoever watches starts another worker
     with pytest.raises(DatapathError):
-        await link.ask()
+        await link.control.ask()

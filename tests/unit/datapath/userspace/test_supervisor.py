@@ -51,7 +51,8 @@ class Site:
 
     async def open(self, mode: str = "plain") -> None:
         (pair,) = await open_sockets(IPv4Address(OWN), self.spec.port, 1)
-        self.supervisor = Supervisor(os.dup(self._queue.fileno()), pair, mode, lambda: os.dup(self._queue.fileno()))
+        queue, reopen = os.dup(self._queue.fileno()), lambda: os.dup(self._queue.fileno())
+        self.supervisor = Supervisor(queue, pair, mode, reopen, spec=self.spec, peers=PEERS)
 
     async def exchange(self) -> None:
         """One packet in each direction."""
@@ -85,7 +86,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 async def test_a_life(site: Site) -> None:
-    await site.supervisor.start(site.spec, PEERS)
+    await site.supervisor.start()
     pid = site.supervisor.pid
     assert pid is not None
     await site.exchange()
@@ -102,7 +103,7 @@ async def test_a_life(site: Site) -> None:
 
 
 async def test_a_death(site: Site) -> None:
-    await site.supervisor.start(site.spec, PEERS)
+    await site.supervisor.start()
     await site.exchange()
     await site.supervisor.ask(20)
     former = site.supervisor.pid
@@ -118,7 +119,7 @@ async def test_a_death(site: Site) -> None:
 async def test_a_hang(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervision, "HEARTBEAT", 0.2)
     monkeypatch.setattr(supervision, "HANG", 1.0)
-    await site.supervisor.start(site.spec, PEERS)
+    await site.supervisor.start()
     former = site.supervisor.pid
     assert former is not None
     os.kill(former, signal.SIGSTOP)
@@ -130,19 +131,19 @@ async def test_a_hang(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_beyond_mending(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervision, "MAX_DEATHS", 2)
-    await site.supervisor.start(site.spec, PEERS)
+    await site.supervisor.start()
     site.supervisor.mode = "no mode"
     pid = site.supervisor.pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    with pytest.raises(DatapathError, match="userspace worker: ended before it moved packets, 3 times"):
+    with pytest.raises(DatapathError, match="userspace worker: ended before it was ready, 3 times"):
         await asyncio.wait_for(asyncio.shield(site.supervisor.failed), 30)
 
 
 async def test_a_worker_that_does_not_come_up(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     site.supervisor.mode = "no mode"
-    with pytest.raises(DatapathError, match=r"userspace worker \d+: ended before it moved packets"):
-        await site.supervisor.start(site.spec, PEERS)
+    with pytest.raises(DatapathError, match=r"userspace worker \d+: ended before it was ready"):
+        await site.supervisor.start()
     assert site.supervisor.pid is None
     (words,) = caplog.messages
     assert " said: Traceback (most recent call last): | " in words
@@ -186,7 +187,7 @@ async def test_a_hostile_worker_is_replaced_like_any_other(
     python.chmod(0o755)
     with monkeypatch.context() as patch:
         patch.setattr(process, "sys", SimpleNamespace(executable=str(python)))
-        await site.supervisor.start(site.spec, PEERS)
+        await site.supervisor.start()
     assert await site.supervisor.ask(20) is None, "it dies over the question"
     assert "tx_packets" not in site.supervisor.totals()
     await until(lambda: site.supervisor.restarts == 1)
@@ -200,7 +201,7 @@ async def test_a_hostile_worker_is_replaced_like_any_other(
 
 async def test_supervision_does_not_end_in_silence(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever goes wrong in it, whoever watches hears of it."""
-    await site.supervisor.start(site.spec, PEERS)
+    await site.supervisor.start()
 
     def break_off(tun: int) -> bool:
         raise ZeroDivisionError("nobody thought of this")
@@ -215,7 +216,8 @@ async def test_supervision_does_not_end_in_silence(site: Site, monkeypatch: pyte
 
 async def test_five_thousand_peers_do_not_wait_for_the_worker(site: Site) -> None:
     many: Subnets = {(0x0B000000 + number * 256, 24): number + 1 for number in range(5000)}
-    await site.supervisor.start(site.spec, {})
+    site.supervisor.set_peers({})
+    await site.supervisor.start()
     pid = site.supervisor.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)

@@ -115,7 +115,7 @@ async def test_nothing_is_called_complete_before_it_is() -> None:
     """Until etcd was read, what is not known may exist."""
     known, reader = Known(), Reader()
     feed = Feed(reader.theirs, known, SETTINGS, loaded=False)
-    question = asyncio.create_task(feed.ask())
+    question = asyncio.create_task(feed.control.ask())
     await reader.until(Ask)
     assert not any(isinstance(each, Changes | Complete) for each in reader.told)
     known.put(entry("a"))
@@ -155,7 +155,7 @@ async def test_what_it_says_is_heard_and_its_end_is_told() -> None:
     reader.socket.send(messages.encode(Ready()))
     async with asyncio.timeout(60):
         await feed.control.ready
-        question = asyncio.create_task(feed.ask())
+        question = asyncio.create_task(feed.control.ask())
         await reader.until(Ask)
         reader.socket.send(messages.encode(Status(0, {"asked": 1})))  # to an older question
         reader.socket.send(messages.encode(Status(1, {"asked": 2})))
@@ -163,4 +163,4 @@ async def test_what_it_says_is_heard_and_its_end_is_told() -> None:
         reader.socket.close()
         await feed.control.closed.wait()
         with pytest.raises(ServicesError):
-            await feed.ask()
+            await feed.control.ask()

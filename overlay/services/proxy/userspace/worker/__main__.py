@@ -16,7 +16,7 @@ from types import MappingProxyType
 from overlay.daemon.confined import inside, privileges
 from overlay.daemon.confined.seccomp import Numbers
 from overlay.services.proxy.userspace import messages
-from overlay.services.proxy.userspace.messages import Ask, Change, Close, Instruction, Open, Status
+from overlay.services.proxy.userspace.messages import Ask, Change, Close, Open, Ready, Start, Status
 from overlay.services.proxy.userspace.worker.balancing import Balancer
 from overlay.services.proxy.userspace.worker.counts import Counts
 from overlay.services.proxy.userspace.worker.tcp import TcpPort
@@ -62,9 +62,9 @@ class Worker:
                 data, descriptors, _, _ = socket.recv_fds(self._control, messages.LONGEST, 1)
                 if not data:
                     return
-                await self._carry_out(messages.decode_instruction(data), descriptors)
+                await self._carry_out(messages.decode_to_worker(data), descriptors)
 
-    async def _carry_out(self, told: Instruction, descriptors: list[int]) -> None:
+    async def _carry_out(self, told: messages.ToWorker, descriptors: list[int]) -> None:
         match told:
             case Open():
                 handed_over = socket.socket(fileno=descriptors[0])
@@ -79,10 +79,14 @@ class Worker:
                 port.changed()
             case Close():
                 self._ports.pop(told.number).close()
+            case Start():
+                self._say(Ready())
             case Ask():
-                status = Status(ports=len(self._ports), **asdict(self._counts))
-                with contextlib.suppress(BlockingIOError):  # the daemon does not listen just now
-                    self._control.send(messages.encode(status))
+                self._say(Status(told.number, len(self._ports), **asdict(self._counts)))
+
+    def _say(self, message: messages.FromWorker) -> None:
+        with contextlib.suppress(BlockingIOError):  # the daemon does not listen just now
+            self._control.send(messages.encode(message))
 
 
 def _once(readable: asyncio.Future[None]) -> None:
