@@ -59,7 +59,7 @@ class Link:
         if port is None:
             return None if had is None else Close(number)
         wanted = self._has[number] = port.wanted
-        endpoints = wanted.endpoints
+        endpoints = wanted.endpoints[: messages.MOST_ENDPOINTS]
         if had is None:
             return Open(number, wanted.protocol, endpoints, wanted.affinity)
         return None if wanted == had else Change(number, endpoints, wanted.affinity)

@@ -100,3 +100,6 @@ WAITING = 512
 
 LONGEST = 1 << 17
 """Bytes of one message, less than a socket's buffer (``net.core.wmem_default``)."""
+
+MOST_ENDPOINTS = 4000
+"""Of one port, so that they fit into a message: each has 20 bytes at most."""

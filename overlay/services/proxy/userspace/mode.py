@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 from overlay.problem import Problem
 from overlay.services.proxy.base import Applied, Mode
 from overlay.services.proxy.userspace.helper import ProxyHelper
-from overlay.services.proxy.userspace.messages import Endpoint, Status
+from overlay.services.proxy.userspace.messages import MOST_ENDPOINTS, Endpoint, Status
 from overlay.services.proxy.userspace.ports import Ports, Wanted
 from overlay.services.table import Backend, Entry, Place, PortName, Table
 
@@ -77,6 +77,8 @@ class UserspaceMode:
             said.append(f"proxy mode userspace carries TCP and UDP alone: {entry.protocol} is left to nftables")
         if entry.scheduler not in ("", "rr"):
             said.append(f"proxy mode userspace gives each endpoint its turn: it has no scheduler {entry.scheduler}")
+        if len(entry.cluster) > MOST_ENDPOINTS:
+            said.append(f"proxy mode userspace uses {MOST_ENDPOINTS} endpoints alone, of {len(entry.cluster)}")
         return tuple(said)
 
     def facts(self) -> Mapping[str, object]:

@@ -187,3 +187,14 @@ async def test_a_socket_that_waits_to_be_handed_over_may_be_closed(ports: Ports)
     ports.close()
     reader.close()
     assert len(os.listdir("/proc/self/fd")) == before - 2
+
+
+async def test_more_endpoints_than_a_message_holds_end_nobody(helper: ProxyHelper) -> None:
+    """However long their addresses are."""
+    with endpoint(b"a") as a:
+        many = tuple((f"127.111.{100 + number // 100}.{100 + number % 100}", 50000) for number in range(9000))
+        helper.ports.want({"many": Wanted("TCP", (a, *many)), "x": Wanted("TCP", (a,))}, HERE)
+        assert await answer(helper.ports, "x") == b"a"
+        said = await helper.ask(30)
+        assert said is not None
+        assert (said.ports, helper.restarts) == (2, 0)
