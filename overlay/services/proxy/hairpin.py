@@ -9,25 +9,19 @@ is removed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Network
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 import msgspec
 
 from overlay.linux.bridge import BridgePorts
 from overlay.linux.files import write_atomically
-from overlay.linux.netlink import Netlink
 
 FILE_NAME = "services-hairpin.json"
 
 
-def allow(subnets: Iterable[IPv4Network], state_dir: Path) -> int:
-    """Tells the ports of the bridges in these subnets; returns to how many that was news. Raises NodeError."""
-    with Netlink() as netlink:
-        bridges = {each.index for each in netlink.addresses() if any(each.address in subnet for subnet in subnets)} & {
-            link.index for link in netlink.links() if link.kind == "bridge"
-        }
+def allow(bridges: Set[int], state_dir: Path) -> int:
+    """Tells the ports of these bridges, by their indexes; returns to how many that was news. Raises NodeError."""
     with BridgePorts() as ports:
         every = ports.ports()
         there = {(port.index, port.name) for port in every}

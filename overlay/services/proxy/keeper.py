@@ -142,7 +142,8 @@ class Keeper:
             begun = self._changes
             machine = await asyncio.to_thread(place.look)
             if not machine.bridged:
-                await asyncio.to_thread(hairpin.allow, self._where.subnets, self._surroundings.state_dir)
+                bridges = machine.bridges_of(self._where.subnets)
+                await asyncio.to_thread(hairpin.allow, bridges, self._surroundings.state_dir)
             self._machine, self._looked_at = machine, begun
         return self._machine
 

@@ -27,24 +27,32 @@ class Machine:
         addresses: the node's own, IPv4.
         routes: what its routing table leads to without the default route, by where it leads.
         bridged: whether packets that pass a bridge alone are not seen by netfilter.
+        bridges: addresses of bridges, each with its bridge's index.
     """
 
     addresses: frozenset[IPv4Address]
     routes: tuple[tuple[IPv4Network, str], ...]
     bridged: bool
+    bridges: tuple[tuple[IPv4Address, int], ...] = ()
+
+    def bridges_of(self, subnets: Iterable[IPv4Network]) -> set[int]:
+        """Indexes of the bridges that have an address in one of these."""
+        return {index for subnet in subnets for address, index in self.bridges if address in subnet}
 
 
 def look() -> Machine:
     """Looks, by netlink and in /proc. Raises NodeError."""
     with Netlink() as netlink:
-        names = {link.index: link.name for link in netlink.links()}
-        addresses = frozenset(each.address for each in netlink.addresses())
+        links, addresses = netlink.links(), netlink.addresses()
+        names = {link.index: link.name for link in links}
         routes = tuple(
             (each.destination, names.get(each.index or 0, "several ways"))
             for each in netlink.routes()
             if each.destination.prefixlen and each.type is RouteType.UNICAST
         )
-    return Machine(addresses, routes, not _bridges_are_seen())
+    every_bridge = {link.index for link in links if link.kind == "bridge"}
+    bridges = tuple((each.address, each.index) for each in addresses if each.index in every_bridge)
+    return Machine(frozenset(each.address for each in addresses), routes, not _bridges_are_seen(), bridges)
 
 
 def _bridges_are_seen() -> bool:
