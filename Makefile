@@ -107,8 +107,8 @@ FAULTY := kernel-6.1
 test-platforms-fault: platform-packages $(VENV)/.dev  ## the matrix sees a fault that is seeded in one kernel alone
 	@$(BIN)/python -m tests.platforms --only "$(FAULTY) kernel-6.12" --patch tests/platforms/only-6.1.patch --red $(FAULTY)
 
-bench-vm: platform-packages $(VENV)/.dev  ## the bench on other kernels, counted in instructions: make bench-vm ONLY=6.1
-	@$(BIN)/python -m tests.platforms.bench --only "$(ONLY)"
+bench-vm: platform-packages $(VENV)/.dev  ## the bench on other kernels, counted in instructions: make bench-vm ONLY=6.1 BENCH='--cards --mode wire-gro'
+	@$(BIN)/python -m tests.platforms.bench --only "$(ONLY)" $(BENCH)
 
 soak: $(VENV)/.dev  ## the simulation of the control plane with many seeds: make soak SEEDS=20000
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)

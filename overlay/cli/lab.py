@@ -23,7 +23,7 @@ from overlay.errors import LabError, UsageError
 from overlay.lab.bench.plot import write_svg
 from overlay.lab.bench.report import report
 from overlay.lab.bench.run import run_bench
-from overlay.lab.bench.scenarios import ON_REQUEST, WAYS, Mode
+from overlay.lab.bench.scenarios import OF_CARDS, ON_REQUEST, WAYS, Mode
 from overlay.lab.cluster import Lab
 from overlay.lab.shell import clean_environment, inside, overlay_command
 from overlay.lab.state import StateDirectory
@@ -191,6 +191,14 @@ def demo(name: str | None, **values: Any) -> None:
 )
 @click.option("--seconds", default=2.0, show_default=True, type=click.FloatRange(1, 3600), help="Of a measurement.")
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 1000), help="How often all is repeated.")
+@click.option(
+    "--card",
+    "cards",
+    multiple=True,
+    metavar="NAME",
+    help="A network card instead of a veth pair, for etcd, then for each node, of one way after the other; may be "
+    "repeated. The cards are joined outside of this machine, and keep the offloads that the last mode has.",
+)
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draws the first mode's medians into an SVG file.")
 def bench(
@@ -202,7 +210,8 @@ def bench(
     flows, small UDP packets, TCP round trips, CPU per gigabit. Exit status 1 if anything could not be measured.
     """
     chosen = [way for way in (*WAYS, *ON_REQUEST) if way.name in ways] or list(WAYS)
-    wanted = [mode for mode in Mode if not modes or mode.value in modes]
+    possible = OF_CARDS if how["cards"] and not modes else tuple(Mode)
+    wanted = [mode for mode in possible if not modes or mode.value in modes]
     errors = Console(stderr=True, highlight=False)
     with _terminable():
         results = run_bench(chosen, wanted, name=check_name(name or f"b{os.getpid()}"), progress=errors.print, **how)

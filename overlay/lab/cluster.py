@@ -182,6 +182,7 @@ class Lab:
         for node in self.spec.node_specs:
             run(["sh", "-e"], namespace=node.namespace, text=plan.sysctl_script(plan.NODE_SYSCTLS))
         run_batch(plan.switch_batch(self.spec), namespace=self.spec.switch)
+        run_batch(plan.take_batch(self.spec))
         run_batch(plan.etcd_batch(self.spec), namespace=self.spec.etcd)
         for node in self.spec.node_specs:
             run_batch(plan.node_batch(self.spec, node), namespace=node.namespace)

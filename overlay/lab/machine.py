@@ -112,15 +112,18 @@ class Node(Machine):
         except FileNotFoundError:
             return None
 
-    def launch_agent(self, *arguments: str, env: Mapping[str, str] | None = None) -> Readiness:
-        """Starts the agent; ``wait`` on what this returns until it is ready."""
+    def launch_agent(
+        self, *arguments: str, env: Mapping[str, str] | None = None, command: str | None = None
+    ) -> Readiness:
+        """Starts the agent, of the installed command or of another version's; ``wait`` on what this returns until it is
+        ready."""
         if self.agent is not None:
             raise LabError("is running already", about=f"agent of {self.name}")
-        command = plan.agent_command(self.lab, overlay_command(), str(self.files.directory), arguments)
+        words = plan.agent_command(self.lab, command or overlay_command(), str(self.files.directory), arguments)
         ready = Readiness.of(self)
         try:
             process = self.spawn(
-                *command,
+                *words,
                 log="agent",
                 env={**self._identity, "NOTIFY_SOCKET": ready.path, **(env or {})},
             )

@@ -41,7 +41,7 @@ def mark_batch(spec: LabSpec) -> list[str]:
 
 
 def switch_batch(spec: LabSpec) -> list[str]:
-    """In the switch: the bridge, and for every machine a veth pair whose far end is its eth0."""
+    """In the switch: the bridge, and for every machine without a card a veth pair whose far end is its eth0."""
     lines = [f"link add {UNDERLAY_BRIDGE} mtu {spec.mtu} {POD_BRIDGE_OPTIONS}", f"link set {UNDERLAY_BRIDGE} up"]
     for port, namespace in switch_ports(spec).items():
         lines += [
@@ -52,7 +52,30 @@ def switch_batch(spec: LabSpec) -> list[str]:
 
 
 def switch_ports(spec: LabSpec) -> dict[str, str]:
-    """The machines on the underlay: name of the switch's port → namespace behind it."""
+    """The machines behind the switch: name of its port → namespace. None, where they have cards."""
+    return {} if spec.cards else _machines(spec)
+
+
+def cards(spec: LabSpec) -> dict[str, str]:
+    """Cards of this machine → the namespace that has it as its eth0."""
+    return dict(zip(spec.cards, _machines(spec).values(), strict=True)) if spec.cards else {}
+
+
+def take_batch(spec: LabSpec) -> list[str]:
+    """Where the cards are: hands them to the machines."""
+    return [
+        f"link set dev {card} netns {namespace} name {INTERFACE} mtu {spec.mtu}"
+        for card, namespace in cards(spec).items()
+    ]
+
+
+def return_batch(card: str, pid: int) -> list[str]:
+    """In the machine that has it: gives a card back to the namespace of a process."""
+    return [f"link set dev {INTERFACE} down", f"link set dev {INTERFACE} netns {pid} name {card}"]
+
+
+def _machines(spec: LabSpec) -> dict[str, str]:
+    """The machines on the underlay by name, etcd's first."""
     return {"etcd": spec.etcd} | {node.name: node.namespace for node in spec.node_specs}
 
 
@@ -111,8 +134,9 @@ def offload_commands(spec: LabSpec) -> Iterator[tuple[str, list[str]]]:
     """ethtool commands (namespace, argv) that make the underlay's offloads what the description says."""
     segmentation = "off" if spec.wire else "on"
     of_trains = "on" if spec.trains else segmentation
-    for port, namespace in switch_ports(spec).items():
-        for where, link in ((spec.switch, port), (namespace, INTERFACE)):
+    for name, namespace in _machines(spec).items():
+        port = () if spec.cards else ((spec.switch, name),)
+        for where, link in (*port, (namespace, INTERFACE)):
             argv = ["ethtool", "-K", link, "tso", segmentation, "gso", segmentation]
             # Neither of these stops a train of datagrams that a socket sends with UDP_SEGMENT.
             argv += ["tx-udp-segmentation", of_trains]

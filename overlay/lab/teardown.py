@@ -8,6 +8,7 @@ namespaces go their links, routes and rules; before them, every process in them,
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import signal
@@ -17,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from overlay.errors import LabError
-from overlay.lab import bpffs, namespace
+from overlay.lab import bpffs, namespace, plan
 from overlay.lab.process import end_all
 from overlay.lab.shell import require_root, run
 from overlay.lab.state import StateDirectory, all_labs
@@ -73,6 +74,7 @@ def tear_down(name: str, state: StateDirectory) -> Removed:
     with _uninterrupted():
         for _ in range(_LOOKS):
             if names := _ours(name, state):
+                _return_cards(state, names)
                 removed += _remove(names)
                 time.sleep(_SECOND_LOOK_SECONDS)
             else:
@@ -106,6 +108,16 @@ def _ours(name: str, state: StateDirectory) -> list[str]:
     return [
         found for found in namespace.existing(f"{name}-") if found in described or namespace.marked_by(found) == name
     ]
+
+
+def _return_cards(state: StateDirectory, names: Iterable[str]) -> None:
+    """Gives network cards back under their own names: the kernel, which would as well, knows those no more."""
+    with contextlib.suppress(LabError):
+        spec, _ = state.load()
+        for card, holder in plan.cards(spec).items():
+            if holder in names:
+                batch = "\n".join(plan.return_batch(card, os.getpid()))
+                run(["ip", "-force", "-batch", "-"], namespace=holder, text=batch, check=False)
 
 
 def _remove(names: Iterable[str]) -> Removed:

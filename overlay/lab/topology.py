@@ -79,9 +79,11 @@ class LabSpec:
         agents: whether ``up`` starts etcd and the agents; without, there are only machines and links.
         mtu: of the underlay, in bytes.
         wire: no segmentation offload on either end of the underlay's veths: packets cross at MTU size, as on a wire.
-        trains: but with ``wire``, trains of datagrams (UDP_SEGMENT) cross whole, as without.
             Without it a veth carries 64 KB packets untouched, which no network does.
+        trains: but with ``wire``, trains of datagrams (UDP_SEGMENT) cross whole, as without.
         gro: GRO on at the nodes' underlay interfaces, as network cards have it; veths come with it off.
+        cards: network cards of this machine that etcd and the nodes have, in this order, instead of ends of veth pairs;
+            they are joined outside of it. Given back at the end, with the offloads that the lab has set.
         underlay: addresses of the nodes and of etcd.
     """
 
@@ -97,6 +99,7 @@ class LabSpec:
     wire: bool = False
     trains: bool = False
     gro: bool = False
+    cards: tuple[str, ...] = ()
     underlay: IPv4Network = UNDERLAY
 
     def __post_init__(self) -> None:
@@ -104,6 +107,11 @@ class LabSpec:
         _check(1 <= self.nodes <= MAX_NODES, f"{self.nodes} nodes", f"a lab has 1 to {MAX_NODES}")
         _check(0 <= self.pods <= MAX_PODS, f"{self.pods} pods a node", f"a node has 0 to {MAX_PODS}")
         _check(576 <= self.mtu <= 65535, f"MTU {self.mtu}", "the underlay's must be between 576 and 65535")
+        _check(
+            len(set(self.cards)) in (0, 1 + self.nodes),
+            f"cards {' '.join(self.cards)}",
+            f"etcd and {self.nodes} nodes need {1 + self.nodes} of them, each its own",
+        )
         _check(
             self.underlay.prefixlen <= 24,
             f"underlay {self.underlay}",
@@ -175,6 +183,7 @@ class LabSpec:
                 "network": IPv4Network(document["network"]),
                 "underlay": IPv4Network(document["underlay"]),
                 "agent_arguments": tuple(document["agent_arguments"]),
+                "cards": tuple(document["cards"]),
             }
             return cls(**document)
         except (ValueError, TypeError, KeyError) as error:

@@ -75,6 +75,19 @@ class TestMachines:
         two.down()
         assert one.nodes[0].ping(N1).complete
 
+    def test_cards_are_given_back_under_their_own_names(self, make_lab: MakeLab, lab_name: str) -> None:
+        """Devices that would go with a namespace that still has them stand for cards."""
+        cards = [f"{lab_name}c{number}" for number in range(2)]
+        run(["ip", "link", "add", cards[0], "type", "veth", "peer", "name", cards[1]])
+        try:
+            lab = make_lab(nodes=1, pods=0, agents=False, cards=tuple(cards), wire=True)
+            assert not any(card in links_of_this_machine() for card in cards)
+            assert lab.nodes[0].ping(lab.spec.etcd_address.ip).complete
+            lab.down()
+            assert all(f"{card}@" in links_of_this_machine() for card in cards)
+        finally:
+            run(["ip", "link", "del", cards[0]])
+
     @pytest.mark.etcd
     def test_etcd_keeps_its_data_through_a_kill(self, make_lab: MakeLab) -> None:
         lab = make_lab(nodes=1, pods=0, agents=False)

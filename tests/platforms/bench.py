@@ -40,13 +40,18 @@ class Row:
 @click.option("--way", "ways", multiple=True, default=("vxlan", "kernel", "kernel-no-fou"), show_default=True)
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--seconds", default=1.0, show_default=True, help="Of a measurement, in the machine's time.")
-def main(only: tuple[str, ...], modes: tuple[str, ...], ways: tuple[str, ...], rounds: int, seconds: float) -> None:
+@click.option("--cards", is_flag=True, help="Nodes have virtio-net cards without offloads instead of veth pairs.")
+def main(
+    only: tuple[str, ...], modes: tuple[str, ...], ways: tuple[str, ...], rounds: int, seconds: float, cards: bool
+) -> None:
     """Measures on every kernel and prints the ratios; exit status 1 where one could not be measured."""
     console = Console(highlight=False)
     versions = tuple(word for words in only for word in words.split()) or tuple(KERNELS)
     if unknown := [version for version in versions if version not in KERNELS]:
         raise click.UsageError(f"no kernel is called {unknown[0]}: there are {', '.join(KERNELS)}")
     arguments = [f"--mode {mode}" for mode in modes] + [f"--way {way}" for way in ways]
+    hubs = len(ways) if cards else 0
+    arguments += [f"--card eth{number}" for number in range(hubs * vm.HUB_CARDS)]
     job = f"""
     overlay lab bench --json --rounds {rounds} --seconds {seconds} {" ".join(arguments)} >/tmp/results.json
     status=$?
@@ -57,7 +62,7 @@ def main(only: tuple[str, ...], modes: tuple[str, ...], ways: tuple[str, ...], r
     complete = True
     for version in versions:
         console.print(f"{version} …", style="dim")
-        rows = _measure(version, job)
+        rows = _measure(version, job, hubs)
         complete &= bool(rows)
         for row in rows:
             cells = (f"{row.ratios[m]:.2f}" if m in row.ratios else "-" for m in Measure)
@@ -66,10 +71,10 @@ def main(only: tuple[str, ...], modes: tuple[str, ...], ways: tuple[str, ...], r
     sys.exit(not complete)
 
 
-def _measure(version: str, job: str) -> list[Row]:
-    log = CACHE / "logs" / f"bench-{version}.log"
+def _measure(version: str, job: str, hubs: int) -> list[Row]:
+    log = CACHE / "logs" / f"bench-{version}{'-cards' if hubs else ''}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    on_kernel(version, job, log, hardware=vm.Hardware(shift=1))
+    on_kernel(version, job, log, hardware=vm.Hardware(shift=1, hubs=hubs))
     printed = log.read_text(errors="replace").replace("\r", "")
     _, begun, rest = printed.partition(f"\n{_BEGIN}\n")
     text, ended, _ = rest.partition(f"\n{_END}\n")

@@ -41,11 +41,14 @@ class Hardware:
         shift: an instruction takes two to the power of this many nanoseconds.
         cards: virtio-net cards eth0, eth1, …, with two queues and all offloads, joined by a bridge of this machine's.
             What is under way on that bridge is waited for, so then waits take time.
+        hubs: so many networks of three virtio-net cards each, eth0 to eth2 on the first, without offloads: a hub that
+            is part of the machine joins them, so what is under way waits for the machine's own clock alone.
     """
 
     memory: int = 4096
     shift: int = 0
     cards: int = 0
+    hubs: int = 0
 
 
 PLAIN = Hardware()
@@ -76,6 +79,7 @@ def run_in(
             *_in_memory((*layers, kernel.modules)),
             *("-object", "rng-builtin,id=rng", "-device", "virtio-rng-pci,rng=rng"),
             *_cards(hardware.cards),
+            *_on_hubs(hardware.hubs),
         ]
         if hardware.cards:
             command = ["unshare", "--net", "sh", "-euc", _BRIDGE, "sh", str(hardware.cards), *command]
@@ -115,6 +119,21 @@ def _cards(count: int) -> list[str]:
         words += ["-netdev", f"tap,id=card{number},ifname=tap{number},script=no,downscript=no,queues=2"]
         mac = f"52:54:00:00:00:{number + 1:02x}"
         words += ["-device", f"virtio-net-pci,netdev=card{number},mac={mac},mq=on,vectors=6,rx_queue_size=1024"]
+    return words
+
+
+HUB_CARDS = 3
+_GATHERING = 20_000
+"""Nanoseconds for which a card on a hub gathers packets before it sends them: real ones wait before they interrupt."""
+
+
+def _on_hubs(count: int) -> list[str]:
+    words = []
+    for number in range(count * HUB_CARDS):
+        words += ["-netdev", f"hubport,id=port{number},hubid={number // HUB_CARDS}"]
+        mac = f"52:54:00:00:01:{number + 1:02x}"
+        timing = f"tx=timer,x-txtimer={_GATHERING}"  # by the machine's clock; otherwise it is done beside it
+        words += ["-device", f"virtio-net-pci,netdev=port{number},mac={mac},{timing},rx_queue_size=1024"]
     return words
 
 

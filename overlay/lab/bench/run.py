@@ -6,10 +6,10 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 
-from overlay.errors import LabError
+from overlay.errors import LabError, UsageError
 from overlay.lab.bench.probes import PROBES
 from overlay.lab.bench.results import Conditions, Results
-from overlay.lab.bench.scenarios import Mode, Way
+from overlay.lab.bench.scenarios import OF_CARDS, Mode, Way
 from overlay.lab.bench.stage import Staged, staged
 from overlay.lab.shell import require_programs, require_root
 
@@ -19,7 +19,14 @@ PROGRAMS = ("bridge", "ethtool", "iperf3", "sockperf")
 
 
 def run_bench(
-    ways: Sequence[Way], modes: Sequence[Mode], *, seconds: float, rounds: int, name: str, progress: Progress
+    ways: Sequence[Way],
+    modes: Sequence[Mode],
+    *,
+    seconds: float,
+    rounds: int,
+    name: str,
+    progress: Progress,
+    cards: Sequence[str] = (),
 ) -> Results:
     """Measures everything.
 
@@ -30,15 +37,20 @@ def run_bench(
         rounds: how often all of it is repeated.
         name: of the labs, to which a digit is added.
         progress: is told what is done next.
+        cards: see :func:`staged`.
 
     Raises:
         LabError: no root, or a program is missing.
+        UsageError: cards cannot be all that is asked for.
     """
+    if cards and (others := [mode.value for mode in modes if mode not in OF_CARDS]):
+        possible = ", ".join(mode.value for mode in OF_CARDS)
+        raise UsageError("is no mode of cards", about=f"mode {others[0]}", remedy=f"they have {possible}")
     require_root()
     require_programs(*PROGRAMS)
     conditions = Conditions(platform.release(), os.cpu_count() or 1, seconds, rounds)
     results = Results(conditions, tuple(modes), tuple(ways))
-    with staged(ways, name, lambda title: progress(f"lab: {title}")) as stage:
+    with staged(ways, name, lambda title: progress(f"lab: {title}"), cards) as stage:
         results.unavailable.update({way: str(it) for way, it in stage.items() if isinstance(it, LabError)})
         ready = [it for it in stage.values() if isinstance(it, Staged)]
         for number in range(rounds):

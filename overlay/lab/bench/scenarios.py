@@ -24,6 +24,10 @@ class Mode(Enum):
     """As veth pairs come: a packet of 64 KB crosses as one, which flatters whatever lets it."""
 
 
+OF_CARDS = (Mode.WIRE, Mode.WIRE_GRO)
+"""What an underlay of network cards can be: packets cross at MTU size in any case."""
+
+
 class Measure(Enum):
     """A number that a measurement yields. Its value is the name in JSON."""
 

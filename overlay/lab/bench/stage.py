@@ -61,19 +61,31 @@ class Staged:
 
 
 @contextlib.contextmanager
-def staged(ways: Sequence[Way], name: str, progress: Callable[[str], None]) -> Iterator[dict[Way, Staged | LabError]]:
+def staged(
+    ways: Sequence[Way], name: str, progress: Callable[[str], None], cards: Sequence[str] = ()
+) -> Iterator[dict[Way, Staged | LabError]]:
     """Builds all of it, and removes all of it at the end.
+
+    Args:
+        ways: each gets a lab of its own.
+        name: of the labs, to which a digit is added.
+        progress: is told what is made next.
+        cards: network cards for etcd and the nodes of each lab in turn; none: the labs' links are veth pairs.
 
     Yields:
         For each way what it needs, or why it is not to be had here (a kernel without eBPF, say).
     """
     with contextlib.ExitStack() as stack:
         stage: dict[Way, Staged | LabError] = {}
+        left = list(cards)
         for number, way in enumerate(ways):
             progress(way.title)
+            nodes = 3 if way.load else 2
+            own, left = left[: 1 + nodes], left[1 + nodes :]
             spec = LabSpec(
                 name=f"{name}{number}",
-                nodes=3 if way.load else 2,
+                nodes=nodes,
+                cards=tuple(own),
                 pods=0 if way.ends is Ends.NODES else 1,
                 agents=way.agent is not None,
                 agent_arguments=way.agent or (),

@@ -9,12 +9,13 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from overlay.errors import FileError, LabError
+from overlay.errors import FileError, LabError, UsageError
 from overlay.lab.bench.load import forgeries
 from overlay.lab.bench.plot import svg, write_svg
 from overlay.lab.bench.probes import PROBES, busy_seconds, sockperf_median
 from overlay.lab.bench.report import number, report
 from overlay.lab.bench.results import Conditions, Results
+from overlay.lab.bench.run import run_bench
 from overlay.lab.bench.scenarios import PLAIN, VXLAN, WAYS, Measure, Mode
 from tests.support.admission import OWN, PEERS, Outcome, oracle
 
@@ -141,6 +142,11 @@ class TestPlot:
     def test_unwritable_file(self, measured: Results, tmp_path: Path) -> None:
         with pytest.raises(FileError, match="cannot write"):
             write_svg(measured, Mode.WIRE, tmp_path / "missing" / "x.svg")
+
+
+def test_cards_have_no_mode_in_which_trains_cross_whole() -> None:
+    with pytest.raises(UsageError, match=r"mode wire-trains: is no mode of cards; they have wire, wire-gro"):
+        run_bench([VXLAN], list(Mode), seconds=1, rounds=1, name="x", progress=print, cards=["c1", "c2", "c3"])
 
 
 class TestLoad:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface
 from typing import ClassVar
 
@@ -26,6 +27,23 @@ def test_switch_has_a_port_for_every_machine_on_the_underlay() -> None:
         "link add n2 mtu 1400 type veth peer name eth0 mtu 1400 netns x-n2",
         "link set n2 master underlay up",
     ]
+
+
+def test_machines_with_cards_need_no_switch() -> None:
+    spec = replace(SPEC, cards=("c1", "c2", "c3"))
+    assert plan.switch_batch(spec) == [
+        "link add underlay mtu 1400 type bridge forward_delay 0",
+        "link set underlay up",
+    ]
+    assert plan.take_batch(spec) == [
+        "link set dev c1 netns x-etcd name eth0 mtu 1400",
+        "link set dev c2 netns x-n1 name eth0 mtu 1400",
+        "link set dev c3 netns x-n2 name eth0 mtu 1400",
+    ]
+    assert [(where, argv[2]) for where, argv in plan.offload_commands(spec)] == [
+        ("x-etcd", "eth0"), ("x-n1", "eth0"), ("x-n2", "eth0"),
+    ]  # fmt: skip
+    assert plan.take_batch(SPEC) == []
 
 
 def test_node_has_an_underlay_address_and_a_bridge_for_its_pods() -> None:

@@ -31,6 +31,14 @@ def test_description_survives_json(spec: LabSpec) -> None:
     assert LabSpec.from_json(spec.to_json()) == spec
 
 
+def test_cards_survive_json_and_are_one_for_etcd_and_for_each_node() -> None:
+    spec = LabSpec(nodes=2, cards=("c1", "c2", "c3"))
+    assert LabSpec.from_json(spec.to_json()) == spec
+    for cards in (("c1", "c2"), ("c1", "c2", "c2"), ("c1", "c2", "c3", "c4")):
+        with pytest.raises(UsageError, match=f"cards {' '.join(cards)}: .*etcd and 2 nodes need 3"):
+            LabSpec(nodes=2, cards=cards)
+
+
 @given(specs)
 def test_names_and_addresses_are_unique_and_fit_the_kernel(spec: LabSpec) -> None:
     assert len(set(spec.namespaces)) == len(spec.namespaces) == 2 + spec.nodes * (1 + spec.pods)
