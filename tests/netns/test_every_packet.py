@@ -89,7 +89,7 @@ def site() -> Iterator[tuple[Node, ...]]:
         yield made
 
 
-@pytest.fixture(scope="module", params=["without checksum offload", "with VID 0", "in a VLAN"])
+@pytest.fixture(scope="module", params=["without checksum offload", "with VID 0", "in a VLAN", "with GRO, and FOU"])
 def odd_site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, ...]]:
     """The same on other links: the oracle's packets cross them too."""
     with nodes(4) as made:
@@ -105,10 +105,21 @@ def odd_site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
             for node in made:
                 for inside, device in ((node.namespace, "eth0"), (node.namespace, "pod"), (node.pod, "eth0")):
                     run(f"ethtool -K {device} tx off rx off", inside)
-        start_all(made, KINDS_OF_SITE)
+        kinds = KINDS_OF_SITE
+        if request.param == "with GRO, and FOU":  # where this kernel has that
+            kinds = ("kernel-fou", "kernel-fou", *KINDS_OF_SITE[2:])
+            for node in made:
+                like_a_card(node)
+        start_all(made, kinds)
         for node in made:
             vxlan_beside(node, made)
         yield made
+
+
+def like_a_card(node: Node) -> None:
+    """Packets cross at MTU size, and are joined where they arrive."""
+    node("ethtool -K eth0 tso off gso off tx-udp-segmentation off gro on")
+    run(f"ethtool -K n{node.number} tso off gso off tx-udp-segmentation off", node.switch)
 
 
 def has_vlan() -> bool:

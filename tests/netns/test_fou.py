@@ -160,6 +160,35 @@ def test_trains_go_by_fou_and_single_packets_do_not(pair: Pair) -> None:
     assert gained(second, before, "rx_packets", "rx_fou") == [20, 0]
 
 
+def test_all_tcp_is_left_to_fou_where_nothing_else_joins_it(pair: Pair) -> None:
+    """Before Linux 6.12 the GRO pair joins nothing of what comes by veth from another node. What is counted decides."""
+    first, second = pair
+    second("ethtool -K eth0 gro off")
+    try:
+        before = second.counters()
+
+        def all_tcp() -> bool:
+            return f"all TCP is unwrapped by FOU ({DEVICE})" in second.status()["detail"]
+
+        def joined() -> bool:
+            together, singly = gained(second, before, "rx_joined", "rx_unjoined")
+            return together > max(singly, 10_000)
+
+        for _ in range(20):
+            transfer(first, second, 64)
+            if joined() or all_tcp():
+                break
+        assert joined() != all_tcp()
+        if all_tcp():
+            before = second.counters()
+            transfer(first, second)
+            packets, left, came = gained(second, before, "rx_packets", "rx_fou_left", "rx_fou")
+            assert came == left > 0.9 * packets, (packets, left, came)
+    finally:
+        second("ethtool -K eth0 gro on")
+        second.stop()
+
+
 def test_what_the_slow_path_would_get_goes_by_fou(pair: Pair) -> None:
     """IP options, outer fragments, TTLs that end; each is judged, and the IP stack behind flannel0 answers."""
     first, second = pair

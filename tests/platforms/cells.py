@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.platforms import image, kernel, vm
 from tests.platforms.debian import Suite
-from tests.support import programs
+from tests.support import earlier, programs
 
 SOURCE = Path(__file__).parents[2]
 
@@ -83,6 +83,9 @@ _BUILT = {
 
 _MINUTE = 60.0
 
+_EARLIER = Path("/opt/earlier")
+"""Where an emulated machine has the earlier version's tree."""
+
 # What depends on the kernel, the most telling first: all that a socket can produce by both datapaths, with vxlan as the
 # oracle; every kind of link below, path MTU and who is believed about it, what others attach; GRO, fragments, nothing
 # lost over kills and upgrades; bad networks; datagrams that are joined; and that all of it can be taken away again.
@@ -114,6 +117,8 @@ _TESTS = {
         "test_a_learnt_path_mtu_is_told",
     ),
     "test_agent": ("test_two_nodes_lease_tunnel_and_survive_a_kill",),
+    "test_upgrade": ("",),
+    "test_endurance": ("",),
     "test_cleanup": ("",),
 }
 
@@ -219,12 +224,15 @@ def on_kernel(
     prepared = kernel.prepare(Suite(suite, CACHE / "suites" / suite), CACHE / "kernels" / suite)
     script = f"""
     export PATH={Path(sys.executable).parent}:$PATH PYTHONDONTWRITEBYTECODE=1 OVERLAY_REQUIRE_ALL=1
+    [ ! -d {_EARLIER} ] || export {earlier.PLACE}={_EARLIER}
     cd {SOURCE}
     {job}
     """
     programs.make_beforehand()
     with tempfile.TemporaryDirectory(dir=log.parent) as folder:
         layers = [image.system(CACHE / "images"), image.checkout(SOURCE, Path(folder, "checkout.squashfs"))]
+        if (former := image.earlier(Path(folder, "earlier.squashfs"), _EARLIER)) is not None:
+            layers.append(former)
         if patch is not None:
             layers.append(image.patched(SOURCE, patch, Path(folder, "patched.squashfs")))
         return vm.run_in(prepared, script, log, layers=layers, hardware=hardware, timeout=timeout)

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 
 from tests.platforms.debian import alone, run
+from tests.support.earlier import extracted
 
 PACKAGES = (
     *("python3-venv", "iproute2", "libbpf1", "iptables", "nftables", "procps", "kmod", "busybox-static"),
@@ -60,6 +61,19 @@ def checkout(source: Path, image: Path) -> Path:
     """The layer of a checkout with its virtual environment, compiled."""
     run(sys.executable, "-m", "compileall", "-q", str(source / "overlay"), str(source / "tests"))
     pack(_below(source, _NOT_READ), image)
+    return image
+
+
+def earlier(image: Path, place: Path) -> Path | None:
+    """The layer with the tree of :mod:`tests.support.earlier` at ``place``; None without the history that has it."""
+    with tempfile.TemporaryDirectory(dir=image.parent) as folder:
+        root = Path(folder)
+        copy = root / place.relative_to("/")
+        copy.mkdir(parents=True)
+        if not extracted(copy):
+            return None
+        run(sys.executable, "-m", "compileall", "-q", str(copy))
+        pack(_below(copy), image, root)
     return image
 
 
