@@ -76,6 +76,7 @@ _TRAFFIC = (
     Counter("tx_finished", Unit.PACKETS, "whose checksums and segments were finished before they were sent"),
     Counter("rx_cut", Unit.TIMES, "that a train was cut before it was unwrapped"),
     Counter("rx_fou_left", Unit.PACKETS, "left to the kernel's FOU to unwrap"),
+    Counter("rx_fou_trains", Unit.PACKETS, "of rx_fou_left that the underlay had joined"),
     Counter("rx_fou", Unit.PACKETS, "of rx_packets that FOU unwrapped"),
     Counter("rx_joined", Unit.PACKETS, "of rx_packets that the GRO pair joined"),
     Counter("rx_unjoined", Unit.PACKETS, "of rx_packets that it could not join, though large"),

@@ -279,6 +279,9 @@ class KernelDatapath:
                 elif verdict is Verdict.ALL_TCP and not machine.fou_tcp:
                     machine.fou_tcp = True
                     log.info("kernel datapath: nothing joins TCP's segments here but FOU, which gets all of them")
+                elif verdict is Verdict.TRAINS and machine.fou_tcp:
+                    machine.fou_tcp = False
+                    log.info("kernel datapath: the underlay joins TCP's segments by now; FOU gets what it has joined")
                 else:
                     continue
             await self._loop.once()

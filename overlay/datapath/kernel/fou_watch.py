@@ -13,7 +13,7 @@ _BULK = 10_000
 """Large packets in a window, some 120 Mbit/s, that a working GRO stage joins."""
 _FEW = 100
 """One of so many is as good as none."""
-_NAMES = ("rx_fou_left", "rx_fou", "rx_fou_refused", "rx_joined", "rx_unjoined")
+_NAMES = ("rx_fou_left", "rx_fou_trains", "rx_fou", "rx_fou_refused", "rx_joined", "rx_unjoined")
 
 
 class Verdict(Enum):
@@ -24,6 +24,8 @@ class Verdict(Enum):
     """What is left to FOU does not come out of it: something between takes it, as a firewall does."""
     ALL_TCP = "all TCP"
     """Neither the underlay nor the GRO pair joins anything on this machine, and FOU's device does."""
+    TRAINS = "trains"
+    """The underlay joins most of it: FOU needs no more than trains, and single packets cost less without it."""
 
 
 class Watch:
@@ -39,7 +41,7 @@ class Watch:
         if before is None or any(counters[name] < before[name] for name in _NAMES):
             self._begin(counters, now)
             return Verdict.KEEP
-        left, came, refused, joined, unjoined = (counters[name] - before[name] for name in _NAMES)
+        left, trains, came, refused, joined, unjoined = (counters[name] - before[name] for name in _NAMES)
         if refused:
             return Verdict.TAKE_BACK  # the programs have waited for long enough
         if now - self._since < WINDOW:
@@ -49,6 +51,8 @@ class Watch:
             return Verdict.TAKE_BACK
         if unjoined >= _BULK and _FEW * (joined + left) < unjoined:
             return Verdict.ALL_TCP
+        if trains >= _BULK and 2 * trains > left:
+            return Verdict.TRAINS
         return Verdict.KEEP
 
     def _begin(self, counters: Mapping[str, int], now: float) -> None:

@@ -58,6 +58,7 @@ COUNTERS = (
     "rx_fou_refused",
     "rx_joined",
     "rx_unjoined",
+    "rx_fou_trains",
 )
 """Names in the order of ``enum counter``; what each says is in :mod:`overlay.datapath.counters`."""
 

@@ -183,6 +183,8 @@ enum counter {
 	/* Behind the GRO stage: packets that it has joined, and large ones that it has not. */
 	RX_JOINED,
 	RX_UNJOINED,
+	/* Of RX_FOU_LEFT, those that the underlay had joined. */
+	RX_FOU_TRAINS,
 	COUNTERS,
 };
 
@@ -610,7 +612,7 @@ static __always_inline enum counter judge(const struct config *own, __be32 sourc
  * FOU away then; what was lost by chance is forgotten after eight seconds. */
 static __always_inline int left_to_fou(struct __sk_buff *skb, const struct config *own, struct peer *peer, __u8 protocol)
 {
-	__u32 now = bpf_jiffies64(), since = peer->left;
+	__u32 now = bpf_jiffies64(), since = peer->left, segments;
 
 	if (!(own->flags & FOU_TRAINS) || protocol != IPPROTO_TCP || !(skb->gso_size || (own->flags & FOU_TCP)))
 		return 0;
@@ -620,7 +622,10 @@ static __always_inline int left_to_fou(struct __sk_buff *skb, const struct confi
 		count(RX_FOU_REFUSED, 1);
 		return 0;
 	}
-	count(RX_FOU_LEFT, skb->gso_segs > 1 ? skb->gso_segs : 1);
+	segments = skb->gso_segs > 1 ? skb->gso_segs : 1;
+	count(RX_FOU_LEFT, segments);
+	if (skb->gso_size)
+		count(RX_FOU_TRAINS, segments);
 	return 1;
 }
 

@@ -7,11 +7,11 @@ import pytest
 from overlay.datapath.kernel.fou import socket_ports
 from overlay.datapath.kernel.fou_watch import WINDOW, Verdict, Watch
 
-NAMES = ("rx_fou_left", "rx_fou", "rx_fou_refused", "rx_joined", "rx_unjoined")
+NAMES = ("rx_fou_left", "rx_fou", "rx_fou_refused", "rx_joined", "rx_unjoined", "rx_fou_trains")
 
 
 def counted(*numbers: int) -> dict[str, int]:
-    return dict(zip(NAMES, numbers, strict=True)) | {"rx_packets": 7}
+    return dict.fromkeys(NAMES, 0) | dict(zip(NAMES, numbers, strict=False)) | {"rx_packets": 7}
 
 
 def verdicts(*looks: tuple[float, tuple[int, ...]]) -> list[Verdict]:
@@ -37,6 +37,10 @@ NOTHING = (0, 0, 0, 0, 0)
         ((0, 0, 0, 100, 10_000), Verdict.KEEP),  # the pair joins
         ((100, 100, 0, 0, 10_000), Verdict.KEEP),  # the underlay joins
         ((0, 0, 0, 99, 10_000), Verdict.ALL_TCP),
+        ((19_999, 19_999, 0, 0, 0, 10_000), Verdict.TRAINS),
+        ((20_000, 20_000, 0, 0, 0, 10_000), Verdict.KEEP),  # as many singly: from elsewhere, perhaps
+        ((9_999, 9_999, 0, 0, 0, 9_999), Verdict.KEEP),
+        ((20_000, 0, 0, 0, 0, 20_000), Verdict.TAKE_BACK),
     ],
 )
 def test_what_a_window_says(gained: tuple[int, ...], verdict: Verdict) -> None:
