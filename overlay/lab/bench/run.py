@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from collections.abc import Callable, Sequence
 
 from overlay.errors import LabError, UsageError
-from overlay.lab.bench.probes import PROBES
+from overlay.lab.bench.probes import PROBES, busy_seconds
 from overlay.lab.bench.results import Conditions, Results
 from overlay.lab.bench.scenarios import OF_CARDS, Mode, Way
 from overlay.lab.bench.stage import Staged, staged
+from overlay.lab.process import poll
 from overlay.lab.shell import require_programs, require_root
 
 Progress = Callable[[str], None]
+
+_QUIET = 0.4
+"""Seconds of a core in one second: an agent that stands takes a few hundredths, and more than one while it gets up."""
+_SETTLING_SECONDS = 30.0
 
 PROGRAMS = ("bridge", "ethtool", "iperf3", "sockperf")
 
@@ -53,6 +59,8 @@ def run_bench(
     with staged(ways, name, lambda title: progress(f"lab: {title}"), cards) as stage:
         results.unavailable.update({way: str(it) for way, it in stage.items() if isinstance(it, LabError)})
         ready = [it for it in stage.values() if isinstance(it, Staged)]
+        progress("waiting until nothing else is done")
+        poll(_quiet, _SETTLING_SECONDS)
         for number in range(rounds):
             for mode in modes:
                 for it in ready:
@@ -60,6 +68,13 @@ def run_bench(
                 progress(f"round {number + 1} of {rounds}, {mode.value} mode")
                 _measure_all(ready, mode, number, results)
     return results
+
+
+def _quiet() -> bool:
+    """Whether this machine does little; a second long."""
+    before = busy_seconds()
+    time.sleep(1)
+    return busy_seconds() - before < _QUIET
 
 
 def _measure_all(ready: Sequence[Staged], mode: Mode, number: int, results: Results) -> None:
