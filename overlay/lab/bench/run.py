@@ -18,8 +18,8 @@ from overlay.lab.shell import require_programs, require_root
 Progress = Callable[[str], None]
 
 _QUIET = 0.4
-"""Seconds of a core in one second: an agent that stands takes a few hundredths, and more than one while it gets up."""
-_SETTLING_SECONDS = 30.0
+"""Seconds of a core in one second: agents that stand take a few hundredths, more while they see to a changed link."""
+_SETTLING_SECONDS = 10.0
 
 PROGRAMS = ("bridge", "ethtool", "iperf3", "sockperf")
 
@@ -59,12 +59,11 @@ def run_bench(
     with staged(ways, name, lambda title: progress(f"lab: {title}"), cards) as stage:
         results.unavailable.update({way: str(it) for way, it in stage.items() if isinstance(it, LabError)})
         ready = [it for it in stage.values() if isinstance(it, Staged)]
-        progress("waiting until nothing else is done")
-        poll(_quiet, _SETTLING_SECONDS)
         for number in range(rounds):
             for mode in modes:
                 for it in ready:
                     it.set_mode(mode)
+                poll(_quiet, _SETTLING_SECONDS)
                 progress(f"round {number + 1} of {rounds}, {mode.value} mode")
                 _measure_all(ready, mode, number, results)
     return results
