@@ -71,6 +71,17 @@ class Problem:
         return self.code, self.about
 
     @property
+    def parts(self) -> dict[str, str]:
+        """What a report has of it for scripts, by stable names."""
+        return {
+            "code": self.code,
+            "severity": self.severity.value,
+            "about": self.about,
+            "sentence": self.sentence,
+            "remedy": self.remedy,
+        }
+
+    @property
     def text(self) -> str:
         """The one line that people read, as ``str(problem)``; what is about no one thing begins with its code."""
         return self.plain if self.about else f"{self.code}: {self.plain}"

@@ -73,12 +73,12 @@ class Neighbours:
 
     def _docker(self, desired: Desired, interface: str, restart: Restart) -> Iterator[Problem]:
         docker = daemon.look()
-        if docker is None or not docker.is_here(_addresses()):
+        if docker is None:
             return
         rules: tuple[Tokens, ...] = ()
         with contextlib.suppress(NodeError):
             rules = others.prerouting(self._tools)
-        place = judgement.Place(desired.subnet, interface, rules)
+        place = judgement.Place(desired.subnet, interface, rules, _addresses())
         # What cannot be written is said by what stays wrong: the remedy is in the status all the while.
         with contextlib.suppress(FileError):
             if restart.consider(would_help(docker, place), time.monotonic()):

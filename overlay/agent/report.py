@@ -27,7 +27,7 @@ from overlay.problem import Problem
 def details(problems: Iterable[Problem]) -> Iterator[ProblemDetail]:
     """Problems in their parts."""
     for problem in problems:
-        yield ProblemDetail(problem.code, problem.severity.value, problem.about, problem.sentence, problem.remedy)
+        yield ProblemDetail(**problem.parts)
 
 
 def lease(held: Held | None, now: float) -> LeaseStatus | None:

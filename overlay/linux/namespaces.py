@@ -34,12 +34,22 @@ def visible() -> dict[int, Path]:
 def is_the_machines() -> bool:
     """Whether the calling thread is in the network namespace that the machine itself has.
 
-    That is process 1's, of the first of all pid namespaces. Its link in /proc is not everybody's to read; but each
-    network namespace has files of its own in /proc, which have numbers.
+    That is process 1's, of the first of all pid namespaces.
     """
     try:
-        own = os.stat("/proc/thread-self/net/dev").st_ino == os.stat("/proc/1/net/dev").st_ino
-        return own and os.stat("/proc/self/ns/pid").st_ino == _FIRST_PID_NAMESPACE
+        return has_ours(1) and os.stat("/proc/self/ns/pid").st_ino == _FIRST_PID_NAMESPACE
+    except OSError:
+        return False
+
+
+def has_ours(pid: int) -> bool:
+    """Whether a process is in the calling thread's network namespace; not so where there is none, or it is hidden.
+
+    Its link in /proc is not everybody's to read; but each network namespace has files of its own in /proc, which have
+    numbers.
+    """
+    try:
+        return os.stat("/proc/thread-self/net/dev").st_ino == os.stat(f"/proc/{pid}/net/dev").st_ino
     except OSError:
         return False
 

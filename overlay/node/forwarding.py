@@ -16,7 +16,7 @@ def obstacle(device: str) -> NodeError | None:
         device: of the tunnel; its own setting counts for what comes in there (ip-sysctl, conf/interface/forwarding).
     """
     if _is_zero("ip_forward"):
-        return _off("ip_forward", " (Docker does it when it starts, unless it has --ip-forward=false)")
+        return _off("ip_forward", " (Docker does it when it starts, unless it has --ip-forward=false, or nftables)")
     return obstacle_of(device)
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from overlay.linux import namespaces
 from overlay.linux.files import read_regular
 from overlay.node.docker.program import Version, parse_version
 
@@ -50,6 +51,13 @@ class BridgeNetwork:
         """From which containers may be reached by their own addresses (since Docker 28.2)."""
         listed = self.options.get("com.docker.network.bridge.trusted_host_interfaces", "")
         return frozenset(name for name in listed.split(":") if name)
+
+    @property
+    def has_address(self) -> bool:
+        """Whether Docker gives the bridge an address of its subnet, by which its containers' packets leave."""
+        if self.options.get("com.docker.network.bridge.gateway_mode_ipv4") == "isolated":
+            return False
+        return self.options.get("com.docker.network.bridge.inhibit_ipv4") != "true"
 
     @property
     def is_routed(self) -> bool:
@@ -104,15 +112,6 @@ class Daemon:
     live_restore: bool = False
     containers: int = 0
 
-    def is_here(self, addresses: Mapping[str, Collection[IPv4Address]]) -> bool:
-        """Whether its bridges are in the network namespace whose interfaces have these addresses."""
-        return any(
-            address in subnet
-            for network in self.networks
-            for address in addresses.get(network.interface, ())
-            for subnet in network.subnets
-        )
-
 
 def read_config(arguments: tuple[str, ...]) -> Mapping[str, Any]:
     """What daemon.json says, or the file that ``--config-file`` names; {} where there is none that can be read."""
@@ -125,15 +124,16 @@ def read_config(arguments: tuple[str, ...]) -> Mapping[str, Any]:
 
 
 def look() -> Daemon | None:
-    """The Docker that runs; None where none does, or it does not answer: it may just be starting."""
-    arguments = command_line()
-    if arguments is None:
+    """The Docker that runs in this network namespace; None where none does, or it does not answer: it may just be
+    starting."""
+    found = process()
+    if found is None or not namespaces.has_ours(found.pid):
         return None
-    told = Told(arguments, read_config(arguments))
+    told = Told(found.arguments, read_config(found.arguments))
     try:
         version, info, networks = (_get(_socket(told), path) for path in ("/version", "/info", "/networks"))
         numbers = parse_version(str(version["Version"]))
-        found = tuple(bridges(networks))
+        on_bridges = tuple(bridges(networks))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, http.client.HTTPException):
         return None
     if numbers is None:
@@ -142,23 +142,32 @@ def look() -> Daemon | None:
     return Daemon(
         numbers,
         told,
-        found,
+        on_bridges,
         nftables="nftables" in str(backend.get("Driver", "")),
         live_restore=bool(info.get("LiveRestoreEnabled")),
         containers=int(info.get("ContainersRunning") or 0),
     )
 
 
-def command_line() -> tuple[str, ...] | None:
-    """That of the Docker that runs, by the process number that it leaves; None where none does."""
+@dataclass(frozen=True, slots=True)
+class Process:
+    """Docker's, with its command line."""
+
+    pid: int
+    arguments: tuple[str, ...]
+
+
+def process() -> Process | None:
+    """That of the Docker that runs, by the number that it leaves; None where none does."""
     for path in PID_FILES:
         try:
-            words = Path("/proc", str(int(path.read_text())), "cmdline").read_bytes().split(b"\0")
+            pid = int(path.read_text())
+            words = Path("/proc", str(pid), "cmdline").read_bytes().split(b"\0")
         except (OSError, ValueError):
             continue
         # A number that was left behind may be another program's by now.
         if b"docker" in words[0]:
-            return tuple(word.decode(errors="replace") for word in words if word)
+            return Process(pid, tuple(word.decode(errors="replace") for word in words if word))
     return None
 
 

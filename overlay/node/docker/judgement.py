@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 
 from overlay.node.docker.daemon import BridgeNetwork, Daemon
 from overlay.node.docker.needs import ACCEPT_FWMARK, ACCEPT_MARK, DIRECT_ROUTING, NO_RAW
@@ -25,19 +25,23 @@ class Place:
         subnet: this node's.
         device: of the tunnel.
         prerouting: the rules of iptables' raw PREROUTING.
+        addresses: what each interface has; None where that is not known.
     """
 
     subnet: IPv4Network
     device: str
     prerouting: tuple[Tokens, ...] = ()
+    addresses: Mapping[str, Collection[IPv4Address]] | None = None
 
 
 def judge(docker: Daemon, place: Place) -> Iterator[Problem]:
     """What keeps packets from its containers, each with what to do."""
+    here = _networks_here(docker, place)
     if is_elsewhere(docker, place):
         yield _elsewhere(docker, place)
-    yield from _filtering(docker, _networks_here(docker, place), place)
-    if docker.nftables and not _accepts_mark(docker):
+    yield from _without_address(here, place)
+    yield from _filtering(docker, here, place)
+    if docker.nftables and not docker.told.is_off("iptables") and not _accepts_mark(docker):
         yield Problem(
             "docker-mark",
             "Docker's rules are nftables' own and accept nothing that comes out of the tunnel",
@@ -82,15 +86,30 @@ def _elsewhere(docker: Daemon, place: Place) -> Problem:
     )
 
 
+def _without_address(here: list[BridgeNetwork], place: Place) -> Iterator[Problem]:
+    """Bridges that have not, or not any more, the address that their containers send to: Docker does not look again."""
+    for network in here:
+        if place.addresses is None or not network.has_address:
+            continue
+        has = place.addresses.get(network.interface, ())
+        if not any(address in subnet for address in has for subnet in network.subnets):
+            yield Problem(
+                "bridge-address",
+                f"{network.interface}, the bridge of Docker's network {network.name}, has no address of "
+                f"{', '.join(map(str, network.subnets))}: nothing reaches its containers",
+                f"{_RESTART}, which gives it back",
+                about=network.interface,
+            )
+
+
 def _filtering(docker: Daemon, here: list[BridgeNetwork], place: Place) -> Iterator[Problem]:
-    """Docker 28's own filter before all filters."""
+    """Docker 28's own filter before all filters: before any mark of ours too, where it is nftables'."""
     shut = [
         network.name
         for network in here
         if docker.version >= _DIRECT_ROUTING_SINCE
         and not docker.told.is_on(DIRECT_ROUTING)
-        and not docker.told.is_off("iptables")
-        and not docker.nftables
+        and not docker.told.is_off("iptables")  # nftables as well
         and not network.is_routed
         and place.device not in network.trusted_interfaces
     ]
@@ -106,7 +125,8 @@ def _filtering(docker: Daemon, here: list[BridgeNetwork], place: Place) -> Itera
 
 
 def _first_dropped(place: Place) -> str | None:
-    """An address in our subnet to which raw PREROUTING lets nothing come out of the tunnel; None where there is none.
+    """What of our subnet raw PREROUTING lets nothing come to out of the tunnel: a container's address, or, as newer
+    versions have it, a network; None where there is none.
 
     Rules with conditions but destination and interface are passed by: they do not say it of every packet.
     """
@@ -115,7 +135,7 @@ def _first_dropped(place: Place) -> str | None:
         if not _only_about_destination_and_interface(rule) or not _matches_device(rule, place.device):
             continue
         address = rule[1]
-        if not IPv4Network(address).subnet_of(place.subnet):
+        if not IPv4Network(address).overlaps(place.subnet):
             continue
         if target(rule) == "DROP" and address not in accepted:
             return address.removesuffix("/32")

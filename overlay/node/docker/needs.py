@@ -21,6 +21,10 @@ _TOLD_BY = {"bip": "FLANNEL_SUBNET", "mtu": "FLANNEL_MTU", "ip-masq": "FLANNEL_I
 """Options that flannel's script makes, by the variable of subnet.env."""
 
 
+_IPTABLES_BY_DEFAULT = (29, 999)
+"""The last versions of which that is known."""
+
+
 @dataclass(frozen=True, slots=True)
 class Needs:
     """Options by the names that flannel's script gives such (``DOCKER_OPT_…``), and environment variables.
@@ -48,7 +52,7 @@ def needs(docker: Abilities, told: Told) -> Needs:
             environment[NO_RAW] = "1"
         elif DIRECT_ROUTING not in told.file:
             options["DOCKER_OPT_DIRECT_ROUTING"] = f"--{DIRECT_ROUTING}"
-    if docker.accept_mark and told.value("firewall-backend") == "nftables" and ACCEPT_FWMARK not in told.file:
+    if docker.accept_mark and _may_write_nftables(docker, told) and ACCEPT_FWMARK not in told.file:
         options["DOCKER_OPT_ACCEPT_MARK"] = f"--{ACCEPT_FWMARK}={ACCEPT_MARK}"
     left_out = {
         variable: f"{option} is in Docker's file, and counts: it takes no option twice"
@@ -58,3 +62,10 @@ def needs(docker: Abilities, told: Told) -> Needs:
     if told.value("bridge"):  # with "none" its containers have networks that their operator makes
         left_out["FLANNEL_SUBNET"] = "Docker has a bridge of its operator's: it takes no subnet for one of its own"
     return Needs(options, environment, left_out)
+
+
+def _may_write_nftables(docker: Abilities, told: Told) -> bool:
+    """Whether its rules are nftables', or may be: what a later version takes where it is told nothing is not known
+    (Docker has announced that it will be nftables)."""
+    backend = told.value("firewall-backend")
+    return backend == "nftables" or (not backend and docker.version > _IPTABLES_BY_DEFAULT)

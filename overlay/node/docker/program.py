@@ -7,8 +7,9 @@ before 28.0     drops nothing that comes to a container's own address
 28.0 and 28.1   drops it in iptables' raw PREROUTING unless it comes by the container's bridge; an
                 environment variable, ``DOCKER_INSECURE_NO_IPTABLES_RAW=1``, is all that prevents it
 28.2 and newer  the same, but for ``--allow-direct-routing`` (moby, daemon/config, libnetwork/drivers/bridge)
-29 and newer    has a backend of nftables' beside it, which accepts what carries the mark of
-                ``--bridge-accept-fwmark``, and no accept of others
+29 and newer    has a backend of nftables' beside it (``--firewall-backend``), which drops the same in a chain
+                of its own, but for ``--allow-direct-routing``; and then accepts what carries the mark of
+                ``--bridge-accept-fwmark``, and no accept of others (moby, bridge/internal/nftabler)
 ==============  ==========================================================================================
 """
 

@@ -14,6 +14,7 @@ import pytest
 from overlay.errors import FileError
 from overlay.linux.files import read_object
 from overlay.node.subnet_env import SubnetEnv, SubnetFile, previous_subnet, write
+from tests.support.problems import shown
 
 FLANNELD_UDP = """\
 FLANNEL_NETWORK=10.0.0.0/16
@@ -153,7 +154,7 @@ def test_two_who_write_one_file_are_told_and_do_not_go_on_for_ever(tmp_path: Pat
     assert changes <= 8
     problem = ours.problem()
     assert problem is not None
-    assert "had the subnet 10.9.5.0/24, which somebody else has written" in problem.text
+    assert shown([problem], "subnet-file", "had the subnet 10.9.5.0/24, which somebody else has written")
     assert theirs.problem() is not None
     for now in (1800, 3600):  # the other has gone
         ours.keep(UDP, now)

@@ -19,11 +19,12 @@ from overlay.node.docker.needs import Needs, needs
 from overlay.node.docker.program import Abilities, parse_version
 from overlay.node.docker.restart import Restart, would_help
 from overlay.node.firewall.saved import Saved
+from tests.support.problems import shown
 
 SUBNET = IPv4Network("10.0.5.0/24")
 HERE = BridgeNetwork("bridge", "docker0", (SUBNET,))
 ELSEWHERE = BridgeNetwork("bridge", "docker0", (IPv4Network("172.17.0.0/16"),))
-DIRECT = ("dockerd", "--allow-direct-routing")
+OPEN = ("--allow-direct-routing",)
 RAW = ("-A PREROUTING -d 10.0.5.2/32 ! -i docker0 -j DROP",)
 
 
@@ -64,6 +65,22 @@ RAW = ("-A PREROUTING -d 10.0.5.2/32 ! -i docker0 -j DROP",)
             Told(("--firewall-backend=iptables",)),
             Needs({"DOCKER_OPT_DIRECT_ROUTING": "--allow-direct-routing"}),
         ),
+        (Abilities((29, 5), True, True), Told(), Needs({"DOCKER_OPT_DIRECT_ROUTING": "--allow-direct-routing"})),
+        (
+            Abilities((30, 0), True, True),  # what it takes by itself is not known
+            Told(),
+            Needs(
+                {
+                    "DOCKER_OPT_DIRECT_ROUTING": "--allow-direct-routing",
+                    "DOCKER_OPT_ACCEPT_MARK": "--bridge-accept-fwmark=0x100000/0x100000",
+                }
+            ),
+        ),
+        (
+            Abilities((30, 0), True, True),
+            Told(file={"firewall-backend": "iptables"}),
+            Needs({"DOCKER_OPT_DIRECT_ROUTING": "--allow-direct-routing"}),
+        ),
     ],
 )
 def test_what_a_docker_needs(abilities: Abilities, told: Told, wanted: Needs) -> None:
@@ -97,12 +114,14 @@ def trusting(options: str, value: str) -> BridgeNetwork:
         (docker((28, 5), network=trusting("trusted_host_interfaces", "eth9")), (), ["docker-filter"]),
         (docker((28, 5), network=trusting("gateway_mode_ipv4", "routed")), (), []),
         (docker((29, 0), "--allow-direct-routing", nftables=True), (), ["docker-mark"]),
-        (docker((29, 0), "--bridge-accept-fwmark=0x100000/0x100000", nftables=True), (), []),
-        (docker((29, 0), "--bridge-accept-fwmark", "1048576", nftables=True), (), []),
-        (docker((29, 0), "--bridge-accept-fwmark=0/1", nftables=True), (), []),
-        (docker((29, 0), "--bridge-accept-fwmark=1/1", nftables=True), (), ["docker-mark"]),
-        (docker((29, 0), "--bridge-accept-fwmark=0x100001", nftables=True), (), ["docker-mark"]),
-        (docker((29, 0), "--bridge-accept-fwmark=nonsense", nftables=True), (), ["docker-mark"]),
+        (docker((29, 0), "--bridge-accept-fwmark=0x100000/0x100000", nftables=True), (), ["docker-filter"]),
+        (docker((29, 0), *OPEN, "--bridge-accept-fwmark=0x100000/0x100000", nftables=True), (), []),
+        (docker((29, 0), *OPEN, "--bridge-accept-fwmark", "1048576", nftables=True), (), []),
+        (docker((29, 0), *OPEN, "--bridge-accept-fwmark=0/1", nftables=True), (), []),
+        (docker((29, 0), *OPEN, "--bridge-accept-fwmark=1/1", nftables=True), (), ["docker-mark"]),
+        (docker((29, 0), *OPEN, "--bridge-accept-fwmark=0x100001", nftables=True), (), ["docker-mark"]),
+        (docker((29, 0), *OPEN, "--bridge-accept-fwmark=nonsense", nftables=True), (), ["docker-mark"]),
+        (docker((29, 0), "--iptables=false", nftables=True), (), []),
     ],
 )
 def test_what_is_said_of_a_docker_that_runs(running: Daemon, raw: tuple[str, ...], codes: list[str]) -> None:
@@ -123,13 +142,19 @@ def test_what_is_said_of_a_docker_that_runs(running: Daemon, raw: tuple[str, ...
         (docker((28, 0)), "DOCKER_INSECURE_NO_IPTABLES_RAW=1"),
         (docker((28, 1)), "DOCKER_INSECURE_NO_IPTABLES_RAW=1"),
         (docker((28, 2)), "--allow-direct-routing"),
-        (docker((29, 0), *DIRECT[1:], nftables=True), "--bridge-accept-fwmark=0x100000/0x100000"),
+        (docker((29, 0), *OPEN, nftables=True), "--bridge-accept-fwmark=0x100000/0x100000"),
     ],
 )
 def test_what_is_wrong_says_what_to_do(running: Daemon, remedy: str) -> None:
     rules = tuple(Saved.parse("\n".join(RAW)).chain("PREROUTING")) if running.version < (28, 2) else ()
     (problem,) = judge(running, Place(SUBNET, "flannel0", rules if running.networks == (HERE,) else ()))
     assert remedy in problem.remedy
+
+
+def test_what_docker_keeps_out_is_said() -> None:
+    place = Place(SUBNET, "flannel0")
+    assert shown(judge(docker((28, 2)), place), "docker-filter")
+    assert shown(judge(docker((29, 0), *OPEN, nftables=True), place), "docker-mark")
 
 
 def test_containers_of_another_network_in_the_subnet_are_enough() -> None:
@@ -178,6 +203,9 @@ def test_a_restart_is_asked_for_ever_more_seldom(tmp_path: Path) -> None:
         (["-d 10.0.5.2/32 -i flannel0 -j ACCEPT", "-d 10.0.5.2/32 ! -i docker0 -j DROP"], False),
         (["-d 10.0.5.2/32 -i eth9 -j ACCEPT", "-d 10.0.5.2/32 ! -i docker0 -j DROP"], True),
         (["-d 172.18.0.2/32 ! -i br-1 -j DROP"], False),
+        (["-d 10.0.5.0/24 -i lo -j ACCEPT", "-d 10.0.5.0/24 ! -i docker0 -j DROP"], True),
+        (["-d 10.0.4.0/23 ! -i docker0 -j DROP"], True),
+        (["-d 10.0.6.0/23 ! -i docker0 -j DROP"], False),
         (["-d 10.0.5.2/32 -p tcp -m tcp --dport 80 ! -i docker0 -j DROP"], False),
         (["-d 10.0.5.2/32 ! -i flannel0 -j DROP"], False),
         (["-j DROP", "! -d 10.0.5.2/32 -j DROP"], False),
@@ -225,18 +253,41 @@ def test_a_process_number_that_was_left_behind_is_nobodys(tmp_path: Path, monkey
         try:
             (tmp_path / "pid").write_text(f"{process.pid}\n")
             assert poll(lambda: Path(f"/proc/{process.pid}/cmdline").read_bytes() != b"", 30)  # noqa: B023
-            assert daemon.command_line() == found
+            assert (running.arguments if (running := daemon.process()) else None) == found
         finally:
             process.kill()
             process.wait()
-    assert daemon.command_line() is None
+    assert daemon.process() is None
 
 
-def test_a_docker_of_another_namespace_is_not_ours() -> None:
-    running = docker((20, 10))
-    assert running.is_here({"docker0": [IPv4Address("10.0.5.1")]})
-    assert not running.is_here({"docker0": [IPv4Address("10.0.9.1")]})
-    assert not running.is_here({"br-1": [IPv4Address("10.0.5.1")]})
+def inside(options: str, value: str) -> BridgeNetwork:
+    return BridgeNetwork(
+        "own", "br-1", (IPv4Network("10.0.5.128/25"),), {f"com.docker.network.bridge.{options}": value}
+    )
+
+
+@pytest.mark.parametrize(
+    ("networks", "addresses", "bare"),
+    [
+        ((HERE,), {"docker0": ["10.0.5.1"]}, []),
+        ((HERE,), {"docker0": []}, ["docker0"]),
+        ((HERE,), {"eth0": ["10.0.5.1"]}, ["docker0"]),
+        ((HERE,), {"docker0": ["10.0.9.1", "169.254.1.1"]}, ["docker0"]),
+        ((HERE,), {"docker0": ["10.0.9.1", "10.0.5.1"]}, []),
+        ((ELSEWHERE, inside("name", "br-1")), {"br-1": ["10.0.5.129"]}, []),
+        ((ELSEWHERE, inside("name", "br-1")), {"br-1": ["10.0.5.1"], "docker0": ["172.17.0.1"]}, ["br-1"]),
+        ((ELSEWHERE, inside("inhibit_ipv4", "true")), {}, []),
+        ((ELSEWHERE, inside("gateway_mode_ipv4", "isolated")), {}, []),
+    ],
+)
+def test_a_bridge_without_its_address(
+    networks: tuple[BridgeNetwork, ...], addresses: dict[str, list[str]], bare: list[str]
+) -> None:
+    """Docker's networks are what it says they are, whatever has become of its bridges: it does not look again."""
+    found = {name: [IPv4Address(each) for each in those] for name, those in addresses.items()}
+    said = list(judge(Daemon((26, 1), Told(), networks), Place(SUBNET, "flannel0", addresses=found)))
+    assert [(problem.code, problem.about) for problem in said] == [("bridge-address", name) for name in bare]
+    assert all(problem.remedy.startswith("systemctl restart docker") for problem in said)
 
 
 @pytest.mark.parametrize(
