@@ -11,6 +11,13 @@ ROOTS  ?= trixie forky
 COUNT  ?= 1000000
 MINUTES ?= 10
 
+# A home that is not there is not made, neither by pip nor by what pip asks (rustc, where it is).
+ifneq ($(HOME),)
+ifeq ($(wildcard $(HOME)/.),)
+export HOME := $(CURDIR)/$(VENV)
+endif
+endif
+
 # What the command needs at run time, what the lab's traffic and checks need, and what the tests run besides: see
 # requirements/packages.sh. Docker's client is a package of its own from Debian 13 on.
 RUNTIME := python3-venv iproute2 libbpf1 iptables nftables procps

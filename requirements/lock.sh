@@ -14,6 +14,7 @@ cd "$(dirname "$0")/.."
 
 tools=$(mktemp -d)
 trap 'rm -rf "$tools"' EXIT
+[ -d "${HOME:-/}" ] || export HOME="$tools" # nobody's is made
 "${PYTHON:-python3}" -m venv "$tools"
 "$tools/bin/pip" install --quiet --disable-pip-version-check 'uv>=0.13'
 

@@ -12,6 +12,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 builder=$(mktemp -d)
 trap 'rm -rf "$builder"' EXIT
+[ -d "${HOME:-/}" ] || export HOME="$builder" # nobody's is made
 "${PYTHON:-/usr/bin/python3}" -m venv "$builder"
 pip() { "$builder/bin/pip" "$@" --quiet --disable-pip-version-check; }
 

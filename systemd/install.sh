@@ -70,8 +70,11 @@ build_venv() {
         wheels=$new/wheels
         PYTHON=$python "$source/requirements/wheels.sh" "$wheels"
     fi
-    "$python" -m venv "$new"
-    "$new/bin/pip" install --quiet --disable-pip-version-check --no-index --find-links "$wheels" overlay
+    (
+        [ -d "${HOME:-/}" ] || export HOME="$new/wheels" # nobody's is made
+        "$python" -m venv "$new"
+        "$new/bin/pip" install --quiet --disable-pip-version-check --no-index --find-links "$wheels" overlay
+    )
     rm -rf "$new/wheels"
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import settings
@@ -14,15 +15,19 @@ settings.register_profile("any machine", settings(), deadline=None)
 settings.load_profile("any machine")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _nothing_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A home of their own and no cache: what passes only where something was downloaded before, fails."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
-        patch.setenv("PIP_NO_CACHE_DIR", "1")
-        for name in [name for name in os.environ if name.startswith("XDG_")]:
-            patch.delenv(name)
-        yield
+def pytest_configure(config: pytest.Config) -> None:
+    """A home of their own and no cache: what passes only where something was downloaded before, fails.
+
+    Before anything is collected, as what tests import may write to it.
+    """
+    patch = pytest.MonkeyPatch()
+    home = TemporaryDirectory(prefix="overlay-test-home-")
+    config.add_cleanup(home.cleanup)
+    config.add_cleanup(patch.undo)
+    patch.setenv("HOME", home.name)
+    patch.setenv("PIP_NO_CACHE_DIR", "1")
+    for name in [name for name in os.environ if name.startswith("XDG_")]:
+        patch.delenv(name)
 
 
 @pytest.fixture(scope="session", autouse=True)

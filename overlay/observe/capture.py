@@ -11,21 +11,42 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import socket
 import struct
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from scapy.error import Scapy_Exception
-from scapy.layers.inet import ICMP, IP, TCP, UDP, UDPerror
-from scapy.packet import Packet
-from scapy.utils import PcapReader, RawPcapWriter
-
 from overlay.errors import FileError, InterfaceError, PrivilegeError
 from overlay.model import UDP_PORT
+
+
+@contextmanager
+def _no_home() -> Iterator[None]:
+    """While it is imported, scapy makes directories in the user's home and reads and writes a cache there
+    (scapy.main, scapy.data: by the variables of the XDG base directory specification): there is to be none."""
+    places = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")
+    before = {name: os.environ.get(name) for name in places}
+    os.environ.update(dict.fromkeys(places, "/dev/null/none"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+with _no_home():
+    from scapy.error import Scapy_Exception
+    from scapy.layers.inet import ICMP, IP, TCP, UDP, UDPerror
+    from scapy.packet import Packet
+    from scapy.utils import PcapReader, RawPcapWriter
 
 _LINKTYPE_RAW = 101
 """pcap's link type of packets that begin with their IP header (tcpdump.org/linktypes.html)."""

@@ -143,9 +143,20 @@ def wait_for_agent(node: Booted, timeout: float = 30) -> None:
     wait_until(lambda: node.active("overlay"), timeout, f"{node.name}: an active agent")
 
 
+def homeless(folder: Path) -> dict[str, str]:
+    """The environment of one whose home is not there (``folder``/home), with a ``rustc`` as rustup installs it, which
+    makes a directory in its user's home whatever it is asked; pip asks it for its version."""
+    programs = folder / "programs"
+    programs.mkdir(exist_ok=True)
+    (programs / "rustc").write_text('#!/bin/sh\nmkdir -p "$HOME/.rustup"\necho rustc 1.90.0\n')
+    (programs / "rustc").chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if name != "PIP_NO_CACHE_DIR"}
+    return {**environment, "HOME": str(folder / "home"), "PATH": f"{programs}:{os.environ['PATH']}"}
+
+
 def build_wheels(target: Path) -> None:
     """The package and all that it needs, as wheels for :data:`PYTHON`: from here on, no index is needed."""
-    _run(str(SOURCE / "requirements/wheels.sh"), str(target), env={**os.environ, "PYTHON": PYTHON})
+    _run(str(SOURCE / "requirements/wheels.sh"), str(target), env={**homeless(target.parent), "PYTHON": PYTHON})
     shutil.copytree(SOURCE / "systemd", target / "systemd")
 
 
@@ -175,7 +186,7 @@ def build_release(target: Path, wheels: Path, version: str) -> None:
 def install(stage: Path, wheels: Path) -> None:
     """``make install`` into a directory, without an index. DESTDIR as people write it: relative, and with a slash."""
     spelling = f"{os.path.relpath(stage)}/"
-    variables = {**os.environ, "DESTDIR": spelling, "WHEELS": str(wheels), "PYTHON": PYTHON}
+    variables = {**homeless(stage.parent), "DESTDIR": spelling, "WHEELS": str(wheels), "PYTHON": PYTHON}
     _run("sh", str(SOURCE / "systemd/install.sh"), "install", env=variables)
 
 

@@ -80,3 +80,10 @@ def test_the_package_from_installation_to_purge(bare: Site, package: Path) -> No
     assert node.read(SETTINGS) == settings(bare.lab)
     node.run("dpkg", "--purge", "overlay")
     assert present(node, (SETTINGS,)) == []
+
+
+@pytest.mark.usefixtures("stage")
+def test_a_home_that_is_not_there_is_not_made(workspace: Path) -> None:
+    """Wheels and installation were made by one whose home is missing, as a service's or nobody's may be."""
+    assert (workspace / "programs/rustc").exists(), "or this shows nothing"
+    assert not (workspace / "home").exists()

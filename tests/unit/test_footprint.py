@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -90,3 +92,16 @@ libc.fflush(out)
 def test_threads_share_one_heap() -> None:
     assert printed(HEAPS.replace("LIMIT", "")).count("<heap nr=") > 1, "or this shows nothing"
     assert printed(HEAPS.replace("LIMIT", "heap.keep_small()")).count("<heap nr=") == 1
+
+
+CAPTURE = """
+import os, pathlib, overlay.observe.capture
+print(sorted(name for name in os.environ if name.startswith("XDG_")), *pathlib.Path.home().rglob("*"))
+"""
+
+
+def test_packets_are_decoded_without_a_trace_in_the_users_home(tmp_path: Path) -> None:
+    """scapy would make directories there, with a cache; and read what it finds in that."""
+    environment = {**os.environ, "HOME": str(tmp_path), "XDG_DATA_HOME": "/kept"}
+    done = subprocess.run([sys.executable, "-c", CAPTURE], env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "['XDG_DATA_HOME']"

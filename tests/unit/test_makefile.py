@@ -54,3 +54,17 @@ def test_a_program_that_is_there_is_used(tmp_path: Path, program: str, package: 
 def test_a_package_that_only_some_releases_have(tmp_path: Path, unknown: str, package: str) -> None:
     """Docker's client is in docker.io until Debian 12, and beside it from Debian 13 on."""
     assert package in installed(tmp_path, "dockerd", unknown=unknown)
+
+
+def home_in_recipes(home: str) -> str:
+    """HOME as what make runs has it."""
+    make = [shutil.which("make") or "make", "-s", "-C", str(_SOURCE), "--eval=tell:;@echo $$HOME", "tell"]
+    told = subprocess.run(make, env={**os.environ, "HOME": home}, check=True, capture_output=True, timeout=60)
+    return told.stdout.decode().strip()
+
+
+def test_a_home_that_is_not_there_is_nobodys(tmp_path: Path) -> None:
+    """pip, and a rustup's rustc which it asks, would make it; in the virtual environment both may write."""
+    assert home_in_recipes(str(tmp_path)) == str(tmp_path)
+    assert home_in_recipes(str(tmp_path / "missing")) == str(_SOURCE / ".venv")
+    assert home_in_recipes("") == ""
