@@ -112,7 +112,8 @@ def main(
 ) -> None:
     """Runs the cells; exit status 1 if one is red that should not be, or the other way round."""
     try:
-        cells = chosen(tuple(pattern for words in only for pattern in words.split()), patch and patch.resolve())
+        patterns = tuple(pattern for words in only for pattern in words.split())
+        cells = chosen(patterns or (("*",) if listing else ()), patch and patch.resolve())
     except UnknownCellError as error:
         raise click.UsageError(str(error)) from None
     if listing:

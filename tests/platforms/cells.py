@@ -56,7 +56,11 @@ _SUITES = {
     "kubectl": KUBECTLS,
     "setup": SETUPS,
     "package": PACKAGES,
+    "whole": SETUPS,
 }
+
+_ON_REQUEST = ("whole",)
+"""Kinds that take longer than all the others together: they are run where they are named."""
 
 _SHOWS = {
     "kernel": "demo; both datapaths, every packet; links of all kinds; netem; restarts; cleanup",
@@ -67,6 +71,7 @@ _SHOWS = {
     "kubectl": "every command of the table, and a session",
     "setup": "fresh clone, fresh system, no caches: demo, checks, agent",
     "package": "the Debian package: made, then installed, removed and purged where there is no index",
+    "whole": "fresh clone, fresh system, no caches: demo, and the whole of make test",
 }
 
 _BUILT = {
@@ -78,6 +83,7 @@ _BUILT = {
     "kubectl": ("kubectl/{}", "suites/{}"),
     "setup": ("roots/{}-*",),
     "package": ("roots/{}-*",),
+    "whole": ("roots/{}-*",),
 }
 """By the suite, as patterns of paths in the cache."""
 
@@ -143,6 +149,8 @@ _DOCKER = ("tests/system/test_docker_roots.py", "tests/system/test_readme.py")
 
 _FIREWALL = ("tests/netns/test_foreign_firewalls.py", "tests/netns/test_firewall.py")
 
+_WHOLE = "make demo && OVERLAY_REQUIRE_ALL=1 make test"
+
 _FRESH = "make demo && make check && .venv/bin/pytest -q tests/unit && .venv/bin/pytest -q tests/netns/test_agent.py"
 
 
@@ -155,12 +163,14 @@ class Cell:
         shows: in a few words, what is run there.
         run: does it; gets the log's path, returns the exit status.
         built: what it builds once in the cache, as patterns of paths there.
+        on_request: whether it is run only where a pattern names it.
     """
 
     name: str
     shows: str
     run: Callable[[Path], int]
     built: tuple[str, ...]
+    on_request: bool = False
 
 
 Starter = Callable[[str], Callable[[Path], int]]
@@ -182,18 +192,26 @@ def matrix(patch: Path | None = None) -> tuple[Cell, ...]:
         "nft": _with_firewall,
         "etcd": _with_etcd,
         "kubectl": _with_kubectl,
-        "setup": _set_up,
+        "setup": partial(_set_up, command=_FRESH),
         "package": _package,
+        "whole": partial(_set_up, command=_WHOLE),
     }
     return tuple(
-        Cell(f"{kind}-{name}", _SHOWS[kind], run(name), tuple(part.format(suite) for part in _BUILT[kind]))
+        Cell(
+            f"{kind}-{name}",
+            _SHOWS[kind],
+            run(name),
+            tuple(part.format(suite) for part in _BUILT[kind]),
+            on_request=kind in _ON_REQUEST,
+        )
         for kind, run in {**emulated, **(others if patch is None else {})}.items()
         for name, suite in _SUITES[kind].items()
     )
 
 
 def chosen(patterns: tuple[str, ...], patch: Path | None = None) -> tuple[Cell, ...]:
-    """The cells of :func:`matrix` whose name fits one of the patterns (fnmatch(3)); all, where none is given.
+    """The cells of :func:`matrix` whose name fits one of the patterns (fnmatch(3)); where none is given, all but those
+    on request.
 
     Raises:
         UnknownCellError: no name fits one of them.
@@ -203,7 +221,9 @@ def chosen(patterns: tuple[str, ...], patch: Path | None = None) -> tuple[Cell, 
         if not any(fnmatch(cell.name, pattern) for cell in cells):
             names = ", ".join(cell.name for cell in cells)
             raise UnknownCellError(f"no cell is called {pattern!r}: there are {names}; or a pattern, as 'kernel-*'")
-    return tuple(cell for cell in cells if not patterns or any(fnmatch(cell.name, each) for each in patterns))
+    if not patterns:
+        return tuple(cell for cell in cells if not cell.on_request)
+    return tuple(cell for cell in cells if any(fnmatch(cell.name, each) for each in patterns))
 
 
 def on_kernel(
@@ -303,8 +323,8 @@ def _with_kubectl(version: str) -> Callable[[Path], int]:
     return run
 
 
-def _set_up(release: str) -> Callable[[Path], int]:
-    words = ("sh", str(Path(__file__).with_name("fresh.sh")), SETUPS[release], "sh", "-c", _FRESH)
+def _set_up(release: str, command: str) -> Callable[[Path], int]:
+    words = ("sh", str(Path(__file__).with_name("fresh.sh")), SETUPS[release], "sh", "-c", command)
     return lambda log: _command(log, {}, *words)
 
 

@@ -21,7 +21,13 @@ needs_squashfs = pytest.mark.skipif(shutil.which("unsquashfs") is None, reason="
 def test_every_cell_has_a_name_of_its_own() -> None:
     names = [cell.name for cell in matrix()]
     assert len(set(names)) == len(names)
-    assert tuple(cell.name for cell in chosen(())) == tuple(names)
+
+
+def test_what_takes_longest_is_run_where_it_is_named() -> None:
+    names = [cell.name for cell in matrix()]
+    whole = ["whole-debian-12", "whole-debian-13"]
+    assert [cell.name for cell in chosen(())] == [name for name in names if name not in whole]
+    assert [cell.name for cell in chosen(("whole-*",))] == whole
 
 
 def test_a_pattern_chooses_its_cells_alone() -> None:
