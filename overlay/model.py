@@ -33,6 +33,10 @@ MASQUERADED_MARK = 0x4000
 """The bit in the mark of packets that kube-proxy, and Services here, masquerade themselves; flannel's masquerading
 leaves those alone (pkg/trafficmngr/trafficmngr.go, ``KubeProxyMark``)."""
 
+TRANSLATED_MARK = 0x200000
+"""The bit in the mark of connections to which Services here have given a backend, in both directions and for as long as
+they last. One that neither kube-proxy, Cilium, Calico, Tailscale nor Docker use."""
+
 UDP_PORT = 8285
 """flannel's default port of the udp backend (pkg/backend/udp/udp_amd64.go, ``defaultPort``)."""
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from overlay.daemon import lock, status_socket
 from overlay.services.dns import service as dns
-from overlay.services.proxy import hairpin
+from overlay.services.proxy import hairpin, passage
 from overlay.services.proxy.base import Surroundings
 from overlay.services.proxy.modes import MODES
 
@@ -25,7 +26,7 @@ def is_free(state_dir: Path) -> None:
 def programmed(state_dir: Path) -> Iterator[str]:
     """Removes what makes Services' addresses and names answer; tells what there was. Raises OverlayError."""
     yield from dns.removals()
-    for what in hairpin.remove(state_dir):
+    for what in chain(hairpin.remove(state_dir), passage.remove()):
         yield f"{what} removed"
     for make in MODES.values():
         for what in asyncio.run(make(Surroundings(state_dir)).remove()):

@@ -7,21 +7,37 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
 
 from overlay.lab.cluster import Lab
+from overlay.lab.machine import Node
 from overlay.lab.process import poll
 from overlay.lab.shell import overlay_command
 from overlay.lab.topology import LabSpec
 from overlay.services.proxy.nftables.ledger import LINGER
 from overlay.services.table import Answer
-from tests.support.services_lab import BALANCER, BRIDGES, EXTERNAL, LIMIT, ServicesLab, Steadily, services_lab
+from tests.support.foreign_rules import DOCKER_26, DOCKER_28
+from tests.support.namespaces import namespace
+from tests.support.services_lab import (
+    BALANCER,
+    BRIDGES,
+    EXTERNAL,
+    LIMIT,
+    PORT,
+    Client,
+    ServicesLab,
+    Steadily,
+    services_lab,
+)
 
 pytestmark = [pytest.mark.root, pytest.mark.etcd]
 
@@ -290,6 +306,82 @@ def test_where_netfilter_sees_bridges_a_pod_is_given_its_neighbours_and_itself(s
         services.set_bridges(node, seen=False)
         node.run("ip", "address", "del", "192.0.2.1/32", "dev", "lo")
     assert poll(all_agree, LIMIT), "and back"
+
+
+OWN_NETWORK = ("172.30.0.1", "172.30.0.2")
+"""Of a bridge of n1, and of the container on it."""
+
+
+@pytest.fixture(params=[DOCKER_26, DOCKER_28], ids=["docker-26", "docker-28"])
+def own_network(request: pytest.FixtureRequest, services: ServicesLab) -> Iterator[Client]:
+    """A container on a Docker network of its own, on n1, which has Docker's rules."""
+    node = services.lab.node("n1")
+    rules = re.sub(r"\bd1\b", "docker0", re.sub(r"br-\w+", "br-own", request.param))
+    before = node.run("iptables-save").stdout
+    gateway, address = OWN_NETWORK
+    with namespace("own") as own:
+        try:
+            for words in (
+                "link add br-own type bridge", "link set br-own up", f"address add {gateway}/24 dev br-own",
+                f"link add to-own type veth peer name eth0 netns {own.name}", "link set to-own master br-own up",
+            ):  # fmt: skip
+                node.run("ip", *words.split())
+            own.batch(f"address add {address}/24 dev eth0\nlink set eth0 up\nroute add default via {gateway}")
+            restore(node, "*filter" + rules.partition("*filter")[2], "--noflush")
+            yield services.client_in(own.name, "n1")
+        finally:
+            restore(node, before)
+            for link in ("to-own", "br-own"):
+                node.run("ip", "link", "del", link)
+
+
+def restore(node: Node, rules: str, *flags: str) -> None:
+    entering = ("nsenter", f"--net=/run/netns/{node.namespace}")
+    subprocess.run([*entering, "iptables-restore", *flags], input=rules, text=True, check=True)
+
+
+def test_a_container_on_a_network_of_its_own_reaches_services_and_no_pod_directly(
+    services: ServicesLab, own_network: Client
+) -> None:
+    node, pods = services.lab.node("n1"), {"n1p1", "n1p2"}
+    if services.mode in ("iptables", "userspace") and "OVERLAY_SERVICES" not in os.environ:
+        pytest.skip("OVERLAY_SERVICES=all asks for it in this mode")
+    services.put_service("web", INGRESS, **EVERYWHERE, clusterIP=VIP)
+    vip, port = (VIP, 80), (str(node.address), NODE_PORT)
+
+    def met(address: str, port: int, protocol: str = "TCP") -> set[str]:
+        answers = own_network.ask(protocol, address, port, count=12, patience=0.4)
+        return {each["name"] if isinstance(each, dict) else each for each in answers}
+
+    def reaches(address: str, port: int, protocol: str) -> bool:
+        return met(address, port, protocol) >= pods
+
+    def directly() -> list[str]:
+        at = [services.pods[name]["status"]["podIP"] for name in pods]
+        return [each for address in at for each in own_network.ask("TCP", address, PORT, patience=0.5)]
+
+    assert poll(lambda: directly() == ["silence"] * 2, LIMIT), "the agent's own rules stand behind Docker's isolation"
+    for where in (vip, port, (EXTERNAL, 80)):
+        for protocol in ("TCP", "UDP"):
+            assert poll(partial(reaches, *where, protocol), LIMIT), (where, protocol)
+    assert met(*vip) <= services.pods.keys(), "each is answered"
+
+    denial = ("DOCKER-USER", "-s", OWN_NETWORK[1], "-j", "DROP")
+    node.run("iptables", "-I", *denial)
+    if services.mode != "userspace":  # there they end at the node itself, and DOCKER-USER is not asked
+        assert not met(*vip) & services.pods.keys(), "what operators deny is denied"
+    node.run("iptables", "-D", *denial)
+    for chain in reversed(dockers_jumps(node)):  # as Docker does when it makes a network
+        node.run("iptables", "-D", "FORWARD", "-j", chain)
+        node.run("iptables", "-I", "FORWARD", "-j", chain)
+    node.run("ip", "address", "add", "192.0.2.1/32", "dev", "br-own")
+    assert poll(lambda: pods <= met(*vip) <= services.pods.keys(), LIMIT)
+    assert directly() == ["silence"] * 2
+
+
+def dockers_jumps(node: Node) -> list[str]:
+    listed = node.run("iptables", "-S", "FORWARD").stdout
+    return re.findall(r"^-A FORWARD -j (DOCKER-\S+)$", listed, re.MULTILINE)
 
 
 def test_cleanup_leaves_nothing(services: ServicesLab) -> None:

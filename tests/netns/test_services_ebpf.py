@@ -17,18 +17,18 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
 
-from overlay.linux.libbpf import Link, Object
+from overlay.linux.libbpf import Link, Map, Object
 from overlay.linux.namespaces import is_the_machines
 from overlay.problem import Problem
 from overlay.services.proxy.base import Applied, Mode
-from overlay.services.proxy.ebpf import programs
+from overlay.services.proxy.ebpf import inside, layout, programs
 from overlay.services.proxy.ebpf.mode import EbpfMode
 from overlay.services.proxy.ebpf.probe import probe
 from overlay.services.table import Backend, Entry, Frontend, Kind, Place, PortName, Table
@@ -308,6 +308,29 @@ async def test_the_daemon_is_not_needed_and_its_successor_goes_on(node: Node, mo
         assert ask(f"tcp('{VIP}', 80)")[0] == before[1]
         assert third.facts()["addresses"] == 2
         await third.close()
+
+
+async def test_who_is_not_inside_is_left_to_the_rules_until_it_is(node: Node, mode: Mode) -> None:
+    """A container on a network of its own, then joined to the pods'."""
+    await mode.apply(table("a"))
+    pod = node.pods["c"]
+    cookie = layout.pack_namespace(pod.call(inside.own_cookie))
+
+    async def is_admitted(wanted: bool) -> None:
+        await mode.apply(table("a"))  # as the keeper does when the machine's network has changed
+        await until(lambda: (cookie in set(kept.scan())) is wanted)
+
+    with closing(Map.pinned(programs.pin_directory(node.cgroup) / "inside")) as kept:
+        try:
+            pod.batch(f"address add 172.30.0.2/32 dev lo\n"
+                      f"route replace 10.0.1.0/24 dev eth0 src 172.30.0.2\nroute add unreachable {VIP}/32")  # fmt: skip
+            await is_admitted(False)
+            assert node.ask("c", f"tcp('{VIP}', 80)") == [["OSError", ""]], "no rule knows it here"
+        finally:
+            pod.batch(f"route replace 10.0.1.0/24 dev eth0 src {PODS['c']}\naddress del 172.30.0.2/32 dev lo")
+            pod.batch(f"route del unreachable {VIP}/32")
+        await is_admitted(True)
+        assert node.ask("c", f"tcp('{VIP}', 80)") == [["a", VIP]]
 
 
 def link_ids(node: Node) -> dict[str, str]:

@@ -1,18 +1,21 @@
 """Servers that tell who they are and whom they see, and a client that asks them: ``python -m tests.support.answering``.
 
-``serve NAME PORT…`` answers every connection (TCP) and datagram (UDP) at each port with one line of JSON, the server's
-name and port and the client's address. ``ask`` reads a question a line, and prints its answers as a line; a question is
-``{"protocol", "address", "port", "count", "patience", "source_port"}``, an answer what the server said, or "refused" or
-"silence".
+``serve NAME PORT… echo:PORT`` answers every connection (TCP) and datagram (UDP) at each port with one line of JSON, the
+server's name and port and the client's address. ``ask`` reads a question a line, and prints its answers as a line; a
+question is ``{"protocol", "address", "port", "count", "patience", "source_port"}``, an answer what the server said, or
+"refused" or "silence". ``hold ADDRESS PORT`` keeps one connection to such a server's ``echo:PORT`` busy until a line
+comes in, and prints what became of it: how often it was answered, and how it failed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import select
 import selectors
 import socket
 import sys
+import threading
 import time
 from typing import Any
 
@@ -20,8 +23,14 @@ _AGAIN_SECONDS = 1.1
 """From one datagram to the next: a host answers one client with one ICMP error a second, once it has said a few."""
 
 
-def serve(name: str, ports: list[int]) -> None:
+_PAUSE_SECONDS = 0.05
+"""From one answer on a connection that is held to the next question."""
+
+
+def serve(name: str, ports: list[int], echoes: list[int]) -> None:
     waiting = selectors.DefaultSelector()
+    for port in echoes:
+        waiting.register(socket.create_server(("", port)), selectors.EVENT_READ, (None, port))
     for port in ports:
         tcp = socket.create_server(("", port), backlog=128)
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -33,13 +42,36 @@ def serve(name: str, ports: list[int]) -> None:
         for key, _ in waiting.select():
             sock, (is_udp, port) = key.fileobj, key.data
             assert isinstance(sock, socket.socket)
-            if is_udp:
+            if is_udp is None:
+                threading.Thread(target=_echo, args=(sock.accept()[0],), daemon=True).start()
+            elif is_udp:
                 _, client = sock.recvfrom(100)
                 sock.sendto(_answer(name, port, client), client)
             else:
                 connection, client = sock.accept()
                 with connection:
                     connection.sendall(_answer(name, port, client))
+
+
+def _echo(connection: socket.socket) -> None:
+    with connection, contextlib.suppress(OSError):
+        while data := connection.recv(100):
+            connection.sendall(data)
+
+
+def hold(address: str, port: int) -> None:
+    answered, fault = 0, ""
+    try:
+        with socket.create_connection((address, port), 10.0) as connection:
+            print("held", flush=True)
+            while not select.select([sys.stdin], [], [], _PAUSE_SECONDS)[0]:
+                connection.sendall(b"?")
+                if not connection.recv(100):
+                    raise ConnectionError("ended by the other side")
+                answered += 1
+    except OSError as error:
+        fault = repr(error)
+    print(json.dumps({"answered": answered, "fault": fault}), flush=True)
 
 
 def _answer(name: str, port: int, client: tuple[str, int]) -> bytes:
@@ -91,6 +123,9 @@ def _by_udp(address: str, port: int, patience: float, source_port: int) -> Any:
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["serve", name, *ports]:
-            serve(name, list(map(int, ports)))
+            echoes = [int(each.removeprefix("echo:")) for each in ports if each.startswith("echo:")]
+            serve(name, [int(each) for each in ports if not each.startswith("echo:")], echoes)
+        case ["hold", address, port]:
+            hold(address, int(port))
         case ["ask"]:
             ask()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -36,6 +37,9 @@ from tests.support.cgroup import cgroup, words_in
 
 PORT = 8080
 """At which pods answer."""
+
+ECHO_PORT = 8081
+"""At which a connection stays, and what comes is sent back."""
 
 EXTERNAL, BALANCER = "198.51.100.7", "198.51.100.9"
 BRIDGES = "/proc/sys/net/bridge/bridge-nf-call-iptables"
@@ -71,6 +75,7 @@ class ServicesLab:
     pods: dict[str, Object] = field(default_factory=dict)
     services: dict[str, Object] = field(default_factory=dict)
     daemons: dict[str, Process] = field(default_factory=dict)
+    servers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _addresses: dict[str, frozenset[str]] = field(default_factory=dict)
     _bridges_seen: bool = False
     _clients: dict[str, Client] = field(default_factory=dict)
@@ -126,13 +131,20 @@ class ServicesLab:
     def serve(self, name: str, *ports: int) -> subprocess.Popen[bytes]:
         """Starts the server of a machine."""
         process = self.lab.machine(name).popen(
-            sys.executable, "-m", "tests.support.answering", "serve", name, *map(str, ports or (PORT,))
-        )
+            sys.executable, "-m", "tests.support.answering", "serve", name, *map(str, ports or (PORT,)),
+            f"echo:{ECHO_PORT}",
+        )  # fmt: skip
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         self._stack.callback(process.wait)
         self._stack.callback(process.kill)
+        self.servers[name] = process
         return process
+
+    def remove_pod(self, name: str) -> None:
+        """Removes a pod's file, as a CNI plugin would."""
+        document = self.pods.pop(name)
+        (self.lab.node(document["spec"]["nodeName"]).files.directory / "pods.d" / f"{name}.json").unlink()
 
     # --- what there is ---
 
@@ -218,15 +230,21 @@ class ServicesLab:
         return self._clients[machine]
 
     def new_client(self, machine: str) -> Client:
-        argv = ["nsenter", f"--net=/run/netns/{self.lab.machine(machine).namespace}", sys.executable, "-m",
-                "tests.support.answering", "ask"]  # fmt: skip
-        node = self.node_of(machine)
+        return self.client_in(self.lab.machine(machine).namespace, self.node_of(machine))
+
+    def client_in(self, namespace: str, node: str | None) -> Client:
+        """One in any network namespace, among the processes of a node."""
+        return Client(self.python_in(namespace, node, "ask"))
+
+    def python_in(self, namespace: str, node: str | None, *words: str) -> subprocess.Popen[str]:
+        """A process of :mod:`tests.support.answering` there."""
+        argv = ["nsenter", f"--net=/run/netns/{namespace}", sys.executable, "-m", "tests.support.answering", *words]
         if node is not None and self.mode == "ebpf":
             argv = words_in(self.cgroup(node), None, *argv)
         process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._stack.callback(process.wait)
         self._stack.callback(process.kill)
-        return Client(process)
+        return process
 
     def node_of(self, machine: str) -> str | None:
         """On which node a machine is; None: outside."""
@@ -290,6 +308,14 @@ class _Known:
         return []
 
 
+@dataclass(frozen=True)
+class Fault:
+    """A connection that was not answered: when it began (CLOCK_MONOTONIC), and what came of it."""
+
+    at: float
+    what: Any
+
+
 class Steadily:
     """Asks one address again and again, from its beginning to its end; keeps what was no answer."""
 
@@ -298,15 +324,20 @@ class Steadily:
         self._where = address, port
         self._ends = Event()
         self._thread = Thread(target=self._run, daemon=True)
-        self.faults: list[Any] = []
+        self.faults: list[Fault] = []
         self.asked = 0
 
     def _run(self) -> None:
         while not self._ends.is_set():
-            (answer,) = self._client.ask("TCP", *self._where)
+            begun = time.monotonic()
+            (answer,) = self._client.ask("TCP", *self._where, patience=2.0)
             self.asked += 1
             if not isinstance(answer, dict):
-                self.faults.append(answer)
+                self.faults.append(Fault(begun, answer))
+
+    def later_than(self, moment: float) -> list[Fault]:
+        """Of connections that began only then."""
+        return [fault for fault in self.faults if fault.at > moment]
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -315,6 +346,24 @@ class Steadily:
     def __exit__(self, *_: object) -> None:
         self._ends.set()
         self._thread.join()
+
+
+class Held:
+    """One connection, busy from its beginning to its end; ``outcome`` is what became of it then."""
+
+    def __init__(self, lab: ServicesLab, machine: str, address: str, port: int) -> None:
+        namespace, node = lab.lab.machine(machine).namespace, lab.node_of(machine)
+        self._process = lab.python_in(namespace, node, "hold", address, str(port))
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "held\n"
+        self.outcome: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        printed = self._process.communicate("\n", timeout=LIMIT)[0]
+        self.outcome = json.loads(printed)
 
 
 @contextmanager

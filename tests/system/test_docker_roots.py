@@ -7,11 +7,12 @@ builds the roots that are missing (``tests.support.roots``). trixie has Docker 2
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -21,7 +22,13 @@ import pytest
 
 from overlay.lab.cluster import Lab
 from overlay.lab.machine import Node
+from overlay.lab.namespace import call_inside
 from overlay.lab.topology import LabSpec
+from overlay.services.proxy import passage
+from overlay.services.proxy.base import Mode, Surroundings
+from overlay.services.proxy.iptables.mode import IptablesMode
+from overlay.services.proxy.nftables import Nftables
+from overlay.services.table import Backend, Entry, Frontend, Kind, Place, PortName, Table
 from tests.support import roots
 from tests.support.systemd import wait_until
 
@@ -153,3 +160,48 @@ def test_networks_of_one_docker_stay_apart(nodes: list[Dockered]) -> None:
     first, second = nodes
     assert not first.reaches(first.address("apart"))
     assert first.succeeds("docker", "exec", "apart", "ping", "-c1", "-W1", str(second.address()))
+
+
+VIP, NETWORK = "10.96.7.1", LabSpec(name="any").network
+
+
+@pytest.mark.parametrize("kind", [Nftables, IptablesMode])
+def test_another_network_reaches_services_and_no_container_directly(
+    nodes: list[Dockered], kind: Callable[[Surroundings], Mode], tmp_path: Path
+) -> None:
+    first, _ = nodes
+    pod, name = str(first.address()), PortName("default", "web", "", "TCP")
+    first.run("docker", "exec", "c1", "sh", "-c", "echo c1 >/tmp/name; httpd -p 8080 -h /tmp || :")
+    shown = first.node.subnet_file
+    assert shown is not None
+    backends = (Backend(pod, 8080, True),)
+    entry = Entry(name, (Frontend(Kind.CLUSTER_IP, VIP, 80),), backends, backends)
+    mode = kind(Surroundings(tmp_path))
+    place = Place("n1", (NETWORK,), frozenset({str(first.node.address), str(shown.gateway.ip)}))
+
+    def hears(container: str, address: str) -> bool:
+        fetch = f"timeout 2 wget -q -O - http://{address}/name"
+        return first.run("docker", "exec", container, "sh", "-c", fetch, check=False) == "c1\n"
+
+    def services_alone() -> None:
+        assert hears("apart", f"{VIP}:80")
+        assert not hears("apart", f"{pod}:8080")
+
+    try:
+        call_inside(first.node.namespace, lambda: asyncio.run(mode.apply(Table(place, {name: entry}))))
+        assert not hears("apart", f"{VIP}:80"), "Docker's isolation"
+        assert call_inside(first.node.namespace, passage.keep) == ()
+        services_alone()
+        denied = ("DOCKER-USER", "-d", pod, "-j", "DROP")
+        first.node.run("iptables", "-I", *denied)
+        assert not hears("apart", f"{VIP}:80"), "what operators deny is denied"
+        first.node.run("iptables", "-D", *denied)
+        first.run("docker", "network", "create", "third")
+        call_inside(first.node.namespace, passage.keep)
+        services_alone()
+    finally:
+        first.run("docker", "network", "rm", "third", check=False)
+        call_inside(first.node.namespace, lambda: asyncio.run(mode.remove()))
+        removed = call_inside(first.node.namespace, lambda: list(passage.remove()))
+    assert removed == ["iptables filter FORWARD: the rule of Services"]
+    assert "overlay services" not in first.node.run("iptables-save").stdout

@@ -20,7 +20,7 @@ from overlay.services import configuration
 from overlay.services.configuration import Configuration
 from overlay.services.facts import ServiceName
 from overlay.services.mirror import ServicesMirror
-from overlay.services.proxy import hairpin, place
+from overlay.services.proxy import hairpin, passage, place
 from overlay.services.proxy.base import Mode, Surroundings
 from overlay.services.proxy.modes import MODES, NONE, choose
 from overlay.services.table import Entry, Kind, Place, PortName, Table, TableMaker
@@ -32,6 +32,9 @@ CHECK_SECONDS = 30.0
 
 PORTS_SECONDS = 10.0
 """How old what is known of ports in use may be."""
+
+SETTLE_SECONDS = 2.0
+"""After a change of the machine's network it is looked at once more: others arrange their rules after their devices."""
 
 PROBE_SECONDS = 30.0
 """From one look for a mode to the next, where there was none."""
@@ -76,6 +79,8 @@ class Keeper:
         self._checked = 0.0
         self._machine: place.Machine | None = None
         self._changes, self._looked_at = 0, -1
+        self._settled: float | None = None
+        self._passage: tuple[Problem, ...] = ()
         self._taken: tuple[float, tuple[Problem, ...]] = (-PORTS_SECONDS, ())
         self._revision = 0
         self._remarks: dict[PortName, tuple[str, ...]] = {}
@@ -91,6 +96,7 @@ class Keeper:
     def network_changed(self) -> None:
         """Addresses or routes of this machine may have changed; also while they are being looked at."""
         self._changes += 1
+        self._settled = boottime() + SETTLE_SECONDS
 
     def is_at(self, where: Whereabouts) -> bool:
         """Where this node is in the network; whether that is news."""
@@ -112,9 +118,12 @@ class Keeper:
         now = boottime()
         if self.table is not None and now - self._checked >= CHECK_SECONDS:
             self._checked = now
-            self.network_changed()
+            self._changes += 1
             if not await mode.check():
                 _log.warning("what Services need on this node was taken away by somebody; it is made again")
+        if self._settled is not None and now >= self._settled:
+            self._settled = None
+            self._changes += 1
         machine = await self._look_at_machine()
         revision = self._mirror.revision
         here, problems = place.place_of(
@@ -134,7 +143,13 @@ class Keeper:
             Problem("address-conflict", each, "take it from one of them", about=each.split(" ")[0])
             for each in table.conflicts
         ]
-        return Look((*problems, *done.problems, *self._taken[1], *conflicts, *self._told_remarks()), due=done.due)
+        told = (*problems, *self._passage, *done.problems, *self._taken[1], *conflicts, *self._told_remarks())
+        return Look(told, due=self._due(done.due))
+
+    def _due(self, mode: float | None) -> float | None:
+        """When there is more to do though nothing changes."""
+        settled = None if self._settled is None else max(0.0, self._settled - boottime())
+        return min((due for due in (mode, settled) if due is not None), default=None)
 
     async def _look_at_machine(self) -> place.Machine:
         """What was found, and found out anew if anything has changed since that look began. Raises NodeError."""
@@ -144,6 +159,7 @@ class Keeper:
             if not machine.bridged:
                 bridges = machine.bridges_of(self._where.subnets)
                 await asyncio.to_thread(hairpin.allow, bridges, self._surroundings.state_dir)
+            self._passage = await asyncio.to_thread(passage.keep)
             self._machine, self._looked_at = machine, begun
         return self._machine
 

@@ -18,6 +18,7 @@ COUNTERS = ("chosen", "kept", "missing")
 _PORT = struct.Struct("!H")
 _SERVICE = struct.Struct("=IIII")
 _POOL = struct.Struct("=I")
+_NAMESPACE = struct.Struct("=Q")
 _KEY = struct.Struct("=4s2sH")
 _BACKEND = struct.Struct("=4s2sHI")
 _ADDRESS = struct.Struct("=4s2sH")
@@ -96,6 +97,17 @@ def unpack_backend(data: bytes) -> tuple[int, Address]:
 def pack_place(index: int) -> bytes:
     """A key of ``backends`` or ``counters``."""
     return _POOL.pack(index)
+
+
+def pack_namespace(cookie: int) -> bytes:
+    """A key of ``inside``."""
+    return _NAMESPACE.pack(cookie)
+
+
+def unpack_namespace(data: bytes) -> int:
+    """The cookie."""
+    cookie: int = _NAMESPACE.unpack(data)[0]
+    return cookie
 
 
 def pack_socket_peer(cookie: int, at: Address) -> bytes:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from ipaddress import IPv4Address
 
 from overlay.linux.libbpf import Map, possible_cpus
 from overlay.services.proxy.ebpf import layout
 from overlay.services.proxy.ebpf.book import Found, Writes
 from overlay.services.proxy.ebpf.layout import Address, Entry, Virtual
+
+_YES = (1).to_bytes(4, "little")
 
 
 def read(maps: Mapping[str, Map]) -> Found:
@@ -32,6 +34,15 @@ def carry_out(maps: Mapping[str, Map], writes: Writes) -> None:
     for name, entries, removed in writes.in_order():
         maps[name].put_many(entries)
         maps[name].remove_many(removed)
+
+
+def admit(maps: Mapping[str, Map], namespaces: Set[int]) -> int:
+    """Makes sockets of just these network namespaces pass; returns how many came or went. Raises DatapathError."""
+    inside = maps["inside"]
+    there = {layout.unpack_namespace(key) for key in inside.scan()}
+    inside.put_many((layout.pack_namespace(each), _YES) for each in namespaces - there)
+    inside.remove_many(map(layout.pack_namespace, there - namespaces))
+    return len(namespaces ^ there)
 
 
 def meant_by(maps: Mapping[str, Map], cookie: int, peer: IPv4Address, port: int) -> Address | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,18 +16,21 @@ from overlay.errors import OverlayError
 from overlay.linux import cgroups, namespaces
 from overlay.problem import Problem
 from overlay.services.proxy.base import Applied, Mode
-from overlay.services.proxy.ebpf import maps, programs, wanted
+from overlay.services.proxy.ebpf import inside, maps, programs, wanted
 from overlay.services.proxy.ebpf.book import Book
 from overlay.services.proxy.ebpf.layout import Address, Virtual
 from overlay.services.proxy.ebpf.probe import probe
 from overlay.services.proxy.ebpf.programs import OBJECT, Attachment, Loaded
 from overlay.services.proxy.ebpf.stale import Swept, sweep
-from overlay.services.table import Entry, Table
+from overlay.services.table import Entry, Place, Table
 
 _log = logging.getLogger(__name__)
 
 _SWEEP_PAUSE = 1.0
 """Seconds from one look at the sockets of all network namespaces to the next at least."""
+
+_ADMISSION_SHARE = 20
+"""At most one part in so many of the time is spent on looking which network namespaces there are."""
 
 
 class EbpfMode:
@@ -49,6 +53,10 @@ class EbpfMode:
         self._applied: Table | None = None
         self._sweeping: asyncio.Task[None] | None = None
         self._to_sweep = asyncio.Event()
+        self._admitting: asyncio.Task[None] | None = None
+        self._to_admit = asyncio.Event()
+        self._inside = 0
+        self._holding = threading.Lock()  # maps in use by another thread: their descriptors stay open meanwhile
         self._swept = Swept()
         self._ended = 0
 
@@ -71,6 +79,9 @@ class EbpfMode:
         self._applied = table
         if self._sweeping is None:
             self._sweeping = asyncio.create_task(self._sweep(), name="stale-sockets")
+        if self._admitting is None:
+            self._admitting = asyncio.create_task(self._admit(), name="inside")
+        self._to_admit.set()
         if changes and any(name.protocol == "UDP" for name, _, _ in table.changed(before)):
             self._to_sweep.set()
         return replace(beneath, changes=beneath.changes + changes, problems=(*beneath.problems, *self._problems()))
@@ -91,19 +102,21 @@ class EbpfMode:
 
     async def close(self) -> None:
         """Lets go of descriptors; pins hold what they stand for."""
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._sweeping
-            self._sweeping = None
+        for task in (self._sweeping, self._admitting):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        self._sweeping = self._admitting = None
         self._let_go()
         await self._beneath.close()
 
     def _let_go(self) -> None:
-        for each in (self._attachment, self._loaded):
-            if each is not None:
-                each.close()
-        self._loaded = self._attachment = self._book = self._applied = None
+        with self._holding:
+            for each in (self._attachment, self._loaded):
+                if each is not None:
+                    each.close()
+            self._loaded = self._attachment = self._book = self._applied = None
 
     def remarks(self, entry: Entry) -> tuple[str, ...]:
         """Backends are chosen at random, whatever is wished."""
@@ -117,6 +130,7 @@ class EbpfMode:
         return {
             "cgroup": str(self._chosen) if self._chosen else "/",
             "addresses": 0 if self._book is None else len(self._book),
+            "namespaces": self._inside,
             **counted,
             "sockets_ended": self._ended,
             "beneath": {"mode": self._beneath.name, **self._beneath.facts()},
@@ -136,6 +150,8 @@ class EbpfMode:
             writes = book.change(wanted.changes_in(table, before), now)
         maps.carry_out(loaded.maps, writes)
         self._book = book
+        if before is None:
+            self._look_inside(table.place)
         done = attachment.ensure(loaded)
         if done:
             _log.info("attached to %s: %s", self._chosen or "the root of all cgroups", ", ".join(done))
@@ -155,6 +171,28 @@ class EbpfMode:
             return False
         return self._attachment.is_whole(self._loaded)
 
+    def _look_inside(self, place: Place) -> None:
+        found = inside.look(place)
+        with self._holding:
+            if self._loaded is not None:
+                maps.admit(self._loaded.maps, found)
+                self._inside = len(found)
+
+    # --- who is inside ------------------------------------------------------------------------------------------------
+
+    async def _admit(self) -> None:
+        """After the machine's network may have changed, off the way of changes of Services."""
+        while True:
+            await self._to_admit.wait()
+            self._to_admit.clear()
+            begun = time.monotonic()
+            try:
+                if self._applied is not None:
+                    await asyncio.to_thread(self._look_inside, self._applied.place)
+            except OverlayError as error:
+                _log.warning("network namespaces: %s", error)
+            await asyncio.sleep(max(_SWEEP_PAUSE, _ADMISSION_SHARE * (time.monotonic() - begun)))
+
     # --- stale sockets ------------------------------------------------------------------------------------------------
 
     async def _sweep(self) -> None:
@@ -172,10 +210,11 @@ class EbpfMode:
             await asyncio.sleep(_SWEEP_PAUSE)
 
     def _is_stale(self, cookie: int, peer: IPv4Address, port: int) -> bool:
-        loaded, book = self._loaded, self._book
-        if loaded is None or book is None:
-            return False
-        at = maps.meant_by(loaded.maps, cookie, peer, port)
+        with self._holding:
+            loaded, book = self._loaded, self._book
+            if loaded is None or book is None:
+                return False
+            at = maps.meant_by(loaded.maps, cookie, peer, port)
         if at is None:
             return False
         pool = book.pool_of(Virtual(at, "UDP"))

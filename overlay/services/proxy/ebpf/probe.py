@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from contextlib import ExitStack, closing
@@ -11,7 +12,7 @@ from pathlib import Path
 from overlay.errors import OverlayError
 from overlay.linux import cgroups
 from overlay.linux.libbpf import Link
-from overlay.services.proxy.ebpf import maps
+from overlay.services.proxy.ebpf import inside, maps
 from overlay.services.proxy.ebpf.book import Book, Pool
 from overlay.services.proxy.ebpf.layout import Address, Virtual
 from overlay.services.proxy.ebpf.programs import OBJECT, load_unpinned
@@ -40,12 +41,15 @@ def probe(cgroup: Path | None, path: Path = OBJECT) -> str:
                 at = Address(IPv4Address("127.0.0.1"), backend.getsockname()[1])
                 writes = Book().start({Virtual(_VIRTUAL, "UDP"): Pool("probe", (at,))}, 0.0)
                 maps.carry_out(loaded.maps, writes)
+                maps.admit(loaded.maps, {inside.own_cookie()})
                 for program in loaded.programs.values():
                     stack.enter_context(closing(Link.to_cgroup(program, directory)))
                 return _there_and_back(backend) if cgroups.holds(place) else ""
     except OverlayError as error:
         return f"{error.about}: {error.cause}" if error.about else error.cause
     except OSError as error:
+        if error.errno == errno.ENOPROTOOPT:
+            return "network namespaces have no numbers that sockets tell (SO_NETNS_COOKIE): Linux 5.14 is needed"
         return f"cgroups or sockets cannot be used: {error.strerror or error}"
 
 

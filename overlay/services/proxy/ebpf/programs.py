@@ -24,7 +24,7 @@ from overlay.linux.libbpf import Link, Map, Object, Program
 OBJECT = Path(__file__).with_name("sockets.bpf.o")
 PIN_ROOT = bpffs.MOUNT_POINT / "overlay-services"
 
-_MAPS = ("services", "backends", "members", "reverse", "choices", "affinities", "counters")
+_MAPS = ("services", "backends", "members", "reverse", "choices", "affinities", "inside", "counters")
 _PROGRAMS = (
     "overlay_getpeername4",
     "overlay_getpeername6",

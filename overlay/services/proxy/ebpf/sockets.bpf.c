@@ -11,13 +11,16 @@
  * whatever network namespace. A process with an IPv6 socket that speaks to an IPv4 address (::ffff:10.96.0.7, as Java
  * does) passes those whose names end in 6; real IPv6 addresses are left alone.
  *
- * Two rules shape the code:
+ * Three rules shape the code:
  *
  * 1. What is not known here is left as it is: an address that is no Service's, a Service without backends, a protocol
  *    without a socket hook. Packets to it meet the rules of nftables beneath, which know all of them, and refuse with
  *    the ICMP error that a connect turns into ECONNREFUSED. So a program never refuses, and always returns ALLOW.
  * 2. A backend is chosen once: by connect for its connection, by the first datagram for a UDP socket. From then on the
  *    socket keeps it until it is not a backend any more.
+ * 3. Only sockets of network namespaces that are known to be inside the cluster (the node's, pods') are translated. From
+ *    another, as of a container on a Docker network of its own, a backend's own address may be out of reach, where the
+ *    rules beneath, which know what they have translated, lead through.
  *
  * How a Service changes under running programs: its backends stand side by side in one array, and the entry in `services`
  * says where and how many. New backends are written to places that nobody reads; then the entry is replaced, which is
@@ -132,6 +135,15 @@ struct {
 	__type(value, struct kept);
 } affinities SEC(".maps");
 
+/* Network namespaces (their cookies) whose sockets are inside the cluster; which those are is inside.py's to know. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1 << 16);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, __u32);
+} inside SEC(".maps");
+
 /* The order is known to layout.py. */
 enum counter {
 	CHOSEN,	 /* a backend was chosen anew */
@@ -186,11 +198,18 @@ static __always_inline int draw(const struct service_key *key, struct backend *d
 	return 0; /* twice changed between two lines of ours */
 }
 
+static __always_inline int is_inside(struct bpf_sock_addr *ctx)
+{
+	__u64 namespace = bpf_get_netns_cookie(ctx);
+
+	return bpf_map_lookup_elem(&inside, &namespace) != NULL;
+}
+
 /* The backend of this socket for the virtual address `key`; false: leave the packet to the rules beneath. */
 static __always_inline int choose(struct bpf_sock_addr *ctx, const struct service_key *key, struct address *chosen)
 {
 	const struct service *service = bpf_map_lookup_elem(&services, key);
-	if (!service)
+	if (!service || !is_inside(ctx))
 		return 0;
 	if (service->count == 0) {
 		count(MISSING);

@@ -1,9 +1,9 @@
 """Which virtual address leads to which backends, as sockets of this node see it. Pure.
 
-Whoever connects on this node is a process of the node or of one of its containers, so it is inside the cluster: at an
-external address it meets all endpoints, also under ``externalTrafficPolicy: Local`` (kubernetes
-``pkg/proxy/nftables/proxier.go``, the short cut of the external chain). A container on a network of its own (``docker
-network create``) is taken for one, too: at its socket no address tells it apart.
+Whoever connects on this node, and is asked about here, is a process of the node or of one of its pods, so it is inside
+the cluster: at an external address it meets all endpoints, also under ``externalTrafficPolicy: Local`` (kubernetes
+``pkg/proxy/nftables/proxier.go``, the short cut of the external chain). Sockets of others, as of containers on a
+network of their own (``docker network create``), are left to the rules (``inside``).
 """
 
 from __future__ import annotations

@@ -161,6 +161,7 @@ _PROBE = f"""\
 -A {PREFIX}PROBE -m recent --rcheck --seconds 5 --reap --name {PREFIX}PROBE --rsource -j RETURN
 -A {PREFIX}PROBE -m statistic --mode random --probability 0.5 -j RETURN
 -A {PREFIX}PROBE -m addrtype --src-type LOCAL -j MARK --set-xmark 0x4000/0x4000
+-A {PREFIX}PROBE -j CONNMARK --set-xmark 0x1/0x1
 -A {PREFIX}PROBE -p tcp -j DNAT --to-destination 192.0.2.1:1
 -A {PREFIX}PROBE -j MASQUERADE --random-fully
 -F {PREFIX}PROBE

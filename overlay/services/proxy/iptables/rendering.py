@@ -6,7 +6,7 @@ The way of a new connection (kubernetes ``pkg/proxy/iptables/proxier.go`` has th
               ├── ClusterIP ──────────────▶ OVERLAY-SVC-… or OVERLAY-SVL-…   one of all, or of the local backends
               ├── any other ▶ OVERLAY-EXT-… ──▶ either     masquerade, or who is inside the cluster
               └── with source ranges ▶ OVERLAY-FW-… ──▶ OVERLAY-EXT-…
-                                                              └──▶ OVERLAY-SEP-…   remembers the client; DNAT
+                                                              └──▶ OVERLAY-SEP-…   remembers the client; mark; DNAT
     filter  INPUT, FORWARD, OUTPUT ──▶ OVERLAY-REFUSED     what no rule above has given a backend
     nat  POSTROUTING ──▶ OVERLAY-MASQUERADE                what is marked
 
@@ -24,7 +24,7 @@ from itertools import chain
 from types import MappingProxyType
 from typing import TypeAlias
 
-from overlay.model import MASQUERADED_MARK
+from overlay.model import MASQUERADED_MARK, TRANSLATED_MARK
 from overlay.services.table import Answer, Backend, Entry, Frontend, Kind, Place, PortName, Table
 
 Chains: TypeAlias = Mapping[str, tuple[str, ...]]
@@ -178,6 +178,7 @@ class _Chains:
         self.chains[name] = (
             *(f"-s {source} -j {MARK}" for source in self._unseen(backend)),
             *remember,
+            f"-j CONNMARK --set-xmark {TRANSLATED_MARK:#x}/{TRANSLATED_MARK:#x}",
             f"-p {protocol} -j DNAT --to-destination {backend.address}:{backend.port}",
         )
         return name

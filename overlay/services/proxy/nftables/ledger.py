@@ -32,7 +32,7 @@ LINGER = 2.0
 Key: TypeAlias = tuple[str, str]
 """Which element: its map, and its key there."""
 
-_DELETED_FIRST = ("firewall", "external", "pick", "cluster", "local", "endpoint", "affinity")
+_DELETED_FIRST = ("firewall", "external", "choose", "cluster", "local", "endpoint", "affinity")
 """By what names begin with: what leads to others goes before them."""
 
 

@@ -125,7 +125,7 @@ add table ip {TABLE}-probe
 add set ip {TABLE}-probe clients {{ type ipv4_addr; flags dynamic,timeout; timeout 9s; size 9; }}
 add chain ip {TABLE}-probe endpoint
 add rule ip {TABLE}-probe endpoint update @clients {{ ip saddr }}
-add rule ip {TABLE}-probe endpoint meta l4proto tcp dnat ip to numgen random mod 2 map {{ 0 : 192.0.2.1 . 1, 1 : 192.0.2.1 . 2 }}
+add rule ip {TABLE}-probe endpoint meta l4proto tcp ct mark set ct mark | 0x1 dnat ip to numgen random mod 2 map {{ 0 : 192.0.2.1 . 1, 1 : 192.0.2.1 . 2 }}
 add map ip {TABLE}-probe services {{ type ipv4_addr . inet_proto . inet_service : verdict; elements = {{ 192.0.2.1 . tcp . 80 : goto endpoint }}; }}
 add chain ip {TABLE}-probe nat {{ type nat hook output priority -100; policy accept; }}
 add rule ip {TABLE}-probe nat ip daddr . meta l4proto . th dport vmap @services

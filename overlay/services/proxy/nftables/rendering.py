@@ -4,7 +4,7 @@ The way of a new connection (kubernetes ``pkg/proxy/nftables/README.md``)::
 
     prerouting, output   -110  firewalled: the load balancer's source ranges
     prerouting, output   -100  dispatch: services (address . protocol . port) or node-ports (protocol . port)
-                                  ├──▶ pick-tcp-random-3   one of three, from the map of all ClusterIPs' backends
+                                  ├──▶ choose-tcp-random-3 one of three, from the map of all ClusterIPs' backends
                                   └──▶ external-…   masquerade, and who is inside the cluster
                                           └──▶ cluster-…, local-…   one of the backends
                                                   └──▶ endpoint-…   of an entry with affinity: remembers the client
@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, collapse_addresses
 
-from overlay.model import MASQUERADED_MARK
+from overlay.model import MASQUERADED_MARK, TRANSLATED_MARK
 from overlay.services.table import Answer, Backend, Entry, Frontend, Kind, Place
 
 TABLE = "overlay-services"
@@ -161,7 +161,7 @@ class _Pools:
         protocol = self._entry.protocol.lower()
         backends = BACKENDS[self._entry.protocol]
         chosen = f"ip daddr . {protocol} dport . {self._way.format(count)} map @{backends}"
-        return Chain(f"pick-{protocol}-{self._scheduler}-{count}", (_to(self._entry, chosen),))
+        return Chain(f"choose-{protocol}-{self._scheduler}-{count}", (_to(self._entry, chosen),))
 
     def pool(self, local: bool) -> Chain:
         """The chain that chooses one of the local backends, or of all."""
@@ -200,7 +200,7 @@ def _pair(backend: Backend) -> str:
 
 
 def _to(entry: Entry, destination: str) -> str:
-    return f"meta l4proto {entry.protocol.lower()} dnat ip to {destination}"
+    return f"meta l4proto {entry.protocol.lower()} {_TRANSLATED} dnat ip to {destination}"
 
 
 def _external(entry: Entry, place: Place, pools: _Pools) -> Chain:
@@ -238,6 +238,8 @@ def _one_of(networks: Sequence[IPv4Network]) -> str:
 # --- the frame --------------------------------------------------------------------------------------------------------
 
 _MARK = f"meta mark set meta mark | {MASQUERADED_MARK:#x}"
+
+_TRANSLATED = f"ct mark set ct mark | {TRANSLATED_MARK:#x}"
 
 _NODE_PORT = "ip daddr != 127.0.0.0/8 fib daddr type local"
 """Node ports are at all of the node's own addresses but those (CVE-2020-8558)."""

@@ -11,7 +11,7 @@ import pytest
 
 from overlay.services.keys import Keys
 from overlay.services.mirror import ServicesMirror
-from overlay.services.proxy import base, hairpin, keeper, place
+from overlay.services.proxy import base, hairpin, keeper, passage, place
 from overlay.services.proxy.base import Applied, Surroundings
 from overlay.services.proxy.keeper import Keeper, Whereabouts
 from overlay.services.proxy.modes import Choice
@@ -66,6 +66,7 @@ async def test_what_changes_during_a_look_is_looked_at_in_the_next(
 
     monkeypatch.setattr(place, "look", look)
     monkeypatch.setattr(hairpin, "allow", allow)
+    monkeypatch.setattr(passage, "keep", tuple)
     monkeypatch.setattr(keeper, "choose", choose)
     monkeypatch.setattr(Keeper, "_remove_others", remove_others)
     for turn in range(5):  # the second one looks in any case: it checks what the first one made

@@ -68,6 +68,8 @@ class Kernel:
         self.chains[name] = []
 
     def add_rule(self, name: str, content: str) -> None:
+        marked = "ct mark set ct mark | 0x200000 dnat" in content
+        assert marked or " dnat ip to" not in content, "what is given a backend is known by that"
         self.chains[name].append(content)
 
     def delete_chain(self, name: str, content: str) -> None:

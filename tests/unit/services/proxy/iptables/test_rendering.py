@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
+from overlay.model import TRANSLATED_MARK
 from overlay.services.meeting import meets
 from overlay.services.proxy.iptables.rendering import MASQUERADE, REFUSED, SERVICES, common, render
 from overlay.services.table import Answer, Place, Table
@@ -28,6 +29,7 @@ class Packet:
     port: int
     protocol: str
     marked: bool = False
+    connection_marked: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,11 @@ def target(
         value, mask = (int(each, 16) for each in words["--set-xmark"].split("/"))
         assert value == 0x4000
         yield replace(packet, marked=True if mask else not packet.marked)
+    elif name == "CONNMARK":
+        assert words["--set-xmark"] == f"{TRANSLATED_MARK:#x}/{TRANSLATED_MARK:#x}"
+        yield replace(packet, connection_marked=True)
     elif name == "DNAT":
+        assert packet.connection_marked, "what is given a backend is known by that"
         address, port = words["--to-destination"].split(":")
         yield Outcome("DNAT", (address, int(port)), packet.marked)
     elif name in ("REJECT", "DROP", "MASQUERADE"):

@@ -1,0 +1,90 @@
+"""Lets connections to Services pass between Docker's networks, which are kept apart otherwise.
+
+Docker drops what goes from one of its bridges to another, and from its version 28 on all that comes to one from
+elsewhere. What a mode has given a backend carries a mark on its connection, and one rule accepts that::
+
+    -A FORWARD -j DOCKER-USER
+    -A FORWARD -m connmark --mark 0x200000/0x200000 -m comment --comment "overlay services" -j ACCEPT
+    -A FORWARD -j DOCKER-ISOLATION-STAGE-1          (DOCKER-FORWARD in Docker 28)
+
+Its place is directly before the first chain of Docker's own that keeps networks apart, so that whatever operators deny
+in DOCKER-USER, or before it, is denied. Docker moves its chains to the front when it makes a network, and when it
+starts: the rule is put in its place again when the machine is looked at. Where Docker has no such chain there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from overlay.errors import NodeError
+from overlay.linux.netfilter import Iptables, Tools
+from overlay.model import TRANSLATED_MARK
+from overlay.problem import Problem
+
+BASE = "-A FORWARD "
+
+COMMENT = '--comment "overlay services"'
+
+RULE = f"-m connmark --mark {TRANSLATED_MARK:#x}/{TRANSLATED_MARK:#x} -m comment {COMMENT} -j ACCEPT"
+
+_APART = frozenset({"DOCKER-ISOLATION-STAGE-1", "DOCKER-FORWARD", "DOCKER-INTERNAL"})
+"""Chains of Docker's (20.10 to 28) that keep its networks apart."""
+
+_LEGACY_TABLES = Path("/proc/net/ip_tables_names")
+"""Which tables of the older kind the kernel has; asking such an iptables for another would make it."""
+
+
+def keep() -> tuple[Problem, ...]:
+    """Puts the rule in its place, or away where there is no need; tells why it could not be."""
+    try:
+        for tool in Tools.locate().variants:
+            _carry_out(tool, plan(_listed(tool)))
+    except NodeError as error:
+        cause = f"containers of other Docker networks do not reach Services' pods on docker0: {error}"
+        return (Problem("docker-networks", cause, "docker network connect bridge CONTAINER"),)
+    return ()
+
+
+def remove() -> Iterator[str]:
+    """Takes the rule away, and tells where it was. Raises NodeError."""
+    for tool in Tools.locate().variants:
+        if commands := plan(_listed(tool), wanted=False):
+            _carry_out(tool, commands)
+            yield "iptables filter FORWARD: the rule of Services"
+
+
+def plan(listed: Iterable[str], *, wanted: bool = True) -> list[str]:
+    """Commands for the table filter, of what ``iptables -S FORWARD`` printed; none where all is right. Pure."""
+    rules = [line.removeprefix(BASE) for line in listed if line.startswith(BASE)]
+    ours = [rule for rule in rules if COMMENT in rule]
+    others = [rule for rule in rules if COMMENT not in rule]
+    place = next((index for index, rule in enumerate(others) if _leads_to(rule) in _APART), None)
+    right = [*others[:place], RULE, *others[place:]] if wanted and place is not None else others
+    if rules == right:
+        return []
+    gone = [f"-D FORWARD {rule}" for rule in ours]
+    return gone if right is others or place is None else [*gone, f"-I FORWARD {place + 1} {RULE}"]
+
+
+def _leads_to(rule: str) -> str:
+    words = rule.split()
+    return words[-1] if words[-2:-1] in (["-j"], ["-g"]) else ""
+
+
+def _listed(tool: Iptables) -> list[str]:
+    if not tool.is_nft and "filter" not in _legacy_tables():
+        return []
+    return tool.chain("filter", "FORWARD").splitlines()
+
+
+def _legacy_tables() -> list[str]:
+    try:
+        return _LEGACY_TABLES.read_text().split()
+    except OSError:
+        return []
+
+
+def _carry_out(tool: Iptables, commands: list[str]) -> None:
+    if commands:
+        tool.carry_out("\n".join(("*filter", *commands, "COMMIT", "")))
