@@ -4,7 +4,7 @@
 
     table ──▶ rendering (pure) ──▶ ledger (pure): what is held, what is to change ──▶ mode ──▶ nft
                                                         ▲
-    nft ──▶ found (pure): what an earlier daemon left ──┘
+    netlink ──▶ found: what an earlier daemon left ─────┘
 
 A map leads from an address and port to a chain, and that chain to one backend. A chain that says what to do with an
 entry's connections is named by what it says: it is never changed, only replaced by another in the map. So whatever

@@ -76,12 +76,8 @@ class Nftables:
         self._tools.transact("\n".join(commands) + "\n", as_json=False)
 
     def _found(self) -> Found:
-        """One listing: each reads all of the table's elements anew."""
-        listed = self._tools.list_table(FAMILY, TABLE)
-        if listed is None:
-            return Found()
-        there = found(listed)
-        if there.framed:
+        there = found()
+        if there.framed or not there.chains:
             return there
         # Somebody took a part of it away: what is left of it cannot be trusted.
         self._tools.delete_table(FAMILY, TABLE)
@@ -92,7 +88,7 @@ class Nftables:
         if self._ledger is None:
             return False
         wanted = {*FRAME, *self._ledger.held_chains}
-        if chains(await asyncio.to_thread(self._tools.list_chains, FAMILY)) >= wanted:
+        if await asyncio.to_thread(chains) >= wanted:
             return True
         self._ledger = self._table = None
         return False

@@ -134,7 +134,7 @@ def render(entry: Entry, place: Place, scheduler: str = "") -> Piece:
                 target = pools.pool(entry.internal_local)
             chains[target.name] = target
             elements.append(Element(services, _key(entry, frontend), f"goto {target.name}"))
-    local = sorted({each.address for each in entry.all_backends if each.local})
+    local = sorted({each.address for each in (*entry.cluster, *entry.local) if each.local})
     hairpins = [Element(HAIRPINS, f"{each} . {each}") for each in local]
     every = tuple((pools.chains | chains).values())
     return Piece(every, tuple(pools.sets.values()), (*elements, *hairpins))
