@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -26,14 +27,17 @@ from overlay.lab.topology import LabSpec
 from overlay.services.proxy.nftables.ledger import LINGER
 from overlay.services.table import Answer
 from tests.support.foreign_rules import DOCKER_26, DOCKER_28
+from tests.support.limits import limit
 from tests.support.namespaces import namespace
 from tests.support.services_lab import (
     BALANCER,
     BRIDGES,
+    ECHO_PORT,
     EXTERNAL,
     LIMIT,
     PORT,
     Client,
+    Held,
     ServicesLab,
     Steadily,
     services_lab,
@@ -42,6 +46,8 @@ from tests.support.services_lab import (
 pytestmark = [pytest.mark.root, pytest.mark.etcd]
 
 MODES = ("ebpf", "nftables", "iptables", "userspace")
+
+OUTAGE_SECONDS = float(os.environ.get("OVERLAY_OUTAGE_SECONDS", "4"))
 
 VIP, NODE_PORT = "10.96.7.1", 30080
 EVERYWHERE: dict[str, Any] = {
@@ -306,6 +312,89 @@ def test_where_netfilter_sees_bridges_a_pod_is_given_its_neighbours_and_itself(s
         services.set_bridges(node, seen=False)
         node.run("ip", "address", "del", "192.0.2.1/32", "dev", "lo")
     assert poll(all_agree, LIMIT), "and back"
+
+
+def test_a_pod_that_is_killed_costs_new_connections_a_second_at_most(services: ServicesLab) -> None:
+    services.put_service("web", clusterIP=VIP)
+    grace = limit(1.0, 10.0)
+    try:
+        with ExitStack() as stack:
+            clients = [stack.enter_context(Steadily(services, each, VIP, 80)) for each in ("n1p1", "n1", "n2", "n2p1")]
+            assert poll(lambda: all(each.asked > 20 for each in clients), LIMIT)
+            died = time.monotonic()
+            services.servers["n1p2"].kill()
+            services.remove_pod("n1p2")
+            lasting(grace)
+            go_on(clients)
+        for each in clients:
+            assert each.later_than(died + grace) == []
+            assert all(fault.at > died - 2.0 for fault in each.faults), "none before; one may have begun shortly before"
+    finally:
+        services.serve("n1p2")
+        services.put_pod("n1p2")
+        services.wait_for_pods()
+
+
+def test_a_node_that_dies_costs_new_connections_until_its_lease_ends(services: ServicesLab) -> None:
+    if services.mode in ("iptables", "userspace") and "OVERLAY_SERVICES" not in os.environ:
+        pytest.skip("OVERLAY_SERVICES=all asks for it in this mode")
+    ttl, dead = 5, services.lab.node("n2")
+    services.put_service("web", clusterIP=VIP)
+    services.daemons.pop("n2").kill()
+    services.start_daemon(dead, "--services-lease-ttl", str(ttl))
+    services.put_service("another", clusterIP="10.96.7.9")  # it is done once both nodes do it
+    there = services.report("n1")["proxy"]["backends"]
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Steadily(services, each, VIP, 80)) for each in ("n1p1", "n1")]
+        died = time.monotonic()
+        services.daemons.pop("n2").kill()
+        dead.run("ip", "link", "set", "eth0", "down")
+        try:
+            assert poll(lambda: services.report("n1")["proxy"].get("backends") == there // 2, LIMIT)
+            noticed = time.monotonic()
+            assert noticed - died <= ttl + limit(2.0, 30.0)
+            go_on(clients)
+        finally:
+            dead.run("ip", "link", "set", "eth0", "up")
+            services.start_daemon(dead)
+    if services.mode != "userspace":  # a dial that fails moves on
+        assert any(each.later_than(died) for each in clients), "half of the endpoints were out of reach"
+    for each in clients:
+        assert each.later_than(noticed) == []
+    services.wait_for_pods()
+
+
+def test_nothing_fails_while_etcd_is_away_and_the_daemon_is_killed(services: ServicesLab) -> None:
+    ports = [{"name": "tcp", "port": 80, "targetPort": PORT}, {"name": "echo", "port": 81, "targetPort": ECHO_PORT}]
+    services.put_service("web", clusterIP=VIP, ports=ports)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Steadily(services, each, VIP, 80)) for each in ("n1p1", "n1", "n2p1")]
+        held = [stack.enter_context(Held(services, each, VIP, 81)) for each in ("n1p1", "n1", "n2p1")]
+        services.lab.stop_etcd()
+        lasting(OUTAGE_SECONDS / 2)
+        if services.mode != "userspace":  # without the daemon nothing answers there
+            services.daemons.pop("n1").kill()
+            services.start_daemon(services.lab.node("n1"))
+        lasting(OUTAGE_SECONDS / 2)
+        services.lab.start_etcd()
+        services.put_service("new", clusterIP="10.96.7.9")
+        services.wait_for_pods()
+        go_on(clients)
+    assert [each.faults for each in clients] == [[]] * 3
+    assert [each.outcome["fault"] for each in held] == [""] * 3
+    assert all(each.outcome["answered"] > 10 for each in held)
+    check(services, "n1p1", "n1", "10.96.7.9", 80)
+
+
+def go_on(clients: list[Steadily]) -> None:
+    """Until each has asked so and so often from now on."""
+    asked = [each.asked for each in clients]
+    assert poll(lambda: all(each.asked > was + 20 for each, was in zip(clients, asked, strict=True)), LIMIT)
+
+
+def lasting(seconds: float) -> None:
+    """How long something lasts is what is tested, so here time itself is waited for."""
+    time.sleep(seconds)
 
 
 OWN_NETWORK = ("172.30.0.1", "172.30.0.2")

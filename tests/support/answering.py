@@ -3,8 +3,8 @@
 ``serve NAME PORT… echo:PORT`` answers every connection (TCP) and datagram (UDP) at each port with one line of JSON, the
 server's name and port and the client's address. ``ask`` reads a question a line, and prints its answers as a line; a
 question is ``{"protocol", "address", "port", "count", "patience", "source_port"}``, an answer what the server said, or
-"refused" or "silence". ``hold ADDRESS PORT`` keeps one connection to such a server's ``echo:PORT`` busy until a line
-comes in, and prints what became of it: how often it was answered, and how it failed.
+"refused", "silence", or the error's name. ``hold ADDRESS PORT`` keeps one connection to such a server's ``echo:PORT``
+busy until a line comes in, and prints what became of it: how often it was answered, and how it failed.
 """
 
 from __future__ import annotations
@@ -99,6 +99,10 @@ def _by_tcp(address: str, port: int, patience: float, source_port: int) -> Any:
         return "refused"
     except TimeoutError:
         return "silence"
+    except OSError as error:
+        return type(error).__name__
+    except ValueError:
+        return "cut off"
 
 
 def _by_udp(address: str, port: int, patience: float, source_port: int) -> Any:
