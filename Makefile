@@ -31,7 +31,7 @@ help:  ## show this
 
 # -- set-up ----------------------------------------------------------------------------------------------------------
 
-.PHONY: definitions test-clients test-docker help packages test-packages platform-packages test-platforms test-platforms-fault bench-vm lock demo test check lint types contracts unit lowest soak fuzz fuzz-keys bench bpf wheels release install uninstall clean herd mutants endurance
+.PHONY: definitions test-clients test-docker test-services help packages test-packages platform-packages test-platforms test-platforms-fault bench-vm lock demo test check lint types contracts unit lowest soak fuzz fuzz-keys bench bpf wheels release install uninstall clean herd mutants endurance
 
 packages:
 	@requirements/packages.sh $(RUNTIME) $(LAB)
@@ -99,6 +99,9 @@ lowest: $(LOWEST)/.dev  ## unit tests with each version that pyproject.toml name
 
 test-docker: test-packages $(VENV)/.dev  ## Docker of other Debians (debootstrap builds them once): make test-docker ROOTS=forky
 	@OVERLAY_DOCKER_ROOTS="$(ROOTS)" $(BIN)/pytest -q tests/system/test_docker_roots.py tests/system/test_readme.py
+
+test-services: test-packages $(VENV)/.dev  ## Services: every source, address and policy in every proxy mode, and a minute without etcd
+	@OVERLAY_SERVICES=all OVERLAY_OUTAGE_SECONDS=60 $(BIN)/pytest -q tests/netns/test_services*.py
 
 test-clients: $(VENV)/.dev  ## the API with client libraries and vmagent, which are not this project's to depend on
 	@requirements/packages.sh $(LAB) $(TESTS) vmagent=victoria-metrics
