@@ -63,7 +63,7 @@ _ON_REQUEST = ("whole",)
 """Kinds that take longer than all the others together: they are run where they are named."""
 
 _SHOWS = {
-    "kernel": "demo; both datapaths, every packet; links of all kinds; netem; restarts; cleanup",
+    "kernel": "demo; both datapaths, every packet; links of all kinds; netem; restarts, an earlier version; cleanup",
     "virtio": "virtio-net cards with their offloads: every packet, native XDP, VLAN, bond",
     "docker": "README's page as it stands; containers of two nodes, networks apart, default-deny",
     "nft": "rulesets of others, by both variants of iptables and by nftables",
