@@ -80,6 +80,7 @@ def _measure_all(ready: Sequence[Staged], mode: Mode, number: int, results: Resu
     for probe in PROBES:
         for it in ready:
             try:
+                it.wake()
                 with it.load():
                     figures = probe.run(it.ends, results.conditions.seconds)
                 results.add(mode, it.way, number, figures)

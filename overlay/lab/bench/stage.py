@@ -16,6 +16,7 @@ from overlay.lab.machine import Node
 from overlay.lab.process import poll
 from overlay.lab.shell import run_batch
 from overlay.lab.topology import LabSpec, SubnetFile
+from overlay.lab.traffic import ping
 
 VXLAN_DEVICE = "vxlan0"
 VXLAN_PORT = 8472
@@ -48,6 +49,11 @@ class Staged:
     def load(self) -> contextlib.AbstractContextManager[None]:
         """What arrives beside the measurement, for the length of a ``with`` statement."""
         return self.flood.running() if self.flood else contextlib.nullcontext()
+
+    def wake(self) -> None:
+        """Sends something for a second: after a pause a way may have to find neighbours anew, or whether a peer takes
+        packets unfinished (overlay.bpf.c, ``question``), and a measurement meanwhile is of something else."""
+        ping(self.ends.source, self.ends.address, count=5, interval=0.25)
 
     def set_mode(self, mode: Mode) -> None:
         """Sets the underlay's offloads."""
