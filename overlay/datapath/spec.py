@@ -7,6 +7,10 @@ from ipaddress import IPv4Address, IPv4Network
 
 from overlay.model import UDP_PORT
 
+ASIDE = 1 << 14
+"""From the tunnel's port to the first of those that only send: the ports next to it are what a second network on the
+same machine is given. A multiple of every number of workers that is a power of two (see userspace/steering.py)."""
+
 
 @dataclass(frozen=True, slots=True)
 class TunnelSpec:

@@ -21,6 +21,20 @@ pytestmark = [pytest.mark.root, pytest.mark.etcd, pytest.mark.skipif(os.geteuid(
 NETWORKS = {"flannel0": ("/one", "10.0.0.0/16", 8285), "flannel1": ("/two", "10.77.0.0/16", 8286)}
 
 
+def test_networks_at_neighbouring_ports(make_lab: MakeLab, tmp_path: Path) -> None:
+    """What the one's workers send from is not the other's port."""
+    lab = make_lab(nodes=1, pods=0, agents=False)
+    lab.start_etcd()
+    for prefix, network, port in NETWORKS.values():
+        config = f'{{"Network":"{network}","Backend":{{"Type":"udp","Port":{port}}}}}'
+        lab.etcd.run("etcdctl", "put", f"{prefix}/config", config)
+    with ExitStack() as stack:
+        for device, (prefix, *_) in NETWORKS.items():
+            flags = (f"--device={device}", f"--etcd-prefix={prefix}", "--healthz-port=0", "--workers=2")
+            each = stack.enter_context(agent(lab.nodes[0], tmp_path / device, *flags, "--datapath=userspace"))
+            each.says("ready: subnet")
+
+
 def test_routes_rules_and_blackholes_of_the_other_stay(make_lab: MakeLab, tmp_path: Path) -> None:
     lab = make_lab(nodes=1, pods=0, agents=False)
     node = lab.nodes[0]

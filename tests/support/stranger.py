@@ -11,10 +11,11 @@ import struct
 import sys
 from collections.abc import Iterator
 
+from overlay.datapath.spec import ASIDE
 from tests.support.admission import ipv4, plain_checksum
 
 TUNNEL = 8285
-PORTS = (TUNNEL, *range(8286, 8290), 53, *range(49152, 65536))
+PORTS = (TUNNEL, *range(TUNNEL + ASIDE, TUNNEL + ASIDE + 5), 53, *range(49152, 65536))
 """The tunnel's, those that workers send from, another service's, and those of the kernel path's flows."""
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from overlay.datapath.kernel import attach
 from overlay.datapath.kernel.attach import Attachment
 from overlay.datapath.kernel.maps import read_endpoint, write_endpoint
+from overlay.datapath.spec import ASIDE
 from overlay.errors import DatapathError, NodeError
 from overlay.linux import fou
 from overlay.linux.fou import Fou, Ipip
@@ -44,7 +45,7 @@ NOT_WANTED = Wish(False, "not asked for")
 
 def socket_ports(port: int) -> range:
     """Ports of which the slow path's socket may have one while FOU has the tunnel's."""
-    first = port + 1 if port + _CANDIDATES < _FLOW_PORTS else UDP_PORT + 1
+    first = (port if port + ASIDE + _CANDIDATES < _FLOW_PORTS else UDP_PORT) + ASIDE
     return range(first, first + _CANDIDATES)
 
 

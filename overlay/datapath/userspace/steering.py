@@ -24,6 +24,7 @@ import socket
 import struct
 from collections.abc import Iterator
 
+from overlay.datapath.spec import ASIDE
 from overlay.linux import libc
 from overlay.linux.sockopt import SO_ATTACH_FILTER, SO_ATTACH_REUSEPORT_CBPF
 
@@ -52,7 +53,7 @@ def source_ports(port: int, worker: int) -> Iterator[int]:
     The first choices of a node's workers follow each other, so that they reach different workers of a peer.
     """
     for step in range(MAX_TRIES):
-        number = port + worker + MAX_WORKERS * step
+        number = port + ASIDE + worker + MAX_WORKERS * step
         candidate = FIRST_SOURCE_PORT + (number - FIRST_SOURCE_PORT) % (FLOW_PORTS - FIRST_SOURCE_PORT)
         if candidate != port:
             yield candidate

@@ -46,6 +46,12 @@ def test_no_worker_sends_from_a_port_of_flows() -> None:
                 pytest.fail(f"worker {worker} of port {port} sends from {candidate}")
 
 
+def test_the_ports_next_to_the_tunnels_are_left_to_other_networks() -> None:
+    for port in (1024, 8285, 8472, 30000, 65000):
+        firsts = {next(source_ports(port, worker)) for worker in range(1, MAX_WORKERS + 1)}
+        assert firsts.isdisjoint(range(port, port + 64))
+
+
 @pytest.mark.parametrize("port", [1, 1023, 1024, 2111, 2112, 8285, 32768, 49088, 49151, 49152, 50000, 65472, 65535])
 def test_source_ports(port: int) -> None:
     taken: set[int] = set()
