@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+from collections.abc import Iterable
 from typing import NoReturn
 
 from overlay.linux.changes import ADDRESSING, BURST_SECONDS, Group, changes
+
+_DEAF_SECONDS = 5.0
+"""Seconds between two attempts to hear of changes."""
+
+_log = logging.getLogger(__name__)
 
 
 class Occasion:
@@ -35,10 +42,22 @@ async def changes_of_this_machine(
 ) -> NoReturn:
     """Tells ``occasions`` of each burst of changes to this namespace's network, as seldom as every ``burst`` seconds.
 
-    Raises:
-        OSError: the kernel refuses to tell.
+    While the kernel cannot tell, for want of a descriptor or of memory, they are told now and then.
     """
-    async for _ in changes(of, burst):
-        for occasion in occasions:
-            occasion.tell()
-    raise AssertionError("the kernel never stops telling")
+    deaf = False
+    while True:
+        try:
+            async for _ in changes(of, burst):
+                deaf = False
+                _tell(occasions)
+        except OSError as error:
+            if not deaf:
+                _log.warning("changes of this machine's network are not heard of (%s): trying again", error.strerror)
+            deaf = True
+            _tell(occasions)
+            await asyncio.sleep(_DEAF_SECONDS)
+
+
+def _tell(occasions: Iterable[Occasion]) -> None:
+    for occasion in occasions:
+        occasion.tell()

@@ -38,7 +38,7 @@ class Look:
 
 
 Work = Callable[[], Awaitable[Look]]
-"""Compares and mends. Raises OverlayError where it could not, and PrivilegeError where it never can."""
+"""Compares and mends. Raises OverlayError or OSError where it could not, and PrivilegeError where it never can."""
 
 
 class Loop:
@@ -82,8 +82,10 @@ class Loop:
                 look = await self._work()
             except PrivilegeError:
                 raise
-            except OverlayError as error:
-                problem = Problem.of(error, self._topic, after="trying again", severity=self._severity)
+            except (OverlayError, OSError) as error:
+                # Of the latter, whatever nobody has put into words: a machine that is short of descriptors or memory.
+                known = error if isinstance(error, OverlayError) else OverlayError(error.strerror or str(error))
+                problem = Problem.of(known, self._topic, after="trying again", severity=self._severity)
                 self._troubles.found(self._topic, [problem])
                 return self._retry
             self._troubles.found(self._topic, look.problems)

@@ -53,6 +53,11 @@ class Growth:
         self._last: dict[str, int] = {}
         self._total: dict[str, int] = {}
 
+    @property
+    def totals(self) -> dict[str, int]:
+        """The growth of all, as of when each was seen last."""
+        return dict(self._total)
+
     def add(self, name: str, value: int) -> int:
         """The growth of ``name``, which is at ``value`` now."""
         last = self._last.get(name, value)

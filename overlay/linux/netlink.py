@@ -130,6 +130,8 @@ def explained(what: str) -> Iterator[None]:
         yield
     except NetlinkError as error:
         raise refusal(error.code, str(error.args[-1]), what) from error
+    except OSError as error:  # of the socket itself, as where its answers find no room
+        raise NodeError(f"the kernel cannot be asked: {error.strerror or error}", about=what) from error
 
 
 @contextmanager
@@ -146,7 +148,9 @@ class RouteSocket:
     """One rtnetlink socket, to be used as a context manager and from one thread at a time."""
 
     def __init__(self) -> None:
-        self._route: Any = IPRoute()
+        """Raises NodeError: there is no socket to be had, as where all descriptors are in use."""
+        with explained("netlink"):
+            self._route: Any = IPRoute()
 
     def __enter__(self) -> Self:
         return self

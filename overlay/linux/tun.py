@@ -10,6 +10,7 @@ import fcntl
 import os
 import socket
 import struct
+from contextlib import suppress
 from enum import IntFlag
 
 from overlay.errors import DeviceError, PrivilegeError
@@ -139,29 +140,27 @@ def set_queue_length(name: str, packets: int) -> None:
     Raises:
         DeviceError: no such device, or not allowed.
     """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        try:
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
             fcntl.ioctl(any_socket, SIOCSIFTXQLEN, _IFREQ_INT.pack(name.encode(), packets))
-        except OSError as failure:
-            raise DeviceError(f"cannot set the queue length: {failure.strerror}", about=f"device {name}") from failure
+    except OSError as failure:
+        raise DeviceError(f"cannot set the queue length: {failure.strerror}", about=f"device {name}") from failure
 
 
 def reopen_the_way(queue: int, name: str, packets: int) -> list[str]:
     """Puts right what others have set of a device that is up, and what keeps packets from ``queue``: no carrier, or a
     queue of fewer than ``packets``. Returns what was done, in words; nothing where it is right, or cannot be told."""
     done = []
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        try:
-            _, flags = _IFREQ.unpack(fcntl.ioctl(any_socket, SIOCGIFFLAGS, _IFREQ.pack(name.encode(), 0)))
-            if flags & IFF_UP and not flags & IFF_RUNNING:
-                fcntl.ioctl(queue, TUNSETCARRIER, struct.pack("=i", 1))
-                done.append("carrier on")
-            _, length = _IFREQ_INT.unpack(fcntl.ioctl(any_socket, SIOCGIFTXQLEN, _IFREQ_INT.pack(name.encode(), 0)))
-            if length < packets:
-                fcntl.ioctl(any_socket, SIOCSIFTXQLEN, _IFREQ_INT.pack(name.encode(), packets))
-                done.append(f"queue of {length} → {packets} packets")
-        except OSError:  # it is gone, or this is none
-            pass
+    # Refused where it is gone, where this is none, and where there is no descriptor for a socket.
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        _, flags = _IFREQ.unpack(fcntl.ioctl(any_socket, SIOCGIFFLAGS, _IFREQ.pack(name.encode(), 0)))
+        if flags & IFF_UP and not flags & IFF_RUNNING:
+            fcntl.ioctl(queue, TUNSETCARRIER, struct.pack("=i", 1))
+            done.append("carrier on")
+        _, length = _IFREQ_INT.unpack(fcntl.ioctl(any_socket, SIOCGIFTXQLEN, _IFREQ_INT.pack(name.encode(), 0)))
+        if length < packets:
+            fcntl.ioctl(any_socket, SIOCSIFTXQLEN, _IFREQ_INT.pack(name.encode(), packets))
+            done.append(f"queue of {length} → {packets} packets")
     return done
 
 

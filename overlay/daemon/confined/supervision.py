@@ -129,8 +129,9 @@ class Supervision:
                     await self._charge.begin()
                     self.trouble = None
                     break
-                except OverlayError as failure:
-                    cause, self.trouble = failure.cause, failure
+                except (OverlayError, OSError) as failure:
+                    known = failure if isinstance(failure, OverlayError) else self._failure(str(failure))
+                    cause, self.trouble = known.cause, known
 
     async def _until_it_fails(self) -> str:
         """Returns what became of the helper: when it died, or does not answer any more."""

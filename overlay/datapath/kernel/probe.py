@@ -9,7 +9,6 @@ is the kernel, which refuses the programs, and the programs, which have counted 
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import socket
@@ -31,6 +30,7 @@ from overlay.linux import libc, tun
 from overlay.linux.libbpf import possible_cpus
 from overlay.linux.netlink import Link, Netlink
 from overlay.linux.routes import Route
+from overlay.linux.shortage import is_shortage
 from overlay.linux.tc import Hook, TrafficControl
 from overlay.model import Peer, PeerTable
 from overlay.packet.mtu import UDP_ENCAPSULATION
@@ -50,10 +50,6 @@ _MTU = 1472
 _PAYLOAD = bytes(_MTU - UDP_ENCAPSULATION)
 """As large as fits: some kernels before 5.12 carry small packets only (``__bpf_skb_max_len``)."""
 
-_SHORT_OF = {
-    errno.ENOMEM, errno.ENOBUFS, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EAGAIN, errno.EINTR, errno.EBUSY
-}  # fmt: skip
-"""What the next try may find otherwise; ENOSPC: libbpf, once it has run out of descriptors."""
 _NOT_OURS = {"slow_tx_not_ipv4", "slow_tx_no_peer"}
 """Counters that also grow by what a new interface says of itself: IPv6's solicitations, IGMP."""
 
@@ -113,7 +109,7 @@ def _probe(path: Path, unwraps: Unwraps) -> ProbeResult:
         possible_cpus()  # or no counter could ever be read
         loaded = load(path, None)
     except (OverlayError, OSError) as error:
-        return ProbeResult(Answer.UNKNOWN if _is_shortage(error) else Answer.NO, str(error))
+        return ProbeResult(Answer.UNKNOWN if is_shortage(error) else Answer.NO, str(error))
     try:
         try:
             libc.unshare(libc.CLONE_NEWNET)
@@ -124,21 +120,12 @@ def _probe(path: Path, unwraps: Unwraps) -> ProbeResult:
             return ProbeResult(Answer.UNKNOWN, cause)
         _there_and_back(loaded, unwraps)
     except DatapathError as error:
-        return ProbeResult(Answer.UNKNOWN if _is_shortage(error) else Answer.NO, str(error))
+        return ProbeResult(Answer.UNKNOWN if is_shortage(error) else Answer.NO, str(error))
     except (OverlayError, OSError) as error:
         return ProbeResult(Answer.UNKNOWN, str(error))
     finally:
         loaded.close()
     return ProbeResult(Answer.YES, "a packet went through")
-
-
-def _is_shortage(error: BaseException | None) -> bool:
-    """Whether the machine was short of something at the moment, by the error numbers of what led to ``error``."""
-    while error is not None:
-        if {getattr(error, "errno", None), getattr(error, "code", None)} & _SHORT_OF:  # OSError's, pyroute2's
-            return True
-        error = error.__cause__
-    return False
 
 
 def _there_and_back(loaded: Loaded, unwraps: Unwraps) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -133,3 +134,14 @@ async def test_there_is_one_look_at_a_time() -> None:
     async with running(loop):
         await asyncio.gather(*(loop.once() for _ in range(20)))
     assert most == 1
+
+
+async def test_a_machine_that_is_short_of_something_ends_no_loop() -> None:
+    """Whatever work opens, a descriptor may be missing for it; the next look may find one."""
+
+    async def work() -> Look:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    troubles = Troubles()
+    assert await Loop("node", work, troubles, every=NEVER, retry=0.5).once() == 0.5
+    assert [(problem.code, problem.sentence) for problem in troubles.now] == [("node", "Too many open files")]
