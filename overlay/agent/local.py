@@ -49,6 +49,10 @@ class Node:
         """What our lease must say under ``config``; None before :meth:`prepare`."""
         return self._backends.advertisement(config)
 
+    async def anticipate(self) -> None:
+        """Begins what takes long before the config is known."""
+        await self._backends.anticipate()
+
     async def prepare(self, config: NetworkConfig, underlay: Underlay) -> bool:
         """Prepares the config's backend; whether that was not done already. Raises as :meth:`Succession.prepare`."""
         return await self._backends.prepare(config, underlay)

@@ -65,6 +65,9 @@ async def run(settings: AgentSettings, notices: tuple[str, ...] = ()) -> None:
 
 async def _bring_up(daemon: Daemon, settings: AgentSettings) -> None:
     """Waits for an underlay, makes the parts, and starts them."""
+    node = Node(settings)
+    daemon.at_end(node.close)  # the last of all: while the rest ends, packets pass
+    await node.anticipate()
     store = EtcdStore(settings.etcd)
     daemon.at_end(store.close)
     directories = tuple(dict.fromkeys((settings.state_dir, settings.data_dir)))
@@ -74,8 +77,6 @@ async def _bring_up(daemon: Daemon, settings: AgentSettings) -> None:
     whereabouts = Whereabouts(settings, store, daemon.notifier, remembered)
     daemon.keep("underlay", whereabouts.look, occasion=changes)
     underlay = await whereabouts.first()
-    node = Node(settings)
-    daemon.at_end(node.close)
     control = ControlPlane(
         store,
         ControlSettings(

@@ -94,6 +94,12 @@ class Backend(Protocol):
     def check(self, config: NetworkConfig) -> None:
         """Raises ConfigError for a valid config of this type that cannot be run here."""
 
+    async def anticipate(self) -> bool:
+        """Begins what takes long of :meth:`prepare`, where an earlier agent had this backend; whether it did.
+
+        Nothing on this machine is another for it, and what comes of it, ``prepare`` tells.
+        """
+
     async def prepare(self, config: NetworkConfig, underlay: Underlay) -> Advertisement:
         """Does what must be done before there is a lease, and says what that lease has to tell peers.
 

@@ -114,6 +114,9 @@ class HostGwBackend:
                 "the host-gw backend carries IPv4 only", about="EnableIPv4 false", remedy="enable IPv4 in the config"
             )
 
+    async def anticipate(self) -> bool:
+        return False
+
     async def prepare(self, config: NetworkConfig, underlay: Underlay) -> Advertisement:
         return Advertisement(self.type)
 

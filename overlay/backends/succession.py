@@ -41,6 +41,7 @@ class Succession:
 
     def __init__(self, flags: Flags) -> None:
         self._flags = flags
+        self._begun: Backend | None = None
         self._prepared: _Prepared | None = None
         self._running: Backend | None = None
         self._gone_over = asyncio.Event()
@@ -53,6 +54,13 @@ class Succession:
         """What the lease must say under ``config``; None while that is not known."""
         prepared = self._prepared
         return prepared.advertisement if prepared is not None and prepared.config.backend == config.backend else None
+
+    async def anticipate(self) -> None:
+        """Has the backend begin that an earlier agent had, which as a rule the config will name; before ``prepare``."""
+        for backend in backends.every(self._flags):
+            if await backend.anticipate():
+                self._begun = backend
+                return
 
     async def prepare(self, config: NetworkConfig, underlay: Underlay) -> bool:
         """Prepares the backend that ``config`` names; whether that was not done already.
@@ -68,11 +76,15 @@ class Succession:
         self._prepared = _Prepared(backend, config, underlay, advertisement)
         if former is not None and former.backend not in (backend, self._running):
             await former.backend.close()  # it was prepared, and never needed
+        if (begun := self._begun) is not None:
+            self._begun = None
+            if begun is not backend:
+                await begun.close()
         return True
 
     def _known(self, kind: str) -> Backend | None:
-        """The backend of this type that runs, or is prepared."""
-        known = (self._running, None if self._prepared is None else self._prepared.backend)
+        """The backend of this type that runs, is prepared, or has begun."""
+        known = (self._running, None if self._prepared is None else self._prepared.backend, self._begun)
         return next((each for each in known if each is not None and each.type == kind), None)
 
     async def apply(self, desired: Desired) -> Applied:
@@ -150,5 +162,6 @@ class Succession:
     async def close(self, *, given_back: bool = False) -> None:
         """See :meth:`Backend.close`."""
         prepared = None if self._prepared is None else self._prepared.backend
-        for backend in {id(each): each for each in (self._running, prepared) if each is not None}.values():
+        every = (self._running, prepared, self._begun)
+        for backend in {id(each): each for each in every if each is not None}.values():
             await backend.close(given_back=given_back)

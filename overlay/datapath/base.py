@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 from overlay.datapath.causes import Cause
 from overlay.datapath.spec import TunnelSpec
 from overlay.model import PeerTable
 from overlay.problem import Problem
+
+Meanwhile = Callable[[], Coroutine[Any, Any, None]]
+"""What is done while something else is waited for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,6 +112,12 @@ _LOST = (
         _BUSY,
     ),
     _loss(
+        "drop_fou_device",
+        Unit.PACKETS,
+        "for which the device behind FOU had no room: more trains came than one processor joins",
+        _BUSY,
+    ),
+    _loss(
         "drop_bridge_tx",
         Unit.PACKETS,
         "refused on their way to containers, by the interface that has our subnet",
@@ -194,6 +200,7 @@ AGENT = frozenset(
         "drop_tun_queue",
         "drop_rx_socket",
         "drop_gro_pair",
+        "drop_fou_device",
         "drop_bridge_tx",
         "slow_tx_packets",
         "slow_rx_packets",

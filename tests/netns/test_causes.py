@@ -397,6 +397,21 @@ def test_packets_for_which_the_gro_pair_has_no_room_are_told() -> None:
         told(first, "drops", "the GRO pair", meanwhile=refuse)
 
 
+def test_packets_for_which_the_device_behind_fou_has_no_room_are_told() -> None:
+    """In its place a device that nobody reads from: what counts is the name, and whatever the kernel drops there."""
+    with running() as (first, second):
+        first("ip tuntap add flannel0-fou mode tun")
+        first("ip link set flannel0-fou up")
+        first("ip route add 192.0.2.9 dev flannel0-fou")
+        words = "import socket; s = socket.socket(2, 2); [s.sendto(b'x', ('192.0.2.9', 9)) for _ in range(200)]"
+
+        def lose() -> None:
+            subprocess.run([*entering(first.namespace), sys.executable, "-c", words], check=True)
+
+        told(first, "drops", "the device behind FOU", meanwhile=lose)
+        assert second.status()["running"]
+
+
 def test_a_learnt_path_mtu_is_told() -> None:
     """Beside test_a_router_with_a_smaller_mtu: what the kernel keeps in its routes, and what a worker keeps."""
     for kind in ("kernel", "userspace"):

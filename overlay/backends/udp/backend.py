@@ -39,6 +39,7 @@ class UdpBackend:
 
     def __init__(self, flags: Flags) -> None:
         self._flags = flags
+        self._choosing: asyncio.Task[Choice] | None = None
         self._choice: Choice | None = None
         self._port: int | None = None
 
@@ -56,10 +57,17 @@ class UdpBackend:
                 "the udp backend carries IPv4 only", about="EnableIPv4 false", remedy="enable IPv4 in the config"
             )
 
+    async def anticipate(self) -> bool:
+        if not await asyncio.to_thread(device.exists, self._flags.device):
+            return False
+        self._choosing = asyncio.create_task(choose(self._flags))
+        return True
+
     async def prepare(self, config: NetworkConfig, underlay: Underlay) -> Advertisement:
         if self._choice is None:
             preflight.may_make_tun()
-            self._choice = await choose(self._flags)
+            begun, self._choosing = self._choosing, None
+            self._choice = await (choose(self._flags) if begun is None else begun)
             _log.info("datapath: %s, %s", self._choice.name, self._choice.reason)
         return Advertisement(self.type)
 
@@ -79,11 +87,14 @@ class UdpBackend:
         )
 
     async def apply(self, desired: Desired) -> Applied:
-        spec = self.spec(desired)
-        await self._prepared.datapath.configure(spec)
+        spec, choice = self.spec(desired), self._prepared
+        if choice.former is not None:
+            await choice.former.make_way()
+        await choice.datapath.configure(spec)
         self._port = spec.port
         outcome = await asyncio.to_thread(self._reconcile, spec)
-        return Applied(spec.mtu, spec.device, outcome.changes, outcome.failures)
+        left = await choice.former.remove() if choice.former is not None else ()
+        return Applied(spec.mtu, spec.device, outcome.changes, (*outcome.failures, *left))
 
     def _reconcile(self, spec: TunnelSpec) -> Outcome:
         with Netlink() as netlink:
@@ -101,6 +112,10 @@ class UdpBackend:
         raise DatapathError("ended", about=f"{self._prepared.name} datapath")
 
     async def close(self, *, given_back: bool = False) -> None:
+        if (begun := self._choosing) is not None:  # and the config asked for something else, or none came
+            self._choosing = None
+            (outcome,) = await asyncio.gather(begun, return_exceptions=True)
+            self._choice = outcome if isinstance(outcome, Choice) else None
         if self._choice is not None:
             await self._choice.datapath.close()
         if given_back:

@@ -12,10 +12,11 @@ import logging
 from dataclasses import dataclass
 
 from overlay.backends.base import Flags
+from overlay.backends.udp.former import Former
 from overlay.datapath.base import Datapath
 from overlay.datapath.kernel.datapath import KernelDatapath
 from overlay.datapath.kernel.fou import Wish
-from overlay.datapath.kernel.machine import cleanup, is_in_use
+from overlay.datapath.kernel.machine import is_in_use
 from overlay.datapath.kernel.probe import Answer, ProbeResult, probe, probe_fou
 from overlay.datapath.userspace.datapath import UserspaceDatapath
 from overlay.datapath.userspace.queues import Offloads
@@ -30,11 +31,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A datapath, its name, and one line that says why it was taken."""
+    """Which datapath, and why.
+
+    Attributes:
+        reason: one line for people.
+        former: what carries packets until this one does, and then has to go; None where this one takes it over.
+    """
 
     name: str
     datapath: Datapath
     reason: str
+    former: Former | None = None
 
 
 async def choose(flags: Flags) -> Choice:
@@ -45,20 +52,21 @@ async def choose(flags: Flags) -> Choice:
         DatapathError: the kernel's was asked for, and does not work here.
     """
     if flags.datapath == "userspace":
-        return await _userspace(flags, "asked for")
-    answer = await _try()
+        return _userspace(flags, "asked for")
+    # Beside each other: both wait for the kernel, most of the time.
+    answer, fou = await asyncio.gather(_try(), may_use_fou(flags))
     reason = answer.reason
     if answer.answer is Answer.UNKNOWN and await _is_in_use(flags.device):
-        return await _kernel(flags, f"it is in use here; whether it works could not be tried: {reason}")
+        return await _kernel(flags, fou, f"it is in use here; whether it works could not be tried: {reason}")
     if answer.answer is Answer.YES:
-        return await _kernel(flags, reason)
+        return await _kernel(flags, fou, reason)
     if flags.datapath == "kernel":
         raise DatapathError(
             reason, about="--datapath kernel", remedy="use --datapath auto, which falls back to userspace"
         )
     if answer.answer is Answer.UNKNOWN:
-        return await _userspace(flags, f"could not try the kernel's, a restart tries again: {reason}")
-    return await _userspace(flags, f"the kernel's does not work here: {reason}")
+        return _userspace(flags, f"could not try the kernel's, a restart tries again: {reason}")
+    return _userspace(flags, f"the kernel's does not work here: {reason}")
 
 
 async def _try() -> ProbeResult:
@@ -79,10 +87,15 @@ async def _is_in_use(device: str) -> bool:
         return False
 
 
-async def _kernel(flags: Flags, reason: str) -> Choice:
+async def _kernel(flags: Flags, fou: Wish, reason: str) -> Choice:
     # The slow path must see each datagram as it came: joined ones would have passed the program unseen.
     slow = UserspaceDatapath(workers=1, offloads=Offloads.CHECKSUMS)
-    return Choice("kernel", KernelDatapath(slow, fou=await may_use_fou(flags)), reason)
+    datapath = KernelDatapath(slow, fou=fou)
+    try:
+        await datapath.load(flags.device)  # which need not wait for a lease
+    except OverlayError as error:  # and is tried again once there is one
+        _log.info("the kernel datapath's programs could not be loaded yet: %s", error)
+    return Choice("kernel", datapath, reason)
 
 
 async def may_use_fou(flags: Flags) -> Wish:
@@ -93,12 +106,8 @@ async def may_use_fou(flags: Flags) -> Wish:
     return Wish(tried.answer is Answer.YES, tried.reason)
 
 
-async def _userspace(flags: Flags, reason: str) -> Choice:
-    # Programs of an earlier agent would go on carrying packets by peers that are out of date.
-    try:
-        for change in await asyncio.to_thread(cleanup, flags.device):
-            _log.info("left by the kernel datapath: %s", change)
-    except OverlayError as error:
-        _log.info("nothing of the kernel datapath could be looked for: %s", error)
+def _userspace(flags: Flags, reason: str) -> Choice:
     offloads = Offloads.ALL if flags.offloads else Offloads.NONE
-    return Choice("userspace", UserspaceDatapath(workers=flags.workers, offloads=offloads), reason)
+    datapath = UserspaceDatapath(workers=flags.workers, offloads=offloads)
+    # Programs of an earlier agent would go on carrying packets by peers that are out of date.
+    return Choice("userspace", datapath, reason, Former(flags.device))

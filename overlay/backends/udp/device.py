@@ -110,6 +110,16 @@ def _route(spec: TunnelSpec, link: Link) -> Outcome:
         return routes.carry_out(difference, table, lambda _: link.name)
 
 
+def exists(name: str) -> bool:
+    """Whether there is a TUN device of this name, an earlier agent's as a rule; False where nobody can tell."""
+    try:
+        with Netlink() as netlink:
+            link = netlink.link(name)
+    except NodeError:
+        return False
+    return link is not None and link.kind == "tun"
+
+
 def remove(name: str) -> Iterator[str]:
     """Removes the device, and its routes with it. Raises NodeError: it is not ours, or cannot be removed."""
     with Netlink() as netlink:

@@ -8,15 +8,17 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import Protocol
 
 from overlay.daemon.occasions import changes_of_this_machine
 from overlay.daemon.reconcile import Look, Loop
 from overlay.daemon.threads import in_thread
 from overlay.daemon.troubles import Troubles
-from overlay.datapath.base import Datapath, DatapathStatus
-from overlay.datapath.kernel.attach import gro_pair
+from overlay.datapath.base import Datapath, DatapathStatus, Meanwhile
+from overlay.datapath.kernel.attach import fou_device, gro_pair
 from overlay.datapath.kernel.findings import (
     FIREWALL,
     FIREWALL_WITH_FOU,
@@ -37,7 +39,9 @@ from overlay.errors import DatapathError, OverlayError, PortInUseError
 from overlay.linux import device_drops
 from overlay.linux.changes import Group
 from overlay.linux.device_drops import Growth
+from overlay.linux.shortage import is_shortage
 from overlay.model import PeerTable
+from overlay.observe.logging import Once
 from overlay.packet.mtu import UDP_ENCAPSULATION
 
 NAME = "kernel"
@@ -59,6 +63,13 @@ _LOOK_ANYWAY, _LOOK_AGAIN = 30.0, 1.0
 log = logging.getLogger(__name__)
 
 
+class SlowPath(Datapath, Protocol):
+    """What handles the packets that the programs leave alone."""
+
+    async def configure(self, spec: TunnelSpec, *, meanwhile: Meanwhile | None = None) -> None:
+        """As :meth:`Datapath.configure`; once device and port are open, ``meanwhile`` is done beside the rest."""
+
+
 class KernelDatapath:
     """Programs on the TUN device's egress and the underlay's ingress, in front of a slow path.
 
@@ -67,17 +78,18 @@ class KernelDatapath:
     maps outlive this object and its process: traffic goes on, and the next agent takes over without losing a packet.
 
     Args:
-        slow: what handles the packets that the programs leave alone.
+        slow: the slow path.
         path: the compiled programs.
         pinned: whether maps are pinned in bpffs, for the next agent.
         fou: whether trains may be left to the kernel's FOU.
     """
 
-    def __init__(self, slow: Datapath, *, path: Path = OBJECT, pinned: bool = True, fou: Wish = NOT_WANTED) -> None:
+    def __init__(self, slow: SlowPath, *, path: Path = OBJECT, pinned: bool = True, fou: Wish = NOT_WANTED) -> None:
         self._slow = slow
         self._path = path
         self._pinned = pinned
         self._without_fou = "" if fou.wanted else fou.reason
+        self._ahead: tuple[str, Loaded] | None = None
         self._watch_fou = Watch()
         self._machine: Machine | None = None
         self._table: PeerTable | None = None
@@ -90,11 +102,23 @@ class KernelDatapath:
         self._loop = Loop(OBSTACLE, self._look, Troubles(), every=_LOOK_ANYWAY, retry=_LOOK_AGAIN)
         self._follower: asyncio.Task[None] | None = None
         self._asker: Asker | None = None
+        self._once = Once(log)
+
+    async def load(self, device: str) -> None:
+        """Loads the programs for ``device``, which takes a while, before there is anything to configure.
+
+        Raises:
+            PrivilegeError, DatapathError: from loading.
+        """
+        async with self._turn:
+            if self._machine is None and self._ahead is None:
+                self._ahead = device, await in_thread(self._load, device)
 
     async def configure(self, spec: TunnelSpec) -> None:
-        """Loads the programs, configures the slow path, and attaches; or changes over to ``spec``.
+        """Loads the programs, opens the slow path's device and port, and attaches; or changes over to ``spec``.
 
-        On a machine without a predecessor's peers, programs are attached with the first peer table, not before.
+        On a machine without a predecessor's peers, programs are attached with the first peer table, not before. They
+        do not wait for the slow path's worker: it takes the longest to start, and most packets are not for it.
 
         Raises:
             PrivilegeError, DeviceError, PortInUseError, DatapathError: from loading, or from the slow path.
@@ -102,11 +126,13 @@ class KernelDatapath:
         async with self._turn:
             former = self._machine
             same_device = former is not None and former.spec.device == spec.device
-            loaded = former.loaded if former and same_device else await in_thread(self._load, spec)
+            loaded = former.loaded if former and same_device else await self._loaded(spec.device)
             try:
+                # A predecessor's counters, whose slow path is gone with it.
+                before = self._before if former and same_device else await in_thread(read_counters, loaded.counters)
                 if self._without_fou:
                     await in_thread(forsake, loaded.endpoint, spec.device)  # a predecessor's has the port
-                spec = await self._configure_slow(spec, former.spec if former is not None else None)
+                spec = await self._configure_slow(spec, former.spec if former is not None else None, loaded)
             except BaseException:
                 if not same_device:
                     loaded.close()
@@ -116,9 +142,9 @@ class KernelDatapath:
                 await in_thread(cleanup, former.spec.device)
             self._forget_asker()
             self._machine = Machine(spec, loaded, without_fou=self._without_fou)
+            self._before = before
             if former is None or not same_device:
-                self._before = self._counters()  # a predecessor's, whose slow path is gone with it
-                self._pair_drops()
+                self._device_drops()
             self._stood = False
         await self._loop.once()
         if self._follower is None:
@@ -135,14 +161,14 @@ class KernelDatapath:
         await self._loop.once()
         return self._state
 
-    async def _configure_slow(self, spec: TunnelSpec, former: TunnelSpec | None) -> TunnelSpec:
+    async def _configure_slow(self, spec: TunnelSpec, former: TunnelSpec | None, loaded: Loaded) -> TunnelSpec:
         """Configures the slow path, with a port of its own where FOU is to have the tunnel's; says with which.
 
         Raises:
             PrivilegeError, DeviceError, PortInUseError, DatapathError: nothing was changed then.
         """
         if self._without_fou:
-            await self._slow.configure(spec)
+            await self._slow.configure(spec, meanwhile=self._attaching(spec, former, loaded))
             return spec
         candidates = list(socket_ports(spec.port))
         if former is not None and former.port == spec.port and former.socket_port is not None:
@@ -150,12 +176,22 @@ class KernelDatapath:
         for candidate in candidates:
             wanted = replace(spec, socket_port=candidate)
             try:
-                await self._slow.configure(wanted)
+                await self._slow.configure(wanted, meanwhile=self._attaching(wanted, former, loaded))
             except PortInUseError as error:
                 refused = error
             else:
                 return wanted
         raise refused
+
+    def _attaching(self, spec: TunnelSpec, former: TunnelSpec | None, loaded: Loaded) -> Meanwhile | None:
+        """What has the programs carry packets while the slow path changes over to ``spec``; None if it need not."""
+        return partial(self._attach, spec, loaded) if spec != former else None
+
+    async def _attach(self, spec: TunnelSpec, loaded: Loaded) -> None:
+        """Has the programs carry packets; what is amiss, the first look tells."""
+        state = await in_thread(Machine(spec, loaded, without_fou=self._without_fou).reconcile, self._table)
+        for text in state.mended:
+            log.info("kernel datapath: %s", text)
 
     async def status(self) -> DatapathStatus:
         """The slow path's snapshot with the kernel's counters added to those of the same names."""
@@ -165,7 +201,7 @@ class KernelDatapath:
         for name, value in fast.items():
             counters[name] = counters.get(name, 0) + value
         counters |= slow_path_counters(slow.counters, {name: fast[name] - self._before.get(name, 0) for name in fast})
-        counters |= await asyncio.to_thread(self._pair_drops)
+        counters |= await asyncio.to_thread(self._device_drops)
         counters["repairs"] = self._repairs
         asked = f", {self._asker.describe()}" if self._asker is not None else ""
         return DatapathStatus(
@@ -215,6 +251,9 @@ class KernelDatapath:
             if self._machine is not None:
                 self._machine.loaded.close()
                 self._machine = None
+            if self._ahead is not None:
+                self._ahead[1].close()
+                self._ahead = None
 
     def _leave_fou(self, machine: Machine) -> None:
         """An agent of an earlier version, if that comes next, must find the port free."""
@@ -223,18 +262,33 @@ class KernelDatapath:
         except OverlayError as error:
             log.warning("the kernel's FOU could not be taken away: %s", error)
 
-    def _load(self, spec: TunnelSpec) -> Loaded:
-        return load(self._path, pin_directory(spec.device) if self._pinned else None)
+    async def _loaded(self, device: str) -> Loaded:
+        """The programs for ``device``, loaded ahead or now; the caller's to close."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[0] == device:
+            return ahead[1]
+        if ahead is not None:
+            ahead[1].close()
+        return await in_thread(self._load, device)
+
+    def _load(self, device: str) -> Loaded:
+        return load(self._path, pin_directory(device) if self._pinned else None)
 
     def _counters(self) -> Mapping[str, int]:
         return read_counters(self._machine.loaded.counters) if self._machine is not None else {}
 
-    def _pair_drops(self) -> dict[str, int]:
+    def _device_drops(self) -> dict[str, int]:
         if self._machine is None:
             return {}
-        found = device_drops.dropped()
-        ends = [found[name] for name in gro_pair(self._machine.spec.device) if name in found]
-        return {"drop_gro_pair": self._growth.add("drop_gro_pair", sum(end.rx + end.tx for end in ends))}
+        try:
+            found = device_drops.dropped()
+        except OSError:  # no descriptor to read them by
+            return self._growth.totals
+        device = self._machine.spec.device
+        of = {"drop_gro_pair": gro_pair(device), "drop_fou_device": (fou_device(device),)}
+        for counter, names in of.items():
+            self._growth.add(counter, sum(found[name].rx + found[name].tx for name in names if name in found))
+        return self._growth.totals
 
     async def _work(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -298,7 +352,9 @@ class KernelDatapath:
                     try:
                         self._asker = Asker(machine.spec.device, endpoint, machine.loaded.peers)
                     except OSError as error:
-                        log.warning("peers cannot be asked, so every packet is finished for them: %s", error.strerror)
+                        self._once.say("ask", f"peers cannot be asked, so all is finished for them: {error.strerror}")
+                        if is_shortage(error):
+                            continue
                         return
                 self._asker.ask(table, time.monotonic())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -19,7 +19,9 @@ from overlay.datapath.kernel.underlays import Surroundings, is_end, underlays
 from overlay.datapath.spec import TunnelSpec
 from overlay.errors import DeviceError, OverlayError
 from overlay.linux import ipsec
+from overlay.linux.libbpf import Map
 from overlay.linux.netlink import Link
+from overlay.linux.shortage import is_shortage
 from overlay.linux.tc import Hook, TrafficControl, VethPair
 from overlay.model import Peer, PeerTable
 from overlay.problem import Problem
@@ -184,6 +186,8 @@ class Machine:
         try:
             pair = tc.ensure_gro_pair(*names, queues=min(os.cpu_count() or 1, _MAX_QUEUES))
         except OverlayError as error:
+            if is_shortage(error):
+                raise  # what stands stays
             return None, str(error)  # a third slower, and right all the same
         if pair.changed:
             mended.append(f"set up {' and '.join(names)}")
@@ -195,6 +199,8 @@ class Machine:
             try:
                 return fou_stage.set_up(self.spec.device, self.spec.port, tc, self.loaded.fou, mended)
             except (OverlayError, OSError) as error:
+                if is_shortage(error):
+                    raise
                 self.without_fou = str(error)
         if self._fou_may_be:
             mended.extend(f"took away {each}" for each in fou_stage.forsake(self.loaded.endpoint, self.spec.device))
@@ -254,6 +260,24 @@ def is_in_use(device: str) -> bool:
         return tun is not None and attach.is_attached(tc, device, tun)
 
 
+def give_port_back(device: str) -> list[str]:
+    """Takes the tunnel's port from the kernel's FOU, while the programs of ``device`` go on; tells what there was.
+
+    Programs that cannot be told to go on without, for their maps are not pinned, are removed with all the rest.
+
+    Raises:
+        NodeError, PrivilegeError: something could not be removed.
+    """
+    try:
+        endpoints = Map.pinned(pin_directory(device) / "endpoint")
+    except OverlayError:
+        with TrafficControl() as tc:
+            has_stage = tc.link(attach.fou_device(device)) is not None
+        return cleanup(device) if has_stage else []
+    with closing(endpoints):
+        return fou_stage.forsake(endpoints, device)
+
+
 def cleanup(device: str) -> list[str]:
     """Removes all that the kernel path of ``device`` has on this machine; tells what there was. The TUN device stays.
 
@@ -263,17 +287,19 @@ def cleanup(device: str) -> list[str]:
     removed: list[str] = []
     known = recall(pins := pin_directory(device))
     _take_leave(known)
+    pair = attach.gro_pair(device)
     with TrafficControl() as tc:
-        for link in tc.links():
+        # The pair last: what others have sent into it still comes out where it should.
+        for link in sorted(tc.links(), key=lambda link: link.name in pair):
             if link.name == attach.fou_device(device):
                 continue  # no moment without the program on it: it goes as a whole, and what still comes is judged
             if number := attach.detach(tc, device, link):
                 removed.append(f"{number} eBPF filter{'s' * (number > 1)} on {link.name}")
         removed += fou_stage.remove(device, known.endpoint.port if known is not None and known.endpoint.fou else None)
-        sender = tc.link(attach.gro_pair(device)[0])
+        sender = tc.link(pair[0])
         if sender is not None and sender.kind == "veth":
             tc.delete_link(sender)
-            removed.append(f"veth pair {' and '.join(attach.gro_pair(device))}")
+            removed.append(f"veth pair {' and '.join(pair)}")
     _take_leave(known)  # once more: a peer that asked meanwhile was still answered
     unpin_dead()
     if unpin(pins):

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 from types import MappingProxyType
 from typing import Any
 
-from overlay.datapath.base import DatapathStatus
+from overlay.datapath.base import DatapathStatus, Meanwhile
 from overlay.datapath.spec import TunnelSpec
 from overlay.datapath.userspace import route_mtus
 from overlay.datapath.userspace.link import Subnets, subnets_of
@@ -16,6 +16,7 @@ from overlay.datapath.userspace.queues import Offloads, QueuePlan
 from overlay.datapath.userspace.sockets import SocketPair, open_sockets
 from overlay.datapath.userspace.steering import MAX_WORKERS, default_workers
 from overlay.datapath.userspace.supervisor import Supervisor
+from overlay.errors import first_of
 from overlay.linux import device_drops
 from overlay.linux.device_drops import Growth
 from overlay.model import PeerTable
@@ -53,11 +54,14 @@ class UserspaceDatapath:
         """Process ids of the workers that run now."""
         return tuple(pid for worker in self._workers if (pid := worker.pid) is not None)
 
-    async def configure(self, spec: TunnelSpec) -> None:
+    async def configure(self, spec: TunnelSpec, *, meanwhile: Meanwhile | None = None) -> None:
         """Opens device and port and starts the workers, or changes over to ``spec``.
 
         Another subnet, network or MTU is told to the workers that run; another device, address or port replaces them,
         and packets get lost only between two addresses or ports.
+
+        Args:
+            meanwhile: what can be done as soon as device and port are open, so while workers start.
 
         Raises:
             PrivilegeError, DeviceError, InterfaceError, PortInUseError, DatapathError: nothing was changed then.
@@ -66,8 +70,10 @@ class UserspaceDatapath:
             if self._spec is not None and _endpoint(self._spec) == _endpoint(spec):
                 for worker in self._workers:
                     worker.configure(spec)
+                if meanwhile is not None:
+                    await meanwhile()
             else:
-                await self._replace_workers(spec)
+                await self._replace_workers(spec, meanwhile)
             self._spec = spec
         await asyncio.to_thread(self._device_drops)  # what was dropped before is not ours
         self._routes_due = 0.0  # workers may be new
@@ -124,8 +130,11 @@ class UserspaceDatapath:
         """What the TUN device, and the bridge that has our subnet, dropped since we look; empty before."""
         if self._spec is None:
             return {}
-        found, counted = device_drops.dropped(), {}
-        bridge = device_drops.device_of(self._spec.subnet)
+        counted: dict[str, int] = {}
+        try:
+            found, bridge = device_drops.dropped(), device_drops.device_of(self._spec.subnet)
+        except OSError:  # no descriptor to read them by
+            return self._growth.totals
         for counter, device in (("drop_tun_queue", self._spec.device), ("drop_bridge_tx", bridge)):
             if device in found:
                 counted[counter] = self._growth.add(counter, found[device].tx)
@@ -157,7 +166,7 @@ class UserspaceDatapath:
             self._changed.set()
             await _end(workers)
 
-    async def _replace_workers(self, spec: TunnelSpec) -> None:
+    async def _replace_workers(self, spec: TunnelSpec, meanwhile: Meanwhile | None) -> None:
         """Starts new workers beside the old ones, then ends those: whichever reads a packet meanwhile forwards it."""
         former = self._workers
         plan = QueuePlan(spec.device, self._count, self._offloads)
@@ -173,7 +182,14 @@ class UserspaceDatapath:
             for queue, pair in zip(queues, pairs, strict=True)
         ]
         try:
-            await asyncio.gather(*(worker.start() for worker in workers))
+            async with asyncio.TaskGroup() as starting:
+                for worker in workers:
+                    starting.create_task(worker.start())
+                if meanwhile is not None:
+                    starting.create_task(meanwhile())
+        except BaseExceptionGroup as failures:
+            await _end(workers)
+            raise first_of(failures) from None
         except BaseException:
             await _end(workers)
             raise

@@ -35,11 +35,13 @@ class Recorder:
 
     Attributes:
         failing: calls that do not succeed now.
+        earlier: types that an earlier agent had.
     """
 
     type = "none"
     devices: frozenset[str] = frozenset()
     failing: ClassVar[set[str]] = set()
+    earlier: ClassVar[set[str]] = set()
 
     def __init__(self, flags: Flags) -> None:
         pass
@@ -54,6 +56,10 @@ class Recorder:
 
     def check(self, config: NetworkConfig) -> None:
         pass
+
+    async def anticipate(self) -> bool:
+        self._say("anticipate")
+        return self.type in Recorder.earlier
 
     async def prepare(self, config: NetworkConfig, underlay: Underlay) -> Advertisement:
         self._say("prepare")
@@ -97,6 +103,7 @@ class Two(Recorder):
 def succession(monkeypatch: pytest.MonkeyPatch) -> Succession:
     monkeypatch.setattr(backends, "_TABLE", {"one": One, "two": Two})
     monkeypatch.setattr(Recorder, "failing", set())
+    monkeypatch.setattr(Recorder, "earlier", set())
     said.clear()
     return Succession(Flags())
 
@@ -113,6 +120,30 @@ async def running(succession: Succession, kind: str) -> None:
     await succession.prepare(config(kind), ETH0)
     succession.set_peers(PEERS, kind)
     await succession.apply(desired(kind))
+
+
+async def test_what_was_there_before_begins_before_the_config_is_known(succession: Succession) -> None:
+    Recorder.earlier.add("one")
+    await succession.anticipate()
+    await running(succession, "one")
+    assert said == ["one anticipate", "one prepare", "one 1 peers", "one apply", "two remove"]
+
+
+async def test_what_was_begun_and_is_not_wanted_is_ended(succession: Succession) -> None:
+    Recorder.earlier.add("one")
+    await succession.anticipate()
+    await succession.prepare(config("two"), ETH0)
+    assert said == ["one anticipate", "two prepare", "one close"]
+    said.clear()
+    await succession.close()
+    assert said == ["two close"]
+
+
+async def test_what_was_begun_and_no_config_came_is_ended(succession: Succession) -> None:
+    Recorder.earlier.add("two")
+    await succession.anticipate()
+    await succession.close()
+    assert said == ["one anticipate", "two anticipate", "two close"]
 
 
 async def test_the_lease_is_told_before_anything_is_applied(succession: Succession) -> None:

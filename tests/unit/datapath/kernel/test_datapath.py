@@ -10,8 +10,8 @@ from typing import cast
 import pytest
 
 from overlay.daemon.threads import in_thread
-from overlay.datapath.base import Datapath, DatapathStatus
-from overlay.datapath.kernel.datapath import KernelDatapath
+from overlay.datapath.base import DatapathStatus
+from overlay.datapath.kernel.datapath import KernelDatapath, SlowPath
 from overlay.datapath.kernel.machine import Machine
 from overlay.datapath.kernel.state import OBSTACLE, WAITING, State
 from overlay.errors import DatapathError
@@ -36,7 +36,7 @@ class Slow:
 
 
 def datapath_with(slow: Slow) -> KernelDatapath:
-    return KernelDatapath(cast(Datapath, slow))
+    return KernelDatapath(cast(SlowPath, slow))
 
 
 async def test_a_cancelled_caller_waits_for_its_thread() -> None:
