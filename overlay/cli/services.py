@@ -51,7 +51,8 @@ def _own(name: str, **settings: Any) -> Flag:
 @state_dir_flag
 @_own("services-lease-ttl", default=DEFAULT_TTL, type=click.IntRange(5, 86400), metavar="SECONDS",
       help="So long after this node is lost its pods are endpoints still.")  # fmt: skip
-@_own("proxy-mode", default=AUTO, type=click.Choice(CHOICES), help="How Services' addresses are made to answer.")
+@_own("proxy-mode", default=AUTO, type=click.Choice(CHOICES),
+      help="How Services' addresses answer; auto: ebpf, nftables or iptables, the first there is.")  # fmt: skip
 @_own("proxy-scheduler", default="", type=click.Choice(["", *SCHEDULERS]), metavar="NAME",
       help=f"How an endpoint is chosen where the Service does not say: {', '.join(SCHEDULERS)}.")  # fmt: skip
 @_own("proxy-cgroup", default="", metavar="DIR",

@@ -1,4 +1,4 @@
-"""IPv4 routes of the main table, read and changed in batches (linux/rtnetlink.h).
+"""IPv4 routes of one table, the main one as a rule, read and changed in batches (linux/rtnetlink.h).
 
 A node with a route a peer has thousands: each is one fact, made of the kernel's message and made into one by
 :mod:`struct` alone, and one system call carries dozens of them. ``struct rtmsg``, behind the netlink header::
@@ -39,7 +39,6 @@ _REQUEST, _ACK, _EXCL, _CREATE, _DUMP = 0x1, 0x4, 0x200, 0x400, 0x300
 _DUMP_INTERRUPTED = 0x10
 _RTM_F_CLONED = 0x200
 """Of rtm_flags: learnt (a path MTU, a redirect), so nobody configured it and nobody can delete it."""
-_TABLE_MAIN = 254
 _DST, _OIF, _GATEWAY, _PRIORITY, _PREFSRC, _TABLE = 1, 4, 5, 6, 7, 15
 _SOL_NETLINK, _NETLINK_CAP_ACK = 270, 10
 
@@ -97,10 +96,16 @@ ONLINK = 0x4
 """RTNH_F_ONLINK: the gateway is on the link, whatever the addresses there say. flannel's host-gw sets it."""
 
 
-class RouteTable:
-    """The main table of this network namespace, for one thread at a time; to be used as a context manager."""
+MAIN, LOCAL = 254, 255
+"""Tables (RT_TABLE_…). What has a route of type local in the latter is for this machine itself."""
 
-    def __init__(self) -> None:
+
+class RouteTable:
+    """A table of this network namespace, for one thread at a time; to be used as a context manager."""
+
+    def __init__(self, table: int = MAIN) -> None:
+        self._table = table
+        self._name = "the main routing table" if table == MAIN else f"routing table {table}"
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
         self._sequence = 0
@@ -124,7 +129,7 @@ class RouteTable:
                 return self._dump()
             except InterruptedError:
                 continue
-        raise NodeError("changes faster than it can be read", about="the main routing table", remedy="try again")
+        raise NodeError("changes faster than it can be read", about=self._name, remedy="try again")
 
     def change(self, *, delete: Iterable[Route] = (), add: Iterable[Route] = ()) -> Mapping[Route, NodeError]:
         """Deletes routes, then adds routes, each whatever becomes of the others.
@@ -148,7 +153,7 @@ class RouteTable:
         for kind, flags, route in requests:
             self._sequence += 1
             pending[self._sequence] = kind, route
-            messages.append(_message(kind, _REQUEST | _ACK | flags, self._sequence, _body(route)))
+            messages.append(_message(kind, _REQUEST | _ACK | flags, self._sequence, _body(route, self._table)))
         self._socket.send(b"".join(messages))
         while pending:
             for kind, _, sequence, payload in self._receive():
@@ -161,7 +166,7 @@ class RouteTable:
 
     def _dump(self) -> list[Route]:
         self._sequence += 1
-        body = _RTMSG.pack(socket.AF_INET, 0, 0, 0, _TABLE_MAIN, 0, 0, 0, 0)
+        body = _RTMSG.pack(socket.AF_INET, 0, 0, 0, self._table, 0, 0, 0, 0)
         self._socket.send(_message(_RTM_GETROUTE, _REQUEST | _DUMP, self._sequence, body))
         interrupted = False
         found: list[Route] = []
@@ -172,12 +177,12 @@ class RouteTable:
                 interrupted |= bool(flags & _DUMP_INTERRUPTED)
                 if kind == _NLMSG_ERROR:
                     number = -_ERROR.unpack_from(payload)[0]
-                    raise NodeError(f"the kernel says: {os.strerror(number)}", about="the main routing table")
+                    raise NodeError(f"the kernel says: {os.strerror(number)}", about=self._name)
                 if kind == _NLMSG_DONE:
                     if interrupted:
                         raise InterruptedError
                     return found
-                if kind == _RTM_NEWROUTE and (route := _route(payload)) is not None:
+                if kind == _RTM_NEWROUTE and (route := _route(payload, self._table)) is not None:
                     found.append(route)
 
     def _receive(self) -> list[tuple[int, int, int, memoryview]]:
@@ -196,7 +201,7 @@ def _message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
     return _NLMSGHDR.pack(_NLMSGHDR.size + len(body), kind, flags, sequence, 0) + body
 
 
-def _body(route: Route) -> bytes:
+def _body(route: Route, table: int) -> bytes:
     destination = route.destination
     parts = [
         _RTMSG.pack(
@@ -204,7 +209,7 @@ def _body(route: Route) -> bytes:
             destination.prefixlen,
             0,
             route.tos,
-            _TABLE_MAIN,
+            table,
             route.protocol,
             route.scope,
             route.type,
@@ -230,7 +235,7 @@ def attribute(kind: int, payload: bytes) -> bytes:
     return _ATTRIBUTE.pack(length, kind) + payload + bytes(-length % 4)
 
 
-def _route(payload: memoryview) -> Route | None:
+def _route(payload: memoryview, wanted: int) -> Route | None:
     """The route of one message; None for one of another table, or learnt."""
     _, length, _, tos, table, protocol, scope, kind, flags = _RTMSG.unpack_from(payload)
     if flags & _RTM_F_CLONED:
@@ -243,7 +248,7 @@ def _route(payload: memoryview) -> Route | None:
             break
         found[attribute] = payload[offset + _ATTRIBUTE.size : offset + size]
         offset += (size + 3) & ~3
-    if _number(found.get(_TABLE), table) != _TABLE_MAIN:
+    if _number(found.get(_TABLE), table) != wanted:
         return None
     return Route(
         destination=IPv4Network((bytes(found[_DST]) if _DST in found else 0, length)),

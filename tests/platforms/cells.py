@@ -26,6 +26,9 @@ CACHE = Path(os.environ.get("OVERLAY_PLATFORMS", "/var/cache/overlay-platforms")
 KERNELS = {"5.10": "bullseye", "6.1": "bookworm", "6.12": "trixie", "newest": "sid"}
 """The suite of Debian that has each kernel."""
 
+BALANCERS = {"6.12": "trixie"}
+"""Of those, the kernels on which Services by IPVS are tried."""
+
 DOCKERS = {"26": "trixie", "28": "forky"}
 """The suite that has each Docker. Debian 12's own, 20.10, is what ``make test`` runs there."""
 
@@ -50,6 +53,7 @@ PACKAGES = {"12": "bookworm", "13": "trixie"}
 _SUITES = {
     "kernel": KERNELS,
     "virtio": KERNELS,
+    "services": BALANCERS,
     "docker": DOCKERS,
     "nft": FIREWALLS,
     "etcd": ETCDS,
@@ -65,6 +69,7 @@ _ON_REQUEST = ("whole",)
 _SHOWS = {
     "kernel": "demo; both datapaths, every packet; links of all kinds; netem; restarts, an earlier version; cleanup",
     "virtio": "virtio-net cards with their offloads: every packet, native XDP, VLAN, bond",
+    "services": "Services in proxy mode ipvs: every address from everywhere, schedulers, what others break",
     "docker": "README's page as it stands; containers of two nodes, networks apart, default-deny",
     "nft": "rulesets of others, by both variants of iptables and by nftables",
     "etcd": "the store's contract, TLS, password, compaction, members lost",
@@ -77,6 +82,7 @@ _SHOWS = {
 _BUILT = {
     "kernel": ("kernels/{}", "images", "suites/{}"),
     "virtio": ("kernels/{}", "images", "suites/{}"),
+    "services": ("kernels/{}", "images", "suites/{}"),
     "docker": ("roots/{}",),
     "nft": ("roots/{}",),
     "etcd": ("etcd/{}", "suites/{}"),
@@ -143,6 +149,9 @@ _TESTS_OF_CARDS = {
     "test_fou": ("test_trains_go_by_fou_and_single_packets_do_not", "test_connection_tracking_is_no_obstacle"),
 }
 
+# All that is in every proxy mode, in the one that needs ip_vs; and what is its own.
+_TESTS_OF_IPVS = {"test_services": ("",), "test_services_ipvs": ("",)}
+
 _ETCD = ("tests/contract", "tests/netns/test_etcd_faults.py")
 
 _DOCKER = ("tests/system/test_docker_roots.py", "tests/system/test_readme.py")
@@ -186,6 +195,7 @@ def matrix(patch: Path | None = None) -> tuple[Cell, ...]:
     emulated: Mapping[str, Starter] = {
         "kernel": partial(_on_kernel, patch=patch),
         "virtio": partial(_on_virtio, patch=patch),
+        "services": partial(_with_ipvs, patch=patch),
     }
     others: Mapping[str, Starter] = {
         "docker": _with_docker,
@@ -267,6 +277,11 @@ def _on_virtio(version: str, patch: Path | None) -> Callable[[Path], int]:
     job = f"export OVERLAY_CARDS='eth0 eth1 eth2 eth3'; {_pytest_words(_TESTS_OF_CARDS, patch)}"
     cards = vm.Hardware(cards=4)
     return lambda log: _nothing_skipped(on_kernel(version, job, log, patch=patch, hardware=cards), log)
+
+
+def _with_ipvs(version: str, patch: Path | None) -> Callable[[Path], int]:
+    job = f"modprobe br_netfilter && {_pytest_words(_TESTS_OF_IPVS, patch)} -k ipvs"
+    return lambda log: _nothing_skipped(on_kernel(version, job, log, patch=patch), log)
 
 
 def _nothing_skipped(status: int, log: Path) -> int:

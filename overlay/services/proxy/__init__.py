@@ -8,7 +8,7 @@
 
 * ``base``: :class:`~overlay.services.proxy.base.Mode`, what every mode can be asked for.
 * ``modes``: which modes there are, and which one a node takes.
-* ``nftables``: the mode that works on every kernel that has nftables.
+* ``nftables``: the mode that works on every kernel that has nftables; ``ebpf``, ``ipvs`` and ``userspace`` stand on it.
 
 A mode owns what it makes and finds it again by name alone, so that a restarted daemon goes on where the last one ended,
 and ``overlay cleanup`` removes it without having made it. What a mode programs goes on working without the daemon,

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from overlay.services.proxy.base import Mode, Surroundings
 from overlay.services.proxy.ebpf.mode import EbpfMode
 from overlay.services.proxy.iptables.mode import IptablesMode
+from overlay.services.proxy.ipvs.mode import IpvsMode
+from overlay.services.proxy.ipvs.wanted import is_carried
 from overlay.services.proxy.nftables import Nftables
 from overlay.services.proxy.userspace.mode import UserspaceMode
 
@@ -17,6 +19,7 @@ MODES: Mapping[str, Callable[[Surroundings], Mode]] = {
     EbpfMode.name: lambda surroundings: EbpfMode(Nftables(surroundings), surroundings.cgroup),
     Nftables.name: Nftables,
     IptablesMode.name: IptablesMode,
+    IpvsMode.name: lambda surroundings: IpvsMode(Nftables(surroundings, is_carried), surroundings.scheduler),
     UserspaceMode.name: lambda surroundings: UserspaceMode(Nftables(surroundings)),
 }
 """Every mode by its name. One that is new gets its line here, and in :data:`PREFERRED` if ``auto`` may take it."""

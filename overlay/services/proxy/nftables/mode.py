@@ -11,19 +11,33 @@ from overlay.linux.netfilter import Tools
 from overlay.services.proxy.base import Applied, Surroundings
 from overlay.services.proxy.nftables.found import chains, found
 from overlay.services.proxy.nftables.ledger import Found, Ledger
-from overlay.services.proxy.nftables.rendering import FRAME, SCHEDULERS, TABLE, frame, render
-from overlay.services.table import Entry, Table
+from overlay.services.proxy.nftables.rendering import (
+    FRAME,
+    SCHEDULERS,
+    TABLE,
+    Carried,
+    Piece,
+    frame,
+    nothing_carried,
+    render,
+)
+from overlay.services.table import Entry, Place, Table
 
 FAMILY = "ip"
 
 
 class Nftables:
-    """Keeps the table ``ip overlay-services`` as the Services are."""
+    """Keeps the table ``ip overlay-services`` as the Services are.
+
+    Args:
+        carried: at which addresses another mode, of which this one is beneath, chooses backends.
+    """
 
     name = "nftables"
     stands_on = ()
 
-    def __init__(self, surroundings: Surroundings) -> None:
+    def __init__(self, surroundings: Surroundings, carried: Carried = nothing_carried) -> None:
+        self._carried = carried
         self._scheduler = surroundings.scheduler
         self._tools = Tools.locate()
         self._ledger: Ledger | None = None
@@ -64,13 +78,16 @@ class Nftables:
             for name in () if self._table is None else self._table.entries.keys() - table.entries.keys():
                 self._ledger.want(name, None)
         for name, _, entry in table.changed(before):
-            self._ledger.want(name, None if entry is None else render(entry, table.place, self._scheduler))
+            self._ledger.want(name, None if entry is None else self._render(entry, table.place))
         for batch in self._ledger.batches(time.monotonic()):
             self._transact(batch.commands)
             self._ledger.done(batch)
             operations += batch.operations
         self._table = table
         return operations
+
+    def _render(self, entry: Entry, place: Place) -> Piece:
+        return render(entry, place, self._scheduler, self._carried)
 
     def _transact(self, commands: list[str]) -> None:
         self._tools.transact("\n".join(commands) + "\n", as_json=False)

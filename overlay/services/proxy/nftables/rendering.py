@@ -9,7 +9,10 @@ The way of a new connection (kubernetes ``pkg/proxy/nftables/README.md``)::
                                           └──▶ cluster-…, local-…   one of the backends
                                                   └──▶ endpoint-…   of an entry with affinity: remembers the client
     input, forward, output     refused: addresses without usable backends; ports that a ClusterIP does not have
+    input                 110  the same ports where ClusterIPs are the node's own addresses, behind IPVS's hooks
     postrouting           100  masquerade what is marked, and who was given itself
+
+Where something else chooses at an address (IPVS), such connections are marked and refused here alike, and no more.
 
 ClusterIPs without affinity, which most are, have elements alone and share few chains: nft reads the names of all chains
 and sets before each change, so that thousands of them would make it slow.
@@ -23,6 +26,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, collapse_addresses
+from typing import TypeAlias
 
 from overlay.model import MASQUERADED_MARK, TRANSLATED_MARK
 from overlay.services.table import Answer, Backend, Entry, Frontend, Kind, Place
@@ -102,7 +106,16 @@ class Piece:
     elements: tuple[Element, ...] = ()
 
 
-def render(entry: Entry, place: Place, scheduler: str = "") -> Piece:
+Carried: TypeAlias = Callable[[Frontend, Place], bool]
+"""Whether something else than these rules gives a backend to who comes to an address."""
+
+
+def nothing_carried(frontend: Frontend, place: Place) -> bool:
+    """All backends are chosen by the rules."""
+    return False
+
+
+def render(entry: Entry, place: Place, scheduler: str = "", carried: Carried = nothing_carried) -> Piece:
     """What one entry needs.
 
     Args:
@@ -124,7 +137,9 @@ def render(entry: Entry, place: Place, scheduler: str = "") -> Piece:
             elements.append(Element(refused, _key(entry, frontend), verdict))
         if answer is Answer.BALANCE or (frontend.kind.external and entry.cluster):
             if frontend.kind.external:
-                target = _external(entry, place, pools)
+                target = _external(entry, place, pools, carried(frontend, place))
+            elif carried(frontend, place):
+                continue
             elif entry.affinity_seconds is None:
                 target = pools.shared(len(backends := entry.backends(frontend.kind)))
                 where = f"{frontend.address} . {frontend.port}"
@@ -203,15 +218,15 @@ def _to(entry: Entry, destination: str) -> str:
     return f"meta l4proto {entry.protocol.lower()} {_TRANSLATED} dnat ip to {destination}"
 
 
-def _external(entry: Entry, place: Place, pools: _Pools) -> Chain:
+def _external(entry: Entry, place: Place, pools: _Pools, carried: bool) -> Chain:
     """What comes from anywhere: it has to come back this way, unless only this node's backends are used."""
-    everywhere = f"goto {pools.pool(False).name}"
     if not entry.external_local:
-        return _chain("external", entry, [_MARK, everywhere])
+        return _chain("external", entry, [_MARK, _UNCHANGED if carried else f"goto {pools.pool(False).name}"])
+    everywhere = f"goto {pools.pool(False).name}"
     rules = [f"ip saddr {_one_of(place.networks)} {everywhere}"] if place.networks else []
     rules += [f"fib saddr type local {_MARK} {everywhere}"]
     if entry.local:
-        rules.append(f"goto {pools.pool(True).name}")
+        rules.append(_UNCHANGED if carried else f"goto {pools.pool(True).name}")
     return _chain("external", entry, rules)
 
 
@@ -241,8 +256,11 @@ _MARK = f"meta mark set meta mark | {MASQUERADED_MARK:#x}"
 
 _TRANSLATED = f"ct mark set ct mark | {TRANSLATED_MARK:#x}"
 
-_NODE_PORT = "ip daddr != 127.0.0.0/8 fib daddr type local"
-"""Node ports are at all of the node's own addresses but those (CVE-2020-8558)."""
+_NODE_PORT = f"ip daddr != 127.0.0.0/8 ip daddr != @{CLUSTER_IPS} fib daddr type local"
+"""Node ports are at all of the node's own addresses but those (CVE-2020-8558), and ClusterIPs that IPVS makes local."""
+
+_UNCHANGED = f"{_TRANSLATED} dnat ip to ip daddr"
+"""Translated to what it is, so that nobody else translates it: Docker's published ports are at all local addresses."""
 
 _PLACES = {
     "filter-prerouting": ("filter", "prerouting", -110),
@@ -253,6 +271,7 @@ _PLACES = {
     "nat-output": ("nat", "output", -100),
     "filter-output-after-nat": ("filter", "output", -90),
     "nat-postrouting": ("nat", "postrouting", 100),
+    "filter-input-after-ipvs": ("filter", "input", 110),
 }
 """Base chains: type, hook and priority."""
 
@@ -285,7 +304,11 @@ def _frame_rules(place: Place) -> dict[str, list[str]]:
     if place.networks:
         outsiders = [f"ip daddr @{CLUSTER_IPS} ip saddr != {_one_of(place.networks)} {_MARK}"]
     nobodys = [] if place.service_cidr is None else [f"ip daddr {place.service_cidr} fib daddr type != local drop"]
-    neighbours = [f"ct status dnat ip saddr {each} ip daddr {each} {_MASQUERADE}" for each in place.bridged]
+    neighbours = [
+        f"{translated} ip saddr {each} ip daddr {each} {_MASQUERADE}"
+        for each in place.bridged
+        for translated in ("ct status dnat", f"ct original ip daddr != {each}")  # the latter by IPVS
+    ]
     return {
         "filter-prerouting": [firewalled],
         "filter-output": [firewalled],
@@ -295,15 +318,19 @@ def _frame_rules(place: Place) -> dict[str, list[str]]:
             *outsiders,
             f"ip daddr . meta l4proto . th dport vmap @{SERVICES}",
             f"{_NODE_PORT} meta l4proto . th dport vmap @{NODE_PORTS}",
+            f"ip daddr @{CLUSTER_IPS} {_UNCHANGED}",
         ],
         "filter-input": [f"{_UNMET} jump refuse", f"{_UNMET} {_NODE_PORT} {refused_node_ports}"],
         "filter-forward": [f"{_UNMET} jump refuse", f"{_UNMET} jump refuse-cluster-ips"],
         "filter-output-after-nat": [f"{_UNMET} jump refuse", f"{_UNMET} jump refuse-cluster-ips"],
+        "filter-input-after-ipvs": ["ct state new jump refuse-cluster-ips"],
         "refuse": [f"ip daddr . meta l4proto . th dport vmap @{REFUSED}"],
         "refuse-cluster-ips": [f"ip daddr @{CLUSTER_IPS} goto reject-new", *nobodys],
         "reject-new": ["meta l4proto tcp reject with tcp reset", "reject"],
         "nat-postrouting": [
-            f"ct status dnat ip saddr . ip daddr @{HAIRPINS} {_MASQUERADE}",
+            f"ip saddr . ip daddr @{HAIRPINS} {_MASQUERADE}",
+            # A process of this node that asks at a local address has that very address for its own.
+            f"ip saddr @{CLUSTER_IPS} {_MASQUERADE}",
             *neighbours,
             f"meta mark & {MASQUERADED_MARK:#x} == 0 return",
             # What is encapsulated on its way out carries the mark along: it must not be masqueraded a second time.
