@@ -74,4 +74,4 @@ def test_a_patch_is_a_layer_of_the_files_that_it_changes(tmp_path: Path) -> None
 
 
 def test_with_a_patch_there_are_emulated_machines_alone() -> None:
-    assert {cell.name.partition("-")[0] for cell in matrix(FAULT)} == {"kernel", "virtio"}
+    assert {cell.name.partition("-")[0] for cell in matrix(FAULT)} == {"kernel", "virtio", "services"}

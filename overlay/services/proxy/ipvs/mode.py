@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 
-from overlay.errors import NodeError, OverlayError
+from overlay.errors import NodeError, OverlayError, PrivilegeError
 from overlay.linux import ipvs
 from overlay.linux.ipvs import Ipvs, Virtual
 from overlay.problem import Problem
@@ -26,6 +26,16 @@ LEAVING_SECONDS = 10.0
 
 _NOWHERE = Virtual("TCP", "192.0.2.1", 9)
 """Of RFC 5737: where the probe makes a virtual service, and removes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What was done in IPVS, and what is to be local afterwards. ``unsettled``: it is to be looked at again."""
+
+    changes: int
+    local: frozenset[str]
+    problems: tuple[Problem, ...]
+    unsettled: bool
 
 
 class IpvsMode:
@@ -69,23 +79,19 @@ class IpvsMode:
         all addresses is never met there.
         """
         try:
-            changes, plan, wanted = await asyncio.to_thread(self._prepare, table)
+            prepared = await asyncio.to_thread(self._prepare, table)
             beneath = await self._beneath.apply(table)
-            changes += await asyncio.to_thread(self._complete, wanted)
+            changes = prepared.changes + await asyncio.to_thread(self._make_local, prepared.local)
         except BaseException:
             self._plan = self._table = None
             raise
         self._table = table
-        problems = [_taken(each) for each in sorted(plan.others)]
-        due = [each for each in (beneath.due, LEAVING_SECONDS if plan.leaving else None) if each is not None]
-        return replace(
-            beneath,
-            changes=beneath.changes + changes,
-            problems=(*beneath.problems, *problems),
-            due=min(due, default=None),
-        )
+        due = [each for each in (beneath.due, LEAVING_SECONDS if prepared.unsettled else None) if each is not None]
+        return Applied(
+            beneath.changes + changes, (*beneath.problems, *prepared.problems), min(due, default=None)
+        )  # fmt: skip
 
-    def _prepare(self, table: Table) -> tuple[int, Plan, frozenset[str]]:
+    def _prepare(self, table: Table) -> _Prepared:
         """IPVS as it should be, and no address local that should not be."""
         plan = self._plan
         with Ipvs() as door:
@@ -96,17 +102,24 @@ class IpvsMode:
                 before = None
             else:
                 before = self._table
-                if plan.leaving or plan.others:
+                if plan.unsettled:
                     plan.looked(door.services())
             for name, entry in _looked_at(table, before):
                 self._want(plan, table, name, entry)
-            changes = 0
+            changes, problems = 0, []
             for operation in plan.operations():
-                _carry_out(door, operation)
                 changes += 1
-        wanted = frozenset(self._users)
-        changes += self._make_local(self._held & wanted)
-        return changes, plan, wanted
+                try:
+                    _carry_out(door, operation)
+                except PrivilegeError:
+                    raise
+                except NodeError as error:  # one address; all others are met
+                    plan.failed(operation.virtual)
+                    problems.append(Problem.of(error, "proxy"))
+        problems += [_taken(each) for each in sorted(plan.others)]
+        local = frozenset(self._users)
+        changes += self._make_local(self._held & local)
+        return _Prepared(changes, local, tuple(problems), plan.unsettled)
 
     def _want(self, plan: Plan, table: Table, name: PortName, entry: Entry | None) -> None:
         before = self._local.pop(name, frozenset())
@@ -129,9 +142,6 @@ class IpvsMode:
             link = local.make(settings.as_note(found))
         settings.write({name: value for name, value in settings.WANTED.items() if found[name] != value})
         self._held = device.addresses(link)
-
-    def _complete(self, wanted: frozenset[str]) -> int:
-        return self._make_local(wanted)
 
     def _make_local(self, wanted: frozenset[str]) -> int:
         """Exactly these; returns how many that changed."""

@@ -73,6 +73,7 @@ class Plan:
         self._looked_at = {virtual for virtual, each in found.items() if each.ours}
         self._leaving: set[Virtual] = set()
         self._others: set[Virtual] = set()
+        self._failed: set[Virtual] = set()
 
     @property
     def held(self) -> Mapping[Virtual, Service]:
@@ -80,9 +81,14 @@ class Plan:
         return {virtual: each for virtual, each in self._held.items() if each.ours}
 
     @property
-    def leaving(self) -> bool:
-        """Whether some servers wait for the end of their connections."""
-        return bool(self._leaving)
+    def leaving(self) -> frozenset[Virtual]:
+        """Where servers wait for the end of their connections."""
+        return frozenset(self._leaving)
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether something depends on what is found the next time: it is to be given to :meth:`looked`."""
+        return bool(self._leaving or self._others or self._failed)
 
     @property
     def others(self) -> frozenset[Virtual]:
@@ -105,13 +111,17 @@ class Plan:
     def looked(self, found: Mapping[Virtual, Service]) -> None:
         """What is there now: connections have ended since."""
         self._held = dict(found)
-        self._looked_at |= self._leaving | self._others
+        self._looked_at |= self._leaving | self._others | self._failed
+
+    def failed(self, virtual: Virtual) -> None:
+        """The operation that was given last could not be done: what else is to be done at its address waits."""
+        self._failed.add(virtual)
 
     def operations(self) -> Iterator[Operation]:
-        """What is to be done, in its order; each counts as done once the next is asked for."""
+        """What is to be done, in its order; each counts as done once the next is asked for, unless it failed."""
         for virtual in sorted(self._looked_at):
-            self._leaving.discard(virtual)
-            self._others.discard(virtual)
+            for each in (self._leaving, self._others, self._failed):
+                each.discard(virtual)
             pool, held = self._pool(virtual), self._held.get(virtual)
             if held is not None and not held.ours:
                 if pool is not None and pool.servers:
@@ -119,6 +129,8 @@ class Plan:
                 continue
             for operation in self._towards(virtual, pool, held):
                 yield operation
+                if virtual in self._failed:
+                    break
                 self._done(operation)
             left = self._held.get(virtual)
             if left is not None and pool is not None and left.servers.keys() - (pool.servers | pool.draining):

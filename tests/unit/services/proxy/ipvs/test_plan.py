@@ -138,6 +138,25 @@ def test_who_has_connections_waits_for_their_end_and_may_come_back() -> None:
     assert not plan.leaving
 
 
+def test_what_the_kernel_refuses_keeps_nothing_else_and_is_tried_again() -> None:
+    """A kernel without SCTP's half of IPVS, for one."""
+    one, other = VIRTUALS[:2]
+    plan, found = Plan({}), Found()
+    for virtual in (one, other):
+        plan.want(name_of(virtual), {virtual: Claim(Pool("rr", None, frozenset(REALS[:1])), False)})
+    for operation in plan.operations():
+        if operation.virtual == one:
+            plan.failed(one)
+        else:
+            carry_out(found, operation)
+    assert found.keys() == plan.held.keys() == {other}
+    assert plan.unsettled
+    plan.looked(found)
+    run(plan, found)
+    assert found.keys() == {one, other}
+    assert not plan.unsettled
+
+
 def test_an_address_of_a_services_own_goes_before_a_node_port() -> None:
     virtual = Virtual("TCP", OWN[0], 30080)
     own, node_port = (Pool("rr", None, frozenset({real})) for real in REALS[:2])
