@@ -15,6 +15,7 @@ from random import Random
 import msgspec
 
 from overlay.errors import StoreError
+from overlay.linux.files import read_regular
 from overlay.store.contract import Events, KeyRange, Snapshot
 from overlay.store.follower import Follower, Read, Watch
 from overlay.store.mirror import Mirror
@@ -43,8 +44,7 @@ def networks_in(path: Path) -> tuple[IPv4Network, ...]:
 
 def _named(path: Path, line: re.Pattern[str]) -> Iterator[Subnet]:
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_BYTES).decode(errors="replace")
+        text = read_regular(path, MAX_BYTES).decode(errors="replace")
     except OSError:
         return
     for match in line.finditer(text):

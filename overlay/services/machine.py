@@ -9,6 +9,7 @@ from pathlib import Path
 from overlay import __version__
 from overlay.services.pods.names import dns_label
 from overlay.services.pods.node import Machine
+from overlay.text import printable
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 """Go's words for the kernel's, where they differ."""
@@ -27,7 +28,7 @@ def this_machine(identity: str) -> Machine:
         system = "Linux"
     return Machine(
         identity=identity,
-        hostname=socket.gethostname(),
+        hostname=printable(socket.gethostname()),
         architecture=_ARCHITECTURES.get(platform.machine(), platform.machine()),
         kernel=platform.release(),
         os_image=system,

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 from pathlib import Path
 
+from overlay.linux.files import read_regular
+
 RESOLV_CONF = Path("/etc/resolv.conf")
 BEHIND_RESOLVED = Path("/run/systemd/resolve/resolv.conf")
 
@@ -59,7 +61,6 @@ def of_this_host(own: str) -> tuple[str, ...]:
 
 def _read(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return file.read(MAX_BYTES).decode(errors="replace")
+        return read_regular(path, MAX_BYTES).decode(errors="replace")
     except OSError:
         return ""

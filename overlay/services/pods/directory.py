@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from overlay.errors import OverlayError
+from overlay.linux.files import read_regular
 from overlay.services.objects.document import Object, ObjectFormatError, copy, decode, metadata_of, spec_of, status_of
 from overlay.services.pods.mapping import DEFAULT_NAMESPACE, Here, uid
 from overlay.services.pods.names import is_dns_label, is_dns_subdomain
@@ -125,11 +126,7 @@ class Directory:
         path = self._path / name
         ident = name.removesuffix(".json")
         try:
-            with path.open("rb") as file:
-                content = file.read(MAX_BYTES + 1)
-            if len(content) > MAX_BYTES:
-                return PodFileError(f"is longer than {MAX_BYTES} bytes", about=str(path))
-            pod = decode(content, 0, str(path))
+            pod = decode(read_regular(path, MAX_BYTES), 0, str(path))
         except (OSError, ObjectFormatError) as error:
             cause = error.cause if isinstance(error, ObjectFormatError) else error.strerror or str(error)
             return PodFileError(cause, about=str(path))
