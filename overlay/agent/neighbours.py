@@ -59,6 +59,7 @@ class Neighbours:
     def _look(self, desired: Desired, interface: str, port: int | None) -> tuple[Problem, ...]:
         pool = desired.config.ipv4
         assert pool is not None
+        self._tools = self._tools.again()
         found: list[Problem] = []
         if self._restart is not None:
             found += self._docker(desired, interface, self._restart)

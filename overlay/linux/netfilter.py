@@ -98,6 +98,10 @@ class Tools:
         ]
         return cls(save, restore, nft, iptables, tuple(others))
 
+    def again(self) -> Tools:
+        """The same, looked for anew where one was missing: people install what they are told to."""
+        return self if self.has_iptables and self.has_nftables else Tools.locate()
+
     @property
     def own_iptables(self) -> Iptables | None:
         """What this machine calls iptables; None where it is not installed."""

@@ -44,6 +44,8 @@ class Firewall:
         """
         self._names = Names.of(owner, interface)
         self._tools = tools or Tools.locate()
+        self._looks_again = tools is None
+        self._enable_nftables = enable_nftables
         self._nftables = enable_nftables or not self._tools.has_iptables
         self._leftovers_gone = False
         self._printed: dict[str, tuple[list[nftables.Json], list[nftables.Json]]] = {}
@@ -60,6 +62,7 @@ class Firewall:
             PrivilegeError: not allowed to.
             NodeError: a tool is missing or refused; nothing half-done is left in any one table.
         """
+        self._find_what_was_missing()
         changes = []
         if (own := self._tools.own_iptables) is not None:
             changes += self._in_iptables(own, ruleset, only_where_needed=self._nftables)
@@ -72,6 +75,12 @@ class Firewall:
             changes += self._nftables_leftovers()
             self._leftovers_gone = True
         return changes
+
+    def _find_what_was_missing(self) -> None:
+        """A tool without which nothing can be done may have been installed; with one, it stays what it was."""
+        if self._looks_again and not (self._tools.has_nftables if self._nftables else self._tools.has_iptables):
+            self._tools = self._tools.again()
+            self._nftables = self._enable_nftables or not self._tools.has_iptables
 
     def remove(self) -> list[str]:
         """Removes all rules of ours, of either kind; returns what was changed. Raises as reconcile does."""

@@ -49,6 +49,7 @@ class Rules:
 
     def apply(self, address: IPv4Address) -> bool:
         """Makes the table so; True if it was not. Blocks. Raises NodeError."""
+        self._tools = self._tools.again()
         if self._applied is not None and self._applied == (address, self._print()):
             return False
         self._tools.transact(script(address), as_json=False)
