@@ -335,6 +335,7 @@ class _Services:
             "uptime_seconds": int(self._daemon.uptime),
             "ready": self._is_ready(),
             "problems": [str(problem) for problem in self._daemon.troubles.now],
+            "problem_details": [problem.parts for problem in self._daemon.troubles.now],
             "store": {
                 "connected": self._follower.connected,
                 "revision": mirror.revision,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,6 +18,17 @@ from overlay.lab.process import poll
 OVERLAY = str(Path(sys.executable).parent / "overlay")
 PATIENCE = 30.0
 """Seconds: generous, since a machine that runs tests is busy; what is waited for takes well under three."""
+
+
+def elsewhere(script: str) -> tuple[str, ...]:
+    """A command line to be put before another's, which then sees what a shell script has mounted for it alone."""
+    return ("unshare", "--mount", "sh", "-euc", f'{script}\nexec "$@"', "sh")
+
+
+def without(*programs: str) -> tuple[str, ...]:
+    """The same, for one for which these programs are not installed: what is in their place cannot be executed."""
+    places = {os.path.realpath(found) for program in programs if (found := shutil.which(program)) is not None}
+    return elsewhere("\n".join(f"mount --bind /dev/null {shlex.quote(place)}" for place in sorted(places)))
 
 
 @dataclass

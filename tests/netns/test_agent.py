@@ -20,6 +20,7 @@ from contextlib import closing, suppress
 from http.client import HTTPConnection
 from ipaddress import IPv4Network
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
@@ -30,11 +31,14 @@ from overlay.lab.namespace import call_inside
 from overlay.lab.process import poll
 from overlay.lab.topology import LabSpec
 from overlay.node.subnet_env import previous_subnet
-from tests.netns.agents import OVERLAY, PATIENCE, agent
+from tests.netns.agents import OVERLAY, PATIENCE, agent, without
+from tests.support.problems import shown
 
 pytestmark = [pytest.mark.root, pytest.mark.etcd]
 
 SUBNETS = "/coreos.com/network/subnets/"
+
+FIREWALL_TOOLS = ("nft", "iptables", "iptables-nft", "iptables-legacy")
 
 NEW_ADDRESS_SECONDS = 3.0
 """Until traffic goes on from another address: half a second here, and one time-out of a dead connection is 3 s."""
@@ -64,8 +68,8 @@ def test_two_nodes_lease_tunnel_and_survive_a_kill(site: Lab, datapath: str) -> 
     pod = two.pods[0]
     ping = one.pods[0].ping(pod.address, count=5)
     assert ping.complete
-    shown = one.pods[0].run("ping", "-c1", str(pod.address)).stdout
-    assert "ttl=60" in shown, "64, less one in each node's IP stack, less one in each datapath, as with flannel"
+    printed = one.pods[0].run("ping", "-c1", str(pod.address)).stdout
+    assert "ttl=60" in printed, "64, less one in each node's IP stack, less one in each datapath, as with flannel"
 
     before = (one.files.subnet_file.read_text(), two.files.subnet_file.read_text())
     assert stat.S_IMODE(one.files.subnet_file.stat().st_mode) == 0o644
@@ -249,6 +253,28 @@ class TestWhatIsWrongIsSaid:
             running.says("cannot write /proc/overlay/subnet.env: ")
             running.says("trying again")
             assert running.process.poll() is None
+            assert shown(report(node.nodes[0], tmp_path), "node", "cannot write /proc/overlay/subnet.env: ")
+
+    def test_a_machine_without_tools_for_a_firewall_says_so(self, node: Lab, tmp_path: Path) -> None:
+        """No nft, no iptables: packets pass all the same where nothing forbids it."""
+        node.start_etcd()
+        node.put_config()
+        machine = node.nodes[0]
+        with agent(machine, tmp_path, before=without(*FIREWALL_TOOLS)) as running:
+            running.says("ready:")
+            assert poll(lambda: shown(report(machine, tmp_path), "firewall", "apt-get install"), PATIENCE)
+            assert report(machine, tmp_path)["ready"]
+            # What the remedy says is enough: nobody has to restart the agent.
+            bare = (
+                "nsenter",
+                f"--target={running.process.pid}",
+                "--mount",
+                "umount",
+                os.path.realpath(which("nft") or "nft"),
+            )
+            subprocess.run(bare, check=True)
+            assert poll(lambda: report(machine, tmp_path)["problems"] == [], PATIENCE)
+            assert "flannel-ipv4" in machine.run("nft", "list", "tables").stdout
 
     def test_a_second_agent_is_refused(self, node: Lab, tmp_path: Path) -> None:
         with agent(node.nodes[0], tmp_path / "one") as first:
@@ -335,14 +361,16 @@ def test_a_subnet_lost_to_another_with_none_free_is_not_ready(node: Lab, tmp_pat
         assert probe(machine, "/healthz")[0] == 200, "to start it again would be of no use"
         said = report(machine, tmp_path)
         assert (said["ready"], said["lease"], said["phase"]) == (False, None, "exhausted")
-        shown = machine.run(OVERLAY, "status", f"--state-dir={tmp_path}", check=False)
-        assert shown.returncode == 1
-        assert "none (10.0.30.0/24 is now 172.30.9.50's)" in shown.stdout
+        assert shown(said, "exhausted", "out of subnets")
+        printed = machine.run(OVERLAY, "status", f"--state-dir={tmp_path}", check=False)
+        assert printed.returncode == 1
+        assert "none (10.0.30.0/24 is now 172.30.9.50's)" in printed.stdout
         node.etcd.run("etcdctl", "del", f"{SUBNETS}10.0.31.0-24")
         assert poll(lambda: probe(machine, "/readyz") == (200, "subnet 10.0.31.0/24, 1 peers\n"), PATIENCE)
         # A lease that is being taken again, of an etcd that is away, is held all the same.
         node.stop_etcd()
         assert poll(lambda: not report(machine, tmp_path)["store"]["connected"], PATIENCE)
+        assert poll(lambda: shown(report(machine, tmp_path), "store"), PATIENCE)
         assert probe(machine, "/readyz")[0] == 200
 
 
@@ -354,7 +382,7 @@ def test_an_underlay_without_an_address_is_told_while_it_lasts(node: Lab, tmp_pa
         running.says("ready:")
         machine.run("ip", "addr", "del", "172.31.0.1/24", "dev", "eth0")
         assert poll(lambda: not report(machine, tmp_path)["ready"], PATIENCE)
-        assert "--iface eth0" in " ".join(report(machine, tmp_path)["problems"])
+        assert shown(report(machine, tmp_path), "underlay", "--iface eth0")
         machine.run("ip", "addr", "add", "172.31.0.1/24", "dev", "eth0")
         assert poll(lambda: report(machine, tmp_path)["ready"], PATIENCE)
         assert poll(lambda: report(machine, tmp_path)["problems"] == [], PATIENCE)
@@ -369,7 +397,7 @@ def test_an_underlay_that_is_down_is_told_while_it_lasts(node: Lab, tmp_path: Pa
         running.says("ready:")
         machine.run("ip", "link", "set", "eth0", "down")
         assert poll(lambda: not report(machine, tmp_path)["ready"], PATIENCE)
-        assert "interface eth0: is down; ip link set eth0 up" in " ".join(report(machine, tmp_path)["problems"])
+        assert shown(report(machine, tmp_path), "underlay", "interface eth0: is down; ip link set eth0 up")
         machine.run("ip", "link", "set", "eth0", "up")
         assert poll(lambda: report(machine, tmp_path)["ready"], PATIENCE)
         assert poll(lambda: report(machine, tmp_path)["problems"] == [], PATIENCE)
@@ -405,8 +433,8 @@ def test_a_command_on_subnet_change_holds_nothing_up_and_is_not_lost(node: Lab, 
 def report(machine: Machine, directory: Path | None = None) -> dict[str, Any]:
     """What the agent says of itself."""
     where = directory or machine.files.directory
-    shown = machine.run(OVERLAY, "status", "--json", f"--state-dir={where}", check=False)
-    found: dict[str, Any] = json.loads(shown.stdout)
+    printed = machine.run(OVERLAY, "status", "--json", f"--state-dir={where}", check=False)
+    found: dict[str, Any] = json.loads(printed.stdout)
     return found
 
 
@@ -435,6 +463,7 @@ def test_a_wider_network_and_another_port_are_applied_while_running(site: Lab) -
 
     site.put_config('{"Network":"10.9.0.0/16"}')
     assert poll(lambda: "is refused" in one.files.log("agent").read_text(), PATIENCE)
+    assert shown(report(one), "config")
     assert one.pods[0].ping(two.pods[0].address, count=3).complete
 
 
@@ -467,10 +496,10 @@ def test_what_keeps_packets_from_passing_is_said_and_over_when_it_is(node: Lab, 
             code, told = status()
             assert code == 1
             assert "ready yes" in told
-            assert "no container of this node reaches another node; sysctl -w net.ipv4.ip_forward=1" in told
-            assert "health port 8099 on localhost" in told
-            assert f"cannot write {full}/lease.json: No space left on device" in told
-            assert "after a reboot the node may get another subnet" in told
+            said = report(machine, full)
+            assert shown(said, "forwarding", "reaches another node; sysctl -w net.ipv4.ip_forward=1")
+            assert shown(said, "health", "health port 8099 on localhost")
+            assert shown(said, "memory", f"cannot write {full}/lease.json: No space left on device", "after a reboot")
             taken.close()
             (full / "filling").unlink()
             machine.run("sysctl", "-qw", "net.ipv4.ip_forward=1")

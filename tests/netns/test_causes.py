@@ -18,6 +18,7 @@ import pytest
 from overlay.lab.namespace import call_inside
 from overlay.linux.libbpf import Object
 from overlay.linux.tc import Filter, Hook, TrafficControl
+from tests.support.problems import shown
 from tests.support.programs import TAG, compiled
 from tests.support.tunnels import (
     Node,
@@ -251,6 +252,17 @@ def test_ip_options_are_told_as_what_the_slow_path_is_for(kernel_pair: Pair) -> 
     assert [each for each in first.status()["problems"] if "IP options" in each] == [], "it is what it is for"
 
 
+def test_a_device_that_does_not_forward_is_told() -> None:
+    """The programs ask the kernel for a route as what comes in by the device has it, and it gives none there."""
+    with running(("kernel", "kernel")) as (first, _):
+        first("sysctl -qw net.ipv4.conf.flannel0.forwarding=0")
+        first.ask("repair")
+        assert shown(first.status(), "kernel-path", "IP forwarding is off")
+        first("sysctl -qw net.ipv4.conf.flannel0.forwarding=1")
+        first.ask("repair")
+        assert not shown(first.status(), "kernel-path")
+
+
 def test_ipsec_between_nodes_that_is_passed_by_is_told() -> None:
     """With no key to encrypt by, a packet that meets the policy is not sent at all; on the kernel path it arrives."""
     for kind, arrives in (("kernel", True), ("userspace", False)):
@@ -261,8 +273,7 @@ def test_ipsec_between_nodes_that_is_passed_by_is_told() -> None:
             first(f"ip xfrm policy add {ends} proto tcp dir out {template}")
             first.ask("repair")
             assert (lost(ping(first, second, "-c 2 -i 0.1 -W 1")) == 0) == arrives
-            found = [each for each in first.status()["problems"] if each.startswith("ipsec: ")]
-            assert [second.address in each and "--datapath userspace" in each for each in found] == [True] * arrives
+            assert shown(first.status(), "ipsec", second.address, "--datapath userspace") is arrives
 
 
 def test_a_firewall_that_is_not_asked_is_told_and_the_userspace_datapath_asks_it() -> None:

@@ -28,6 +28,7 @@ from overlay.services.dns import place
 from tests.support.dns_site import ADDRESS, HOST, LIMIT, STRANGER, UPSTREAM, UPSTREAM_TOO, DnsSite, dns_site, until
 from tests.support.labs import need_programs
 from tests.support.namespaces import namespace
+from tests.support.problems import shown
 from tests.support.upstream_server import ADDRESS as OUTSIDE
 
 pytestmark = [pytest.mark.root, pytest.mark.etcd]
@@ -257,7 +258,7 @@ def test_upstreams_gone_what_they_said_is_answered_still(site: DnsSite) -> None:
             assert site.short("+tcp", "short.example") == [OUTSIDE]
         assert "SERVFAIL" in site.dig("+time=10", "ok-never.example")
         assert site.short("redis.default.svc.cluster.local") == ["10.97.218.31"]
-        until(lambda: any(UPSTREAM in each for each in (site.report() or {})["problems"]), "a problem that says so")
+        until(lambda: shown(site.report() or {}, "dns-upstreams", UPSTREAM), "a problem that says so")
     finally:
         site.start_upstream()
     until(lambda: site.short("ok-again.example") == [OUTSIDE], "answers again")
@@ -457,11 +458,11 @@ def test_a_resolver_of_this_host_that_asks_us_back_is_named(site: DnsSite) -> No
         site.start_services("--dns-upstreams", f"{HOST},{UPSTREAM}")
 
         def report() -> dict[str, Any]:
-            return site.report() or {"dns": {}, "problems": []}
+            return site.report() or {"dns": {}, "problems": [], "problem_details": []}
 
         until(lambda: report()["dns"].get("upstreams_looping") == [HOST], "the loop is seen")
         site.host.run("ip", "address", "add", "198.51.100.9/32", "dev", "lo")  # which makes the daemon look
-        until(lambda: any(f"{HOST}: asks this node" in each for each in report()["problems"]), "it is a problem")
+        until(lambda: shown(report(), "dns-loop", f"{HOST}: asks this node"), "it is a problem")
     finally:
         site.host.attempt("ip", "address", "del", "198.51.100.9/32", "dev", "lo")
         site.stop("dnsmasq")

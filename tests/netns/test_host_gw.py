@@ -32,9 +32,10 @@ from overlay.lab.topology import LabSpec
 from overlay.model import Peer, PeerTable
 from overlay.node.interfaces import Underlay
 from overlay.node.subnet_env import previous_subnet
-from tests.netns.agents import OVERLAY, agent
+from tests.netns.agents import OVERLAY, agent, elsewhere
 from tests.support.limits import limit
 from tests.support.namespaces import Namespace, namespace
+from tests.support.problems import shown
 
 pytestmark = [pytest.mark.root, pytest.mark.etcd]
 
@@ -162,24 +163,47 @@ def test_a_peer_that_is_not_on_the_link_is_named_and_the_others_go_on(site: Lab)
     far = '{"PublicIP":"192.0.2.9","PublicIPv6":null,"BackendType":"host-gw"}'
     site.etcd.run("etcdctl", "put", f"{SUBNETS}10.0.200.0-24", text=far)
     sentence = "no route to peer 10.0.200.0/24: its node 192.0.2.9 is not on the link of eth0; host-gw needs all nodes"
-    assert poll(lambda: any(problem.startswith(sentence) for problem in report(one)["problems"]), PATIENCE)
+    assert poll(lambda: shown(report(one), "not-on-link", sentence), PATIENCE)
     told = report(one)
     assert (told["ready"], told["datapath"]["detail"]) == (True, "1 routes by eth0")
     assert one.pods[0].ping(two.pods[0].address, count=2).complete
-    shown = one.run(OVERLAY, "status", f"--state-dir={one.files.directory}", check=False)
-    assert (shown.returncode, sentence.split(":", maxsplit=1)[0] in shown.stdout) == (1, True)
+    printed = one.run(OVERLAY, "status", f"--state-dir={one.files.directory}", check=False)
+    assert (printed.returncode, sentence.split(":", maxsplit=1)[0] in printed.stdout) == (1, True)
 
     # The same for one whose place somebody else has: theirs stays.
     one.run("ip", "route", "add", "10.0.201.0/24", "via", "172.31.0.100")
     site.etcd.run("etcdctl", "put", f"{SUBNETS}10.0.201.0-24", text=far.replace("192.0.2.9", "172.31.0.9"))
     blocked = "route 10.0.201.0/24: is there already, and not ours"
-    assert poll(lambda: any(blocked in problem for problem in report(one)["problems"]), PATIENCE)
+    assert poll(lambda: shown(report(one), "route", blocked), PATIENCE)
     assert routes(one, "10.0.201.0/24") == ["10.0.201.0/24 via 172.31.0.100 dev eth0"]
     one.run("ip", "route", "del", "10.0.201.0/24")
     assert poll(lambda: routes(one, "10.0.201.0/24") == ["10.0.201.0/24 via 172.31.0.9 dev eth0 proto 241"], PATIENCE)
     for number in (200, 201):
         site.etcd.run("etcdctl", "del", f"{SUBNETS}10.0.{number}.0-24")
     assert poll(lambda: report(one)["problems"] == [], PATIENCE)
+
+
+def test_a_backend_that_this_machine_has_no_means_for_is_told_and_the_one_before_goes_on(
+    lab_name: str, tmp_path: Path
+) -> None:
+    with Lab.running(LabSpec(name=lab_name, nodes=1, pods=0, agents=False, backend="host-gw")) as lab:
+        lab.start_etcd()
+        lab.put_config(HOST_GW)
+        machine = lab.nodes[0]
+        with agent(machine, tmp_path, before=elsewhere("mount -t tmpfs none /dev/net")) as running:
+            running.says("ready:")
+            lab.put_config(UDP)
+            status = ("status", "--json", f"--state-dir={tmp_path}")
+            told: dict[str, Any] = {}
+
+            def is_told() -> bool:
+                told.update(json.loads(machine.run(OVERLAY, *status, check=False).stdout))
+                return shown(told, "backend", "/dev/net/tun", "modprobe tun")
+
+            assert poll(is_told, PATIENCE)
+            assert (told["ready"], told["datapath"]["name"]) == (True, "host-gw")
+            lab.put_config(HOST_GW)
+            assert poll(lambda: not is_told(), PATIENCE)
 
 
 def test_a_node_beside_a_flanneld(site: Lab) -> None:

@@ -22,8 +22,10 @@ from typing import Any
 
 import pytest
 
+from tests.netns.agents import without
 from tests.support.docker_host import ETCD, NODE_ADDRESS, DockerHost, docker_host
 from tests.support.limits import limit
+from tests.support.problems import shown
 from tests.support.site import own_folder
 from tests.support.systemd import wait_until
 
@@ -97,10 +99,9 @@ def start_services(host: DockerHost, *flags: str) -> None:
     wait_until(lambda: report(host).get("ready") is True, LIMIT, "a daemon that is ready")
 
 
-def report(host: DockerHost) -> dict[str, Any]:
-    said: dict[str, Any] = json.loads(
-        host.run(sys.executable, "-m", "overlay", "services", "--status", check=False) or "{}"
-    )
+def report(host: DockerHost, state_dir: str = "/run/overlay") -> dict[str, Any]:
+    words = (sys.executable, "-m", "overlay", "services", "--status", "--state-dir", state_dir)
+    said: dict[str, Any] = json.loads(host.run(*words, check=False) or "{}")
     return said
 
 
@@ -254,9 +255,7 @@ def test_etcd_goes_and_comes_back_and_what_happened_meanwhile_is_written(
     host.stop("etcd", signal.SIGKILL)
     meanwhile = host.container(*WEB, "--name", "meanwhile")
     host.docker("rm", "--force", before)
-    wait_until(
-        lambda: any("store" in each or "etcd" in each for each in report(host)["problems"]), LIMIT, "the problem"
-    )
+    wait_until(lambda: shown(report(host), "store"), LIMIT, "the problem")
     host.start_etcd()
     seen = watch("web")
     seen.alone(ready={name_of("meanwhile", meanwhile)})
@@ -295,7 +294,7 @@ def test_a_restarted_daemon_changes_nothing(host: DockerHost, watch: Callable[..
     host.stop("services")
     with host.frozen("dockerd"):
         launch_services(host, *lasting)
-        wait_until(lambda: any("Docker" in each for each in report(host)["problems"]), LIMIT, "Docker is missed")
+        wait_until(lambda: shown(report(host), "docker"), LIMIT, "Docker is missed")
         assert report(host)["store"]["connected"]
         assert everything(host) == before
     wait_until(lambda: report(host)["docker"]["connected"], LIMIT, "Docker is back")
@@ -349,6 +348,60 @@ def test_pods_of_a_directory_are_pods_too(host: DockerHost, watch: Callable[...,
     assert seen.alone(ready={"made"})["ready"] == {"made": "10.0.5.99"}
     host.run("rm", "/run/overlay/pods.d/made.json")
     seen.alone(ready=set())
+
+
+def test_each_wrong_input_is_said_with_its_remedy_and_the_rest_goes_on(
+    host: DockerHost, watch: Callable[..., Watcher]
+) -> None:
+    """What people and other programs put into etcd, files and flags, all of it at once."""
+    seen = watch("web")
+    put_service(host)
+    for name in ("one", "two"):
+        put_service(host, name, clusterIP=f"10.96.0.{len(name) + ord(name[0]) % 8}", externalIPs=["198.51.100.7"])
+    host.etcdctl("put", "/overlay/objects/services/default/broken", "{")
+    host.etcdctl("put", "/skydns/local/cluster/dns-version", '{"text":"another\'s"}')
+    host.etcdctl("put", "/overlay/config", '{"serviceCIDR":"10.0.5.0/24"}')
+    host.run("sh", "-c", "mkdir -p /run/overlay/pods.d && echo nonsense >/run/overlay/pods.d/odd.json")
+    start_services(host, "--publish-skydns", "--services-healthz-port=2379")
+
+    wait_until(lambda: shown(report(host), "address-conflict", "198.51.100.7"), LIMIT, "two with one address")
+    wait_until(lambda: shown(report(host), "malformed", "services/default/broken"), LIMIT, "what is no object")
+    wait_until(lambda: shown(report(host), "skydns-refused", "dns-version"), LIMIT, "another's record")
+    wait_until(lambda: shown(report(host), "service-cidr", "10.0.5.0/24"), LIMIT, "a range that is taken")
+    wait_until(lambda: shown(report(host), "pods-directory", "odd.json"), LIMIT, "a file that is no pod")
+    wait_until(lambda: shown(report(host), "health", "2379"), LIMIT, "a port that is taken")
+    host.etcdctl("put", "/overlay/config", "no JSON")
+    wait_until(lambda: shown(report(host), "config"), LIMIT, "a configuration that is none")
+    wait_until(lambda: shown(report(host), "skydns"), LIMIT, "the same for the records")
+    ident = host.container(*WEB, "--name", "web")
+    seen.alone(ready={name_of("web", ident)})
+    host.run("rm", "/run/flannel/subnet.env")
+    wait_until(lambda: shown(report(host), "subnet", "overlay agent"), LIMIT, "no subnet")
+
+    another = ("--state-dir", "/run/another", "--node-id", "another", "--proxy-mode", "none", "--dns-address", "none")
+    host.start("another", sys.executable, "-m", "overlay", "services", "--node-name", "n1", *another)
+    wait_until(lambda: shown(report(host, "/run/another"), "node-name", "--node-name"), LIMIT, "a name that is taken")
+
+
+def test_a_daemon_that_may_not_write_to_etcd_says_so(host: DockerHost) -> None:
+    """Who may only read is no node of the cluster."""
+    for words in (
+        "role add reader", "role grant-permission reader --prefix=true read /", "user add reader:secret",
+        "user grant-role reader reader", "user add root:secret", "user grant-role root root", "auth enable",
+    ):  # fmt: skip
+        host.etcdctl(*words.split())
+    launch_services(host, "--etcd-username=reader", "--etcd-password=secret")
+    wait_until(lambda: shown(report(host), "registration"), LIMIT, "the problem")
+
+
+def test_a_daemon_without_rights_and_tools_says_what_it_cannot_do(host: DockerHost) -> None:
+    bounded = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")
+    command = (sys.executable, "-m", "overlay", "services", "--node-name", "n1", "--state-dir", "/run/without")
+    host.start("without", *bounded, *command)
+    wait_until(lambda: shown(report(host, "/run/without"), "proxy", "--proxy-mode"), LIMIT, "no mode")
+    wait_until(lambda: shown(report(host, "/run/without"), "dns", "no names are answered"), LIMIT, "no names")
+    host.start("bare", *without("nft"), *command[:-1], "/run/bare")
+    wait_until(lambda: shown(report(host, "/run/bare"), "dns-rules", "nftables"), LIMIT, "no nft")
 
 
 def test_from_start_to_endpoint_in_200_ms(host: DockerHost, watch: Callable[..., Watcher]) -> None:

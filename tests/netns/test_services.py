@@ -31,6 +31,7 @@ from tests.support.foreign_rules import DOCKER_26, DOCKER_28
 from tests.support.ipvs import needs_ipvs
 from tests.support.limits import limit
 from tests.support.namespaces import namespace
+from tests.support.problems import shown
 from tests.support.services_lab import (
     BALANCER,
     BRIDGES,
@@ -277,9 +278,7 @@ def test_a_node_port_that_a_process_has_is_told(services: ServicesLab) -> None:
     services.put_service("web", **EVERYWHERE, clusterIP=VIP)
     try:
         told = f"node port {NODE_PORT}/TCP of Service default/web:tcp"
-        assert poll(lambda: any(told in each for each in services.report("n1")["problems"]), LIMIT), services.report(
-            "n1"
-        )
+        assert poll(lambda: shown(services.report("n1"), "node-port", told), LIMIT), services.report("n1")
         check(services, "etcd", "n1", str(services.lab.node("n1").address), NODE_PORT)
     finally:
         process.kill()
@@ -291,7 +290,7 @@ def test_an_unknown_scheduler_is_told_and_a_known_one_is_followed(services: Serv
     counted = Counter(each["name"] for each in services.client("n1p2").ask("TCP", VIP, 80, count=40))
     assert set(counted.values()) == {10}, "round robin"
     services.put_service("odd", clusterIP="10.96.7.3", scheduler="magic")
-    assert poll(lambda: any("magic" in each for each in services.report("n1")["problems"]), LIMIT)
+    assert poll(lambda: shown(services.report("n1"), "proxy-mode", "magic"), LIMIT)
     check(services, "n1p1", "n1", "10.96.7.3", 80)
 
 

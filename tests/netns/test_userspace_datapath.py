@@ -18,6 +18,7 @@ from overlay.datapath.userspace.steering import queue_for
 from tests.support.admission import PEERS, VECTORS, Outcome
 from tests.support.limits import limit
 from tests.support.packets import Packet, segment_plainly
+from tests.support.problems import shown
 from tests.support.transfer import python_in, transfer
 from tests.support.tunnels import ROOT, Node, entering, nodes, run, until
 
@@ -305,7 +306,7 @@ def test_a_hung_worker_is_reported_at_once(pair: Pair) -> None:
         status = one.status()
         assert time.monotonic() - before < limit(1.0, 5.0)
         assert status["running"] is False
-        assert [problem for problem in status["problems"] if "1 of 1 workers move no packets" in problem]
+        assert shown(status, "worker", "1 of 1 workers move no packets")
         for number in range(50):
             one.set_peers({f"10.{number}.{each}.0/24": "172.31.0.2" for each in range(100)})
         until(lambda: workers_of(one) not in ([], [worker]) and one.status()["running"], "it is replaced")

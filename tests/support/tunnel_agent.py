@@ -80,6 +80,7 @@ class Agent:
             "slow_path": slow_path_share(status.counters, status.causes),
             "notes": status.notes,
             "problems": [str(problem) for problem in (*status.problems, *problems)],
+            "problem_details": [problem.parts for problem in (*status.problems, *problems)],
         }
 
     async def repair(self, _: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from overlay.control.leases.allocator import Identity
 from overlay.errors import NodeError, OverlayError
 from overlay.problem import Problem
 from overlay.store.contract import KeyValue, Snapshot
+from tests.support.problems import kinds, provoked
 
 
 def test_what_is_about_one_thing_names_it_and_what_is_about_the_node_begins_with_its_code() -> None:
@@ -25,6 +26,29 @@ def test_an_error_is_told_as_it_reads_with_what_is_being_done() -> None:
     assert Problem.of(error, "underlay").text == str(error)
     bare = Problem.of(OverlayError("it broke"), "node")
     assert (bare.text, bare.identity) == ("it broke", ("node", "node"))
+
+
+_NO_FAULT = "its loop calls nothing that fails: it reads what is in memory, or passes by what it cannot read"
+
+UNSEEN = {
+    "containers": "it takes more than 4,096 containers of a real Docker",
+    "dns-namespaces": _NO_FAULT,
+    "events": "who may not write to etcd has not its node's name either, which is said (registration), and tells none",
+    "leftovers": "an address or a route that the kernel lists and does not remove",
+    "neighbours": "no netlink socket is to be had; what the look itself does not find out is passed by",
+    "place": _NO_FAULT,
+    "pods": _NO_FAULT,
+    "stale-sockets": "a kernel that has the programs, and ends no socket (CONFIG_INET_DIAG_DESTROY)",
+    "state": _NO_FAULT,
+}
+"""Kinds that no test can provoke here, and why."""
+
+
+def test_each_kind_of_problem_is_provoked_by_a_test_that_sees_it_with_its_remedy() -> None:
+    seen = provoked()
+    assert sorted(kinds().keys() - seen.keys() - UNSEEN.keys()) == []
+    assert sorted(UNSEEN.keys() - kinds().keys()) == [], "kinds that are none any more"
+    assert sorted(seen.keys() & UNSEEN.keys()) == [], "kinds that a test does see"
 
 
 def test_the_control_planes_problems_have_their_kinds() -> None:

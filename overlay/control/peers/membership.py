@@ -75,7 +75,8 @@ class Membership:
         shown = [self._problems[key] for key in sorted(self._problems)[:MAX_PROBLEMS]]
         more = len(self._problems) - len(shown)
         if more:
-            shown.append(Problem("leases", f"{more} more leases are malformed or unusable", about="leases"))
+            sentence = f"{more} more leases are malformed or unusable"
+            shown.append(Problem("leases", sentence, "delete or correct their keys in etcd", about="leases"))
         return shown
 
     def _judge(self, key: str) -> Peer | None:

@@ -48,6 +48,10 @@ class Whereabouts:
     subnets: tuple[IPv4Network, ...] = ()
 
 
+_OTHERWISE = "ask for what it can do, in the Service, or choose another --proxy-mode"
+"""What can be done about what a mode cannot do."""
+
+
 class Keeper:
     """Programs this node, by one mode.
 
@@ -210,7 +214,7 @@ class Keeper:
 
     def _told_remarks(self) -> list[Problem]:
         return [
-            Problem("proxy-mode", f"Service {name}: {remark}", about=f"Service {name}")
+            Problem("proxy-mode", f"Service {name}: {remark}", _OTHERWISE, about=f"Service {name}")
             for name, remark in sorted(self.remarks)
         ]
 

@@ -15,6 +15,7 @@ from overlay.linux.routes import Route, RouteType
 from overlay.model import EMPTY_PEERS, Peer
 from overlay.node.interfaces import Underlay
 from overlay.node.routes import is_peer_route
+from tests.support.problems import shown
 
 HERE = IPv4Address("172.31.0.1")
 ETH0 = Underlay("eth0", 2, 1500, HERE, HERE)
@@ -63,7 +64,7 @@ def test_what_is_out_of_reach_is_told_one_by_one_and_not_without_end() -> None:
     assert told[0].about == "10.0.0.0/24"
     assert "192.0.2.9 is not on the link of eth0" in told[0].text
     assert told[0].remedy
-    assert told[-1].sentence == "11 more peers are without a route"
+    assert shown(told, "peers", "11 more peers are without a route")
     assert not list(_problems(_Done(ETH0, link, EMPTY_PEERS, Aims(wanted.routes, {}), {})))
 
 

@@ -18,6 +18,7 @@ from overlay.daemon.lock import lock
 from overlay.daemon.reconcile import Look
 from overlay.daemon.status_socket import ask
 from overlay.errors import NodeError, OverlayError, PrivilegeError
+from tests.support.problems import shown
 
 
 async def fail() -> None:
@@ -171,6 +172,29 @@ async def test_a_state_directory_that_is_emptied_is_taken_again(
     async with asyncio.timeout(60):
         await daemon.run(bring_up)
     assert [file.name for file in directory.iterdir()] == ["agent.lock"]
+
+
+async def test_a_state_directory_that_cannot_be_had_any_more_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program has a file in its place: the daemon goes on, though nobody can ask it."""
+    monkeypatch.setattr("overlay.daemon.lifetime._PLACE_SECONDS", 0.05)
+    directory = tmp_path / "state"
+    daemon = Daemon("agent", directory)
+
+    async def report() -> bytes:
+        return b"{}"
+
+    async def bring_up() -> None:
+        daemon.answer(report)
+        shutil.rmtree(directory)
+        directory.write_text("")
+        while not (shown(daemon.troubles.now, "lock") and shown(daemon.troubles.now, "report")):
+            await asyncio.sleep(0.02)
+        term()
+
+    async with asyncio.timeout(60):
+        await daemon.run(bring_up)
 
 
 def assert_true(found: object) -> None:

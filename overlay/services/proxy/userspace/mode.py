@@ -38,8 +38,9 @@ class UserspaceMode:
         """See :class:`~overlay.services.proxy.base.Mode`."""
         address = address_of(table.place)
         if address is None:
-            problem = Problem("proxy-address", "this node has no address at which Services can be led to the worker")
-            return Applied(problems=(problem,))
+            sentence = "this node has no address at which Services can be led to the worker"
+            remedy = "give it one, as ip address add 192.0.2.1/32 dev lo, or choose another --proxy-mode"
+            return Applied(problems=(Problem("proxy-address", sentence, remedy),))
         if self._helper is not None and self._helper.failed.done():
             await self.close()
         if self._helper is None:

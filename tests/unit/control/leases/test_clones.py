@@ -21,6 +21,7 @@ from overlay.control.schema.lease import parse_lease
 from overlay.model import Advertisement
 from overlay.store.contract import KeyRange, KeyValue, Put
 from tests.support.memory_store import MemoryCore, MemoryStore
+from tests.support.problems import shown
 from tests.unit.control.leases.test_keeper import CONFIG, IP, PREFIX, Node, held_node, put
 
 TTL = 3600
@@ -57,7 +58,7 @@ class Cluster:
                 self.writes.append(node.now)
 
     def told(self, node: Node, text: str = "another agent goes by node id me and public IP 172.31.0.1") -> bool:
-        return any(problem.text.startswith(text) for problem in node.keeper.problems())
+        return shown(node.keeper.problems(), "rival", text)
 
     def busiest(self, seconds: float) -> int:
         """The most writes within any such time."""
@@ -154,7 +155,7 @@ def test_a_clone_with_the_memory_of_a_live_node_gets_a_subnet_of_its_own(remembe
     assert clone.key().lease_id != original.key().lease_id
     assert b"AskedBy" not in original.key().value
     for node in (original, clone):
-        assert cluster.told(node, "node id me is also used by 172.31.0.")
+        assert shown(node.keeper.problems(), "conflict", "node id me is also used by 172.31.0.")
     clone.keeper.release()
     cluster.run(ANSWER_TIME)
     assert original.subnet == before

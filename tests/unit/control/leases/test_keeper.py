@@ -22,6 +22,7 @@ from overlay.model import Advertisement, BackendConfig
 from overlay.store.contract import Delete, KeyRange, KeyValue, Put
 from overlay.store.session import Grant, Refresh
 from tests.support.memory_store import MemoryCore
+from tests.support.problems import shown
 
 PREFIX = "/coreos.com/network/subnets/"
 LEASES = KeyRange(PREFIX)
@@ -309,12 +310,14 @@ def test_a_failure_is_over_once_nothing_is_left_to_be_done() -> None:
     node.carry_out(node.step() or pytest.fail("no grant"))
     assert isinstance(node.step(), Commit)
     node.keeper.failed(StoreUnavailableError("no answer in time"), node.now)
-    assert [problem.code for problem in node.keeper.problems()] == ["keeper"]
+    assert shown(node.keeper.problems(), "keeper", "no answer in time")
+    assert len(node.keeper.problems()) == 1
     put(core, f"{PREFIX}10.0.1.0-24", '{"PublicIP":"172.31.0.9"}')
     node.now += 60
     node.see()
     assert node.settle() == []
-    assert [problem.code for problem in node.keeper.problems()] == ["exhausted"]
+    assert shown(node.keeper.problems(), "exhausted")
+    assert len(node.keeper.problems()) == 1
 
 
 def test_out_of_subnets_ends_when_one_becomes_free() -> None:
@@ -517,7 +520,7 @@ def test_what_no_reader_would_take_is_not_written(identity: Identity) -> None:
     node.keeper.identify(identity)
     node.settle()
     assert node.keys() == []
-    assert any(problem.text.startswith("no lease is written: lease 10.0.") for problem in node.keeper.problems())
+    assert shown(node.keeper.problems(), "unwritable", "no lease is written: lease 10.0.")
     node.keeper.identify(Identity("me", IP))
     node.settle()
     assert node.keeper.phase is Phase.HELD
@@ -529,7 +532,7 @@ def test_an_advertisement_too_long_to_be_read_is_not_written() -> None:
     node.keeper.configure(CONFIG, Advertisement("vxlan", {"x": "y" * 70_000}))
     node.settle()
     assert node.keys() == []
-    assert any(problem.text.startswith("no lease is written: lease 10.0.") for problem in node.keeper.problems())
+    assert shown(node.keeper.problems(), "unwritable", "no lease is written: lease 10.0.")
 
 
 def test_another_backend_keeps_the_subnet_and_rewrites_the_lease_once() -> None:
@@ -590,7 +593,7 @@ def test_a_claim_that_reads_back_malformed_is_no_reason_for_another(garbage: str
                     put(core, key, garbage, node.now)
     assert len(node.keys()) == 1
     assert 10 < len(commits) < 60
-    assert any(problem.code == "mangled" for problem in node.keeper.problems())
+    assert shown(node.keeper.problems(), "mangled")
     for _ in range(100):
         node.now += 1
         node.settle()

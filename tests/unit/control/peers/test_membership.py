@@ -16,6 +16,7 @@ from overlay.control.schema.config import parse_config
 from overlay.model import Peer
 from overlay.store.contract import Event, Events, KeyValue, Snapshot
 from tests.support.limits import limit
+from tests.support.problems import shown
 
 DIRECTORY = "/coreos.com/network/subnets/"
 ME = Identity("me", IPv4Address("172.31.0.1"))
@@ -108,6 +109,7 @@ def test_outside_the_network_or_over_our_subnet_is_shown() -> None:
     assert not peers(membership)
     texts = " ".join(problem.text for problem in membership.problems())
     assert "192.168.2.0/24" in texts
+    assert shown(membership.problems(), "lease", "192.168.2.0/24")
     assert "overlaps this node's subnet 10.0.1.0/24" in texts
 
 
@@ -148,7 +150,7 @@ def test_problems_are_bounded() -> None:
     _, membership = make(*(kv(f"junk{n}", n + 1) for n in range(500)))
     assert membership.skipped == 500
     assert len(membership.problems()) == MAX_PROBLEMS + 1
-    assert "480 more" in membership.problems()[-1].text
+    assert shown(membership.problems(), "leases", "480 more")
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from(["put", "other", "bad", "delete"])), max_size=40))

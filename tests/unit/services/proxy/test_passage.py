@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import subprocess
+import sys
+
 import pytest
 
 from overlay.services.proxy.passage import BASE, RULE, plan
 from tests.support.foreign_rules import DOCKER_26, DOCKER_28
+from tests.support.problems import shown
 
 ALL, DENIED = "-A FORWARD -j ACCEPT", "-A FORWARD -s 192.0.2.1/32 -j DROP"
 USER = "-A FORWARD -j DOCKER-USER"
@@ -63,3 +70,15 @@ def test_without_docker_there_is_none(listed: list[str]) -> None:
 
 def test_what_only_names_dockers_chains_is_none_of_them() -> None:
     assert plan(["-A FORWARD -m comment --comment DOCKER-FORWARD -j ACCEPT"]) == []
+
+
+KEEP = (
+    "import json; from overlay.services.proxy.passage import keep; print(json.dumps([each.parts for each in keep()]))"
+)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("iptables") is None, reason="needs root and iptables")
+def test_who_may_not_read_the_rules_says_what_does_not_work() -> None:
+    bounded = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", sys.executable, "-c", KEEP)
+    done = subprocess.run(bounded, capture_output=True, check=True, timeout=60)
+    assert shown({"problem_details": json.loads(done.stdout)}, "docker-networks", "docker network connect")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from ipaddress import IPv4Network
 
 import pytest
@@ -9,6 +13,7 @@ import pytest
 from overlay.linux.conntrack import Flow
 from overlay.services.proxy.stale import StaleFlows, stale
 from overlay.services.table import Backend, Entry, Frontend, Kind, Place, PortName, Table
+from tests.support.problems import shown
 
 PLACE = Place("n1", (IPv4Network("10.0.0.0/16"),), frozenset({"172.31.0.1"}))
 A, B, C = (Backend(f"10.0.0.{number}", 5353, False) for number in (1, 2, 3))
@@ -58,3 +63,20 @@ def test_it_is_told_by_changes_of_udp_alone() -> None:
         flows.applied(each)
         told.append(flows.occasion._told.is_set())
     assert told == [True, False, True, False, True]
+
+
+LOOK = """
+import asyncio, json
+from overlay.services.proxy.stale import StaleFlows
+from overlay.services.table import Place, Table
+flows = StaleFlows()
+flows.applied(Table(Place("n1")))
+print(json.dumps([problem.parts for problem in asyncio.run(flows.look()).problems]))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_who_may_not_see_connections_says_so() -> None:
+    bounded = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", sys.executable, "-c", LOOK)
+    done = subprocess.run(bounded, capture_output=True, check=True, timeout=60)
+    assert shown({"problem_details": json.loads(done.stdout)}, "flows")
