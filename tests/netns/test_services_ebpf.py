@@ -1,6 +1,6 @@
 """Services at the socket: what is special to eBPF. One node, in a cgroup of its own, with two pods and a client each::
 
-    node (10.0.1.1 on br0) ──┬── a (10.0.1.2)  server on TCP and UDP 8080
+    node (10.0.1.1 on br0) ──┬── a (10.0.1.2)  server on TCP and UDP 8080; on TCP 8081 it sends back what comes
                              ├── b (10.0.1.3)  the same
                              └── c (10.0.1.4)  client
 
@@ -47,12 +47,18 @@ import selectors, socket, sys
 name, chosen = sys.argv[1].encode(), selectors.DefaultSelector()
 tcp = socket.create_server(("", 8080), backlog=512)
 udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); udp.bind(("", 8080))
-for each in (tcp, udp): chosen.register(each, selectors.EVENT_READ)
+staying = socket.create_server(("", 8081))
+for each in (tcp, udp, staying): chosen.register(each, selectors.EVENT_READ)
 print("ready", flush=True)
 while True:
     for key, _ in chosen.select():
         if key.fileobj is tcp:
             with tcp.accept()[0] as peer: peer.sendall(name)
+        elif key.fileobj is staying: chosen.register(staying.accept()[0], selectors.EVENT_READ)
+        elif key.fileobj is not udp:
+            data = key.fileobj.recv(99)
+            if data: key.fileobj.sendall(data)
+            else: chosen.unregister(key.fileobj); key.fileobj.close()
         else:
             _, source = udp.recvfrom(2048); udp.sendto(name, source)
 """
@@ -250,6 +256,32 @@ async def test_a_connected_udp_socket_of_a_dead_backend_is_ended(node: Node, mod
         ask(f"s.connect(('{VIP}', 80)) or []")
         assert ask("s.send(b'?') and [s.recv(9).decode()]") == ["b"]
         assert ask("d.send(b'?') and [d.recv(9).decode()]") == ["a"]
+
+
+async def test_a_connection_to_a_dead_backend_that_answers_no_more_is_ended(node: Node, mode: Mode) -> None:
+    """One to a backend that is none any more, and serves still, goes on."""
+
+    def staying(*names: str) -> Table:
+        backends = tuple(Backend(PODS[name], 8081, True) for name in names)
+        here = table(*names)
+        return replace(here, entries={name: replace(each, cluster=backends, local=backends)
+                                      for name, each in here.entries.items()})  # fmt: skip
+
+    answers = "[str(s.send(b'?')), s.recv(9).decode()]"
+    with node.client("c") as dead, node.client("node") as living:
+        for ask, name in ((dead, "a"), (living, "b")):
+            await mode.apply(staying(name))
+            ask(f"globals().update(s=socket.create_connection(('{VIP}', 80), 60)) or []")
+            assert ask(answers) == ["1", "?"]
+        try:
+            node.host.batch("link set to-a down")
+            assert dead("[str(s.send(b'?'))]") == ["1"]
+            await mode.apply(staying())
+            await until(lambda: mode.facts()["sockets_ended"] == 1, 60.0)
+        finally:
+            node.host.batch("link set to-a up")
+        assert dead("[str(s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))]") == [str(errno.ECONNABORTED)]
+        assert living(answers) == ["1", "?"]
 
 
 async def test_a_client_keeps_its_backend_and_only_for_so_long(node: Node, mode: Mode) -> None:

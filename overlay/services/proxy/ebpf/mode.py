@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from ipaddress import IPv4Address
 from pathlib import Path
 
 from overlay.errors import OverlayError
 from overlay.linux import cgroups, namespaces
+from overlay.linux.sock_diag import Connected
 from overlay.problem import Problem
 from overlay.services.proxy.base import Applied, Mode
 from overlay.services.proxy.ebpf import inside, maps, programs, wanted
@@ -29,8 +30,11 @@ _log = logging.getLogger(__name__)
 _SWEEP_PAUSE = 1.0
 """Seconds from one look at the sockets of all network namespaces to the next at least."""
 
-_ADMISSION_SHARE = 20
-"""At most one part in so many of the time is spent on looking which network namespaces there are."""
+_DOUBT_PAUSE = 5.0
+"""The same where some connections' backends are none any more, and answer still, or have nothing to answer."""
+
+_LOOKING_SHARE = 20
+"""At most one part in so many of the time is spent on looking at network namespaces, and at their sockets, each."""
 
 
 class EbpfMode:
@@ -82,7 +86,7 @@ class EbpfMode:
         if self._admitting is None:
             self._admitting = asyncio.create_task(self._admit(), name="inside")
         self._to_admit.set()
-        if changes and any(name.protocol == "UDP" for name, _, _ in table.changed(before)):
+        if changes:
             self._to_sweep.set()
         return replace(beneath, changes=beneath.changes + changes, problems=(*beneath.problems, *self._problems()))
 
@@ -191,34 +195,36 @@ class EbpfMode:
                     await asyncio.to_thread(self._look_inside, self._applied.place)
             except OverlayError as error:
                 _log.warning("network namespaces: %s", error)
-            await asyncio.sleep(max(_SWEEP_PAUSE, _ADMISSION_SHARE * (time.monotonic() - begun)))
+            await asyncio.sleep(max(_SWEEP_PAUSE, _LOOKING_SHARE * (time.monotonic() - begun)))
 
     # --- stale sockets ------------------------------------------------------------------------------------------------
 
     async def _sweep(self) -> None:
-        """After changes, off their way, and not at each of many."""
+        """After changes, off their way, and not at each of many; and again while some are in doubt."""
         while True:
-            await self._to_sweep.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._to_sweep.wait(), _DOUBT_PAUSE if self._swept.doubtful else None)
             self._to_sweep.clear()
+            begun = time.monotonic()
             try:
                 self._swept = await asyncio.to_thread(sweep, self._is_stale)
                 self._ended += self._swept.ended
                 if self._swept.ended:
-                    _log.info("%d UDP sockets ended whose backend is gone", self._swept.ended)
+                    _log.info("%d sockets ended whose backend is gone", self._swept.ended)
             except OverlayError as error:
                 _log.warning("stale sockets: %s", error)
-            await asyncio.sleep(_SWEEP_PAUSE)
+            await asyncio.sleep(max(_SWEEP_PAUSE, _LOOKING_SHARE * (time.monotonic() - begun)))
 
-    def _is_stale(self, cookie: int, peer: IPv4Address, port: int) -> bool:
+    def _is_stale(self, found: Connected) -> bool:
         with self._holding:
             loaded, book = self._loaded, self._book
             if loaded is None or book is None:
                 return False
-            at = maps.meant_by(loaded.maps, cookie, peer, port)
+            at = maps.meant_by(loaded.maps, found.cookie, found.peer, found.port)
         if at is None:
             return False
-        pool = book.pool_of(Virtual(at, "UDP"))
-        return pool is None or Address(peer, port) not in pool.members
+        pool = book.pool_of(Virtual(at, "UDP" if found.protocol == socket.IPPROTO_UDP else "TCP"))
+        return pool is None or Address(found.peer, found.port) not in pool.members
 
     def _problems(self) -> tuple[Problem, ...]:
         if not self._swept.cannot:
