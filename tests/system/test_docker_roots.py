@@ -185,7 +185,8 @@ def test_another_network_reaches_services_and_no_container_directly(
 
     def services_alone() -> None:
         assert hears("apart", f"{VIP}:80")
-        assert not hears("apart", f"{pod}:8080")
+        # Where Docker has just moved its chains, the agent's accept may be before them until its next look.
+        wait_until(lambda: not hears("apart", f"{pod}:8080"), 30, "Docker's isolation of what is direct")
 
     try:
         call_inside(first.node.namespace, lambda: asyncio.run(mode.apply(Table(place, {name: entry}))))

@@ -31,6 +31,11 @@ RULE = f"-m connmark --mark {TRANSLATED_MARK:#x}/{TRANSLATED_MARK:#x} -m comment
 _APART = frozenset({"DOCKER-ISOLATION-STAGE-1", "DOCKER-FORWARD", "DOCKER-INTERNAL"})
 """Chains of Docker's (20.10 to 28) that keep its networks apart."""
 
+_OPERATORS = "DOCKER-USER"
+
+_ATTEMPTS = 5
+"""Docker may move its chains between our reading and our writing, so what was written is read again."""
+
 _LEGACY_TABLES = Path("/proc/net/ip_tables_names")
 """Which tables of the older kind the kernel has; asking such an iptables for another would make it."""
 
@@ -39,7 +44,10 @@ def keep() -> tuple[Problem, ...]:
     """Puts the rule in its place, or away where there is no need; tells why it could not be."""
     try:
         for tool in Tools.locate().variants:
-            _carry_out(tool, plan(_listed(tool)))
+            for _ in range(_ATTEMPTS):
+                if not (commands := plan(_listed(tool))):
+                    break
+                _carry_out(tool, commands)
     except NodeError as error:
         cause = f"containers of other Docker networks do not reach Services' pods on docker0: {error}"
         return (Problem("docker-networks", cause, "docker network connect bridge CONTAINER"),)
@@ -59,7 +67,10 @@ def plan(listed: Iterable[str], *, wanted: bool = True) -> list[str]:
     rules = [line.removeprefix(BASE) for line in listed if line.startswith(BASE)]
     ours = [rule for rule in rules if COMMENT in rule]
     others = [rule for rule in rules if COMMENT not in rule]
-    place = next((index for index, rule in enumerate(others) if _leads_to(rule) in _APART), None)
+    chains = list(map(_leads_to, others))
+    place = next((index for index, chain in enumerate(chains) if chain in _APART), None)
+    if place is not None and _OPERATORS in chains[place:] and _OPERATORS not in chains[:place]:
+        place = None  # Docker is about to move that to the front; the operator's word comes first
     right = [*others[:place], RULE, *others[place:]] if wanted and place is not None else others
     if rules == right:
         return []

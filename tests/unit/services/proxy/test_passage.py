@@ -68,6 +68,12 @@ def test_without_docker_there_is_none(listed: list[str]) -> None:
     assert plan([BASE + RULE, *listed]) == [f"-D FORWARD {RULE}"]
 
 
+def test_while_docker_moves_its_chains_nothing_passes_by_what_operators_say() -> None:
+    moving = ["-A FORWARD -j DOCKER-ISOLATION-STAGE-1", USER]
+    assert plan(moving) == []
+    assert carried_out([BASE + RULE, *moving], plan([BASE + RULE, *moving])) == moving
+
+
 def test_what_only_names_dockers_chains_is_none_of_them() -> None:
     assert plan(["-A FORWARD -m comment --comment DOCKER-FORWARD -j ACCEPT"]) == []
 
