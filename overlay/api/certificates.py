@@ -30,14 +30,14 @@ def make(now: datetime.datetime) -> Certificates:
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "overlay API authority of this host")])
     authority = (
-        _builder(now, ca_name, ca_name, ca_key)
+        _told_apart(_builder(now, ca_name, ca_name, ca_key), ca_key, ca_key)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(key_cert_sign=True), critical=True)
         .sign(ca_key, hashes.SHA256())
     )
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "overlay API")])
     certificate = (
-        _builder(now, name, ca_name, key)
+        _told_apart(_builder(now, name, ca_name, key), key, ca_key)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(digital_signature=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -62,6 +62,22 @@ def expires(certificate: bytes) -> datetime.datetime:
     """When a certificate in PEM ends."""
     loaded = x509.load_pem_x509_certificate(certificate)
     return loaded.not_valid_after_utc
+
+
+def is_by_the_letter(certificate: bytes) -> bool:
+    """Whether a certificate in PEM names its signer's key, without which strict clients do not take it."""
+    extensions = x509.load_pem_x509_certificate(certificate).extensions
+    return any(isinstance(each.value, x509.AuthorityKeyIdentifier) for each in extensions)
+
+
+def _told_apart(
+    builder: x509.CertificateBuilder, key: ec.EllipticCurvePrivateKey, signer: ec.EllipticCurvePrivateKey
+) -> x509.CertificateBuilder:
+    """With its own key and its signer's named (RFC 5280, 4.2.1.1 and 4.2.1.2): OpenSSL's X509_V_FLAG_X509_STRICT, which
+    Python sets from 3.13 on, wants both."""
+    return builder.add_extension(
+        x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
+    ).add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
 
 
 def _builder(

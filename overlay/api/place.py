@@ -49,13 +49,16 @@ class Identity:
 
 
 def kept(folder: Path) -> Identity:
-    """The identity in ``folder``, made anew where there is none, or none that lasts. Raises FileError."""
+    """The identity in ``folder``, made anew where there is none, or none that lasts, or that only some clients take.
+    Raises FileError."""
     file = folder / "identity.json"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with suppress(FileNotFoundError, ValueError, msgspec.MsgspecError):
             identity = msgspec.json.decode(file.read_bytes(), type=Identity)
-            if certificates.expires(identity.certificates.certificate) - RENEW_BEFORE > datetime.now(UTC):
+            certificate = identity.certificates.certificate
+            lasts = certificates.expires(certificate) - RENEW_BEFORE > datetime.now(UTC)
+            if lasts and certificates.is_by_the_letter(certificate):
                 return identity
         identity = Identity.new()
         _write(file, msgspec.json.encode(identity), 0o600)

@@ -105,7 +105,14 @@ def wanted(labels: Labels) -> Wanted:
 
 
 def dashed(address: str) -> str:
-    """An address as a label: what endpoints without host name are called."""
+    """An address as a label: what endpoints without host name are called.
+
+    Of IPv6 without the dots that Python writes from 3.13 on where IPv4 is mapped: the label would be another address's.
+    """
+    head, colon, last = address.rpartition(":")
+    if colon and "." in last:
+        high, low = divmod(int(IPv4Address(last)), 1 << 16)
+        address = f"{head}:{high:x}:{low:x}"
     return address.replace(".", "-").replace(":", "-")
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import ssl
 import stat
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,6 +64,35 @@ def test_an_identity_that_ends_soon_is_made_anew(tmp_path: Path, monkeypatch: py
     new = place.kept(tmp_path)
     assert new != old
     assert certificates.expires(new.certificates.certificate) > datetime.now(UTC) + place.RENEW_BEFORE
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_clients_that_take_rfc_5280_by_the_letter_take_the_certificate(host: str) -> None:
+    """As Python's do from 3.13 on."""
+    identity = place.Identity.new()
+    context = ssl.create_default_context(cadata=identity.certificates.authority.decode())
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = identity.tls().wrap_bio(to_server, to_client, server_side=True)
+    client = context.wrap_bio(to_client, to_server, server_hostname=host)
+    for _ in range(3):
+        for end in (client, server):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+    assert client.version() is not None
+    assert client.getpeercert()
+
+
+def test_an_identity_that_such_clients_do_not_take_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an older version."""
+    with monkeypatch.context() as patch:
+        patch.setattr(certificates, "_told_apart", lambda builder, *_: builder)
+        old = place.kept(tmp_path)
+    new = place.kept(tmp_path)
+    assert new != old
+    assert place.kept(tmp_path) == new
 
 
 def test_kubeconfigs_are_for_the_group(tmp_path: Path) -> None:

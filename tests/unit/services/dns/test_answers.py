@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_network
+from ipaddress import IPv6Address, ip_address, ip_network
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from overlay.services.dns import answers
@@ -210,8 +210,22 @@ def test_letters_do_not_matter(labels: list[str], kind: str) -> None:
 
 
 @given(st.ip_addresses())
+@example(IPv6Address("::ffff:0.0.0.0"))
 def test_an_address_is_a_label_and_back(address: object) -> None:
     assert undashed(dashed(str(address))) == address
+
+
+@pytest.mark.parametrize(
+    ("address", "label"),
+    [
+        ("10.0.5.2", "10-0-5-2"), ("fd00::5", "fd00--5"), ("::1", "--1"), ("::ffff:1:2", "--ffff-1-2"),
+        ("::ffff:0.1.0.2", "--ffff-1-2"), ("64:ff9b::192.0.2.33", "64-ff9b--c000-221"),
+    ],
+)  # fmt: skip
+def test_an_address_has_one_label_however_python_writes_it(address: str, label: str) -> None:
+    """From 3.13 on it writes dots where IPv4 is mapped."""
+    assert dashed(address) == label
+    assert undashed(label) == ip_address(address)
 
 
 @given(st.lists(LABELS, max_size=8).map(tuple))
