@@ -15,6 +15,9 @@ VALID = datetime.timedelta(days=3650)
 _BACKDATED = datetime.timedelta(hours=1)
 """Clocks are set back now and then."""
 
+_WRITTEN = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+"""No clock that is right shows less: a machine without one of its own begins in 1970, until it has asked somebody."""
+
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
@@ -90,7 +93,7 @@ def _builder(
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _BACKDATED)
-        .not_valid_after(now + VALID)
+        .not_valid_after(max(now, _WRITTEN) + VALID)
     )
 
 

@@ -12,6 +12,8 @@ import os
 import socket
 from pathlib import Path
 
+from overlay.linux.files import read_regular
+
 _NAMED = Path("/run/netns")
 _MACHINE_ID = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
 
@@ -28,7 +30,7 @@ def default_node_id() -> str:
 def _machine_id() -> str:
     for path in _MACHINE_ID:
         try:
-            text = os.fsdecode(path.read_bytes()).strip()
+            text = os.fsdecode(read_regular(path)).strip()
             if text != _NOT_YET and text.strip("0"):
                 return text
         except OSError:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from overlay.api import certificates, place
 from overlay.api.auth import Tokens
@@ -81,6 +82,14 @@ def test_clients_that_take_rfc_5280_by_the_letter_take_the_certificate(host: str
                 end.do_handshake()
     assert client.version() is not None
     assert client.getpeercert()
+
+
+@pytest.mark.parametrize("made", [datetime(1970, 1, 1, 0, 1, tzinfo=UTC), datetime(2026, 6, 1, tzinfo=UTC)])
+def test_a_certificate_lasts_whatever_the_clock_was_when_it_was_made(made: datetime) -> None:
+    """A machine without a clock of its own begins in 1970; then the clock is put right, and the server goes on."""
+    certificate = x509.load_pem_x509_certificate(certificates.make(made).certificate)
+    for now in (made, datetime(2026, 11, 1, tzinfo=UTC), datetime(2034, 1, 1, tzinfo=UTC)):
+        assert certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc
 
 
 def test_an_identity_that_such_clients_do_not_take_is_made_anew(

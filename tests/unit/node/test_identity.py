@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -42,3 +44,14 @@ def test_what_images_have_instead_of_one_is_none(
     assert len(ids) == 3
     files[1].write_text("0123456789abcdef0123456789abcdef\n")
     assert default_node_id() not in ids
+
+
+def test_a_pipe_in_its_place_is_not_waited_for(files: tuple[Path, Path]) -> None:
+    os.mkfifo(files[0])
+    files[1].write_text("0123456789abcdef0123456789abcdef\n")
+    told: list[str] = []
+    reading = Thread(target=lambda: told.append(default_node_id()), daemon=True)
+    reading.start()
+    reading.join(30)
+    files[0].unlink()
+    assert told == [default_node_id()]
