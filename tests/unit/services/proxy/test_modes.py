@@ -7,7 +7,7 @@ from pathlib import Path
 from unittest.mock import AsyncMock, Mock
 
 from overlay.services.proxy.base import Mode, Surroundings
-from overlay.services.proxy.modes import choose
+from overlay.services.proxy.modes import CHOICES, PREFERRED, choose
 
 SURROUNDINGS = Surroundings(Path("/nonexistent"))
 
@@ -38,3 +38,8 @@ async def test_a_wished_mode_that_cannot_be_had_is_replaced_by_none() -> None:
 
 async def test_none_asks_nobody() -> None:
     assert await choose("none", SURROUNDINGS, modes(nftables="")) == await choose("none", SURROUNDINGS, {})
+
+
+def test_ipvs_is_for_who_asks_for_it() -> None:
+    assert "ipvs" in CHOICES
+    assert "ipvs" not in PREFERRED
