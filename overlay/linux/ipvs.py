@@ -13,7 +13,7 @@ import socket
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeAlias
@@ -112,14 +112,7 @@ class Ipvs:
         """All of IPv4 that have an address. Raises NodeError."""
         with _explained("IPVS"):
             ours = {virtual for message in self._netlink.service("dump") if (virtual := _ours(message)) is not None}
-        try:
-            listed = listing(LISTING.read_text().splitlines())
-        except OSError as error:
-            raise NodeError(error.strerror or str(error), about=str(LISTING)) from error
-        return {
-            virtual: Service(each.scheduler, each.persistence, virtual in ours, each.servers)
-            for virtual, each in listed.items()
-        }
+        return {virtual: replace(each, ours=virtual in ours) for virtual, each in listed().items()}
 
     def add_service(self, virtual: Virtual, scheduler: str, persistence: int | None) -> None:
         """A new one of ours, without servers. Raises NodeError: there is one, or the kernel has no such scheduler."""
@@ -180,6 +173,14 @@ def _explained(what: str, *right: int) -> Iterator[None]:
     except NetlinkError as error:
         if error.code not in right:
             raise refusal(error.code, str(error.args[-1]), what) from error
+
+
+def listed() -> dict[Virtual, Service]:
+    """All of IPv4 that have an address, as :func:`listing`. Raises NodeError."""
+    try:
+        return listing(LISTING.read_text().splitlines())
+    except OSError as error:
+        raise NodeError(error.strerror or str(error), about=str(LISTING)) from error
 
 
 def listing(lines: Iterable[str]) -> dict[Virtual, Service]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from overlay.errors import NodeError, OverlayError, PrivilegeError
 from overlay.linux import ipvs
-from overlay.linux.ipvs import Ipvs, Virtual
+from overlay.linux.ipvs import Ipvs, Service, Virtual
 from overlay.problem import Problem
 from overlay.services.proxy.base import Applied, Mode
 from overlay.services.proxy.ipvs import device, settings
@@ -103,7 +103,7 @@ class IpvsMode:
             else:
                 before = self._table
                 if plan.unsettled:
-                    plan.looked(door.services())
+                    plan.looked(ipvs.listed())
             for name, entry in _looked_at(table, before):
                 self._want(plan, table, name, entry)
             changes, problems = 0, []
@@ -162,11 +162,12 @@ class IpvsMode:
         return await self._beneath.check() and whole
 
     def _is_whole(self, plan: Plan) -> bool:
-        with contextlib.suppress(NodeError), LocalAddresses(DEVICE) as local, Ipvs() as door:
+        with contextlib.suppress(NodeError), LocalAddresses(DEVICE) as local:
             link = local.device()
             if link is None or device.addresses(link) != self._held or settings.as_note(settings.read()):
                 return False
-            return _gist(Plan(door.services())) == _gist(plan)
+            there = ipvs.listed()
+            return all(virtual in there and _gist(there[virtual]) == _gist(each) for virtual, each in plan.held.items())
         return False
 
     async def remove(self) -> list[str]:
@@ -215,12 +216,10 @@ def _carry_out(door: Ipvs, operation: Operation) -> None:
         (door.add_server if operation.new else door.set_server)(virtual, operation.real, operation.weight)
 
 
-def _gist(plan: Plan) -> Mapping[Virtual, object]:
+def _gist(service: Service) -> object:
     """What is the same for as long as nobody else changes it."""
-    return {
-        virtual: (each.scheduler, each.persistence, {real: server.weight for real, server in each.servers.items()})
-        for virtual, each in plan.held.items()
-    }
+    weights = {real: server.weight for real, server in service.servers.items()}
+    return service.scheduler, service.persistence, weights
 
 
 def _refusal(door: Ipvs, scheduler: str) -> str:

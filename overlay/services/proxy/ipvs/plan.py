@@ -109,8 +109,9 @@ class Plan:
         self._looked_at |= {each for each in {*before, *claims} if before.get(each) != claims.get(each)}
 
     def looked(self, found: Mapping[Virtual, Service]) -> None:
-        """What is there now: connections have ended since."""
-        self._held = dict(found)
+        """What is there now: connections have ended since. Whose a service is it is not asked: ours is what was."""
+        ours = self.held
+        self._held = {virtual: replace(each, ours=virtual in ours) for virtual, each in found.items()}
         self._looked_at |= self._leaving | self._others | self._failed
 
     def failed(self, virtual: Virtual) -> None:
