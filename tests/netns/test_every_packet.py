@@ -19,8 +19,7 @@ from overlay.lab.namespace import call_inside
 from overlay.linux.libbpf import Object
 from overlay.linux.netlink import Netlink
 from overlay.linux.tc import Filter, Hook, TrafficControl
-from tests.netns.test_kernel_datapath import variant
-from tests.support.programs import TAG, compiled
+from tests.support.programs import BEFORE_PROOFS, TAG, compiled, variant
 from tests.support.tunnels import (
     ROOT,
     UNPROVEN,
@@ -244,15 +243,7 @@ def test_what_odd_links_carry_of_vxlan_they_carry_of_us(odd_site: tuple[Node, ..
 @pytest.fixture(scope="module")
 def mixed_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, ...]]:
     """Kernel paths of several minds: one that proves nobody, ours, one from before proofs; and a plain process."""
-    older = variant(
-        tmp_path_factory.mktemp("older") / "programs",
-        "train = skb->gso_size && (ip->protocol != IPPROTO_TCP || skb->len > 0xffff - sizeof(struct outer));",
-        "train = 0;",
-        "direct = !own->finish || asks || (!train && ip->ihl == 5 && is_proven(own, peer, ip->daddr));",
-        "direct = ip->ihl == 5 || is_proven(own, peer, ip->daddr);",
-        "int done = talk(skb, at, own, peer);",
-        "int done = 0 ? talk(skb, at, own, peer) : NEXT_FILTER;",
-    )
+    older = variant(tmp_path_factory.mktemp("older") / "programs", *BEFORE_PROOFS)
     kinds = (UNPROVEN, "kernel", "kernel", "userspace-plain")
     with running(kinds, programs=(None, None, older, None)) as made:
         for node in made:

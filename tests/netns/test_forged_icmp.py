@@ -5,19 +5,20 @@ pod1 ── node1 ── switch ── node2 ── pod2      the stranger is a 
 
 from __future__ import annotations
 
-import platform
 import subprocess
 import sys
 from collections.abc import Iterator
 
 import pytest
 
+from tests.support import stranger
 from tests.support.tunnels import (
     ROOT,
     Node,
     entering,
     gained,
     iperf_server,
+    linux_version,
     lost,
     nodes,
     ping,
@@ -39,8 +40,13 @@ def pair(kind: str) -> Iterator[tuple[Node, ...]]:
         yield made
 
 
-def linux_version() -> tuple[int, ...]:
-    return tuple(map(int, platform.release().split("-")[0].split(".")[:2]))
+def test_the_stranger_says_what_it_quotes() -> None:
+    """Its messages, which are made in haste, to those that are made with care."""
+    ends = "172.31.0.1", "172.31.0.2"
+    said = list(stranger.messages(*ends, 600, ("10.0.1.2", "10.0.2.2")))
+    for port, message in list(zip(stranger.PORTS, said, strict=False))[::97]:
+        assert message == stranger.too_big(600, stranger.quoted(*ends, port, b""))
+    assert len(set(said)) == len(stranger.PORTS) + 8
 
 
 def forges(first: Node, second: Node, mtu: int, sender: str = "172.31.0.66") -> None:
@@ -62,7 +68,7 @@ def test_a_stranger_who_guesses_is_not_believed(pair: tuple[Node, ...], mtu: int
     assert lost(ping(first, second, full)) == 0
     assert first.status()["path_mtus"] == {}
     with iperf_server(second):
-        first.in_pod(f"iperf3 -t 1 -c {second.pod_address}")
+        first.in_pod(f"iperf3 -n 20M -c {second.pod_address}")
     counts = gained(first, before, "drop_tx_too_big", "tx_fragmented", "icmp_sent")
     assert counts == [0, 0, 0]
     assert gained(first, before, "icmp_unproven")[0] > 0, "it is told"
@@ -87,7 +93,7 @@ def test_what_the_kernel_noted_by_another_socket_does_not_slow_the_tunnel(pair: 
         before = first.counters()
         assert lost(ping(first, second, f"-c 5 -i 0.05 -M do -s {first.mtu - 28}")) == 0
         with iperf_server(second):
-            first.in_pod(f"iperf3 -t 1 -c {second.pod_address}")
+            first.in_pod(f"iperf3 -n 20M -c {second.pod_address}")
         slow = gained(first, before, "slow_tx_too_big", "slow_tx_packets")
         if linux_version() < (5, 12):
             assert all(slow), "what does not fit the note is left to who knows better"

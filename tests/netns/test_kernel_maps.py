@@ -17,9 +17,9 @@ from overlay.errors import DatapathError
 from overlay.linux.libbpf import Map, Object, dry_run
 from overlay.model import Peer, PeerTable
 from tests.netns.test_kernel_admission import DROP, OUR_ADDRESS, PORT, REDIRECT, Outer
-from tests.netns.test_kernel_datapath import variant
 from tests.support.admission import OWN, PEERS, ipv4
 from tests.support.namespaces import namespace
+from tests.support.programs import variant
 
 pytestmark = pytest.mark.root
 

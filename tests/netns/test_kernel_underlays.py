@@ -9,13 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pyroute2 import IPRoute
 
 from overlay.datapath.kernel.programs import pin_directory
 from overlay.lab.namespace import call_inside
 from overlay.linux.libbpf import Object
-from tests.support.programs import compiled
+from tests.support.programs import GUARD, compiled
 from tests.support.tunnels import (
+    XDP_FLAGS_DRV_MODE,
+    XDP_FLAGS_SKB_MODE,
     Node,
     attached,
     entering,
@@ -28,6 +29,7 @@ from tests.support.tunnels import (
     ping,
     run,
     running,
+    set_xdp,
     start_all,
     until,
 )
@@ -46,7 +48,7 @@ def carried(first: Node, second: Node) -> None:
     for node, was in zip((first, second), before, strict=True):
         assert gained(node, was, "tx_packets", "rx_packets", "slow_rx_packets", "slow_tx_packets") == [10, 10, 0, 0]
     with iperf_server(second):
-        report = json.loads(first.in_pod(f"iperf3 -J -t 1 -c {second.pod_address}"))
+        report = json.loads(first.in_pod(f"iperf3 -J -n 20M -c {second.pod_address}"))
         assert report["end"]["sum_received"]["bits_per_second"] > 50e6
     assert gained(first, before[0], "slow_tx_other", "slow_tx_no_route", "drop_tx_send") == [0, 0, 0]
     assert gained(second, before[1], "slow_rx_other", "drop_malformed") == [0, 0]
@@ -221,29 +223,6 @@ def test_an_older_ingress_qdisc_stays() -> None:
         assert "ingress" in first("tc qdisc show dev eth0")
 
 
-GUARD = """
-#include <linux/bpf.h>
-#include <linux/if_ether.h>
-#include <linux/ip.h>
-#include <bpf/bpf_helpers.h>
-#include <bpf/bpf_endian.h>
-/* An operator's firewall: nothing over UDP from 172.31.0.3. */
-SEC("xdp") int guard(struct xdp_md *context)
-{
-	void *end = (void *)(long)context->data_end;
-	struct ethhdr *eth = (void *)(long)context->data;
-	struct iphdr *ip = (void *)(eth + 1);
-	if ((void *)(ip + 1) > end || eth->h_proto != bpf_htons(ETH_P_IP))
-		return XDP_PASS;
-	return ip->protocol == 17 && ip->saddr == bpf_htonl(0xac1f0003) ? XDP_DROP : XDP_PASS;
-}
-"""
-
-
-XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE = 2, 4
-"""linux/if_link.h: after the packet has become an skb, or before, in the driver."""
-
-
 @pytest.mark.parametrize("mode", [XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE], ids=["generic", "native"])
 def test_an_xdp_firewall_stays_in_front_of_us(mode: int, tmp_path: Path) -> None:
     with running(("kernel", "kernel", "kernel")) as (first, second, third):
@@ -266,18 +245,6 @@ def test_an_xdp_firewall_stays_in_front_of_us(mode: int, tmp_path: Path) -> None
         set_xdp(first, -1, mode)
         assert lost(ping(third, first)) == 0
         assert attached(first)
-
-
-def set_xdp(node: Node, program: int, mode: int) -> None:
-    """Attaches a program to the node's underlay; -1 detaches. (iproute2 would leave directories in bpffs.)"""
-
-    def change() -> None:
-        with IPRoute() as route:
-            (index,) = route.link_lookup(ifname=node.underlay)
-            xdp = {"attrs": [("IFLA_XDP_FD", program), ("IFLA_XDP_FLAGS", mode)]}
-            route.link("set", index=index, IFLA_XDP=xdp)
-
-    call_inside(node.namespace, change)
 
 
 def xdp_of(node: Node) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -18,6 +19,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pyroute2 import IPRoute
+
+from overlay.datapath.kernel.machine import cleanup
+from overlay.lab.namespace import call_inside
+from tests.support import nursery
 
 ROOT = Path(__file__).parents[2]
 NETNS = Path("/run/netns")
@@ -29,6 +36,9 @@ CARDS = os.environ.get("OVERLAY_CARDS", "").split()
 """Network cards of this machine, joined outside of it, that nodes have instead of an end of a veth pair."""
 
 UNPROVEN = "kernel-unproven"
+
+XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE = 2, 4
+"""linux/if_link.h: after the packet has become an skb, or before, in the driver."""
 
 _prefix_count = 0
 
@@ -47,11 +57,12 @@ def entering(namespace: str | None) -> list[str]:
 
 
 def until(condition: Callable[[], object], what: str) -> None:
-    """Waits for a condition, generously."""
-    deadline = time.monotonic() + PATIENCE
+    """Waits for a condition, generously; what is long in coming is asked for less often, as asking takes processes."""
+    deadline, pause = time.monotonic() + PATIENCE, 0.02
     while not condition():
         assert time.monotonic() < deadline, f"not within {PATIENCE:.0f} s: {what}"
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(1.3 * pause, 0.25)
 
 
 @dataclass
@@ -65,7 +76,7 @@ class Node:
     underlay: str = "eth0"
     address: str = ""
     mtu: int = 1472
-    process: subprocess.Popen[str] | None = field(default=None, repr=False)
+    process: subprocess.Popen[str] | nursery.Child | None = field(default=None, repr=False)
 
     @property
     def subnet(self) -> str:
@@ -87,22 +98,14 @@ class Node:
 
         A ``kernel-unproven`` one may have no packet socket, so that it asks nobody for a proof.
         """
-        confined = ["setpriv", "--bounding-set=-net_raw"] if kind == UNPROVEN else []
-        self.process = subprocess.Popen(
-            [
-                *entering(self.namespace),
-                *confined,
-                sys.executable,
-                "-m",
-                "tests.support.tunnel_agent",
-                "kernel" if kind == UNPROVEN else kind,
-                *([str(path)] if path else []),
-            ],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        if kind == UNPROVEN:
+            confined = [*entering(self.namespace), "setpriv", "--bounding-set=-net_raw"]
+            words = [*confined, sys.executable, "-m", "tests.support.tunnel_agent", "kernel"]
+            self.process = subprocess.Popen(
+                words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )  # fmt: skip
+        else:
+            self.process = nursery.start(NETNS / self.namespace, kind, path)
         self.configure()
         if peers is not None:
             self.set_peers(peers)
@@ -152,9 +155,7 @@ class Node:
 
     def cleanup(self) -> int:
         """What ``overlay cleanup`` does for the kernel datapath; returns how many things it removed."""
-        script = "from overlay.datapath.kernel.machine import cleanup; print(len(cleanup('flannel0')))"
-        words = [*entering(self.namespace), sys.executable, "-c", script]
-        return int(subprocess.run(words, cwd=ROOT, capture_output=True, check=True, timeout=60).stdout)
+        return call_inside(self.namespace, lambda: len(cleanup("flannel0")))
 
     def _reap(self) -> None:
         assert self.process is not None
@@ -311,3 +312,20 @@ def iperf_server(node: Node) -> Iterator[None]:
     finally:
         server.kill()
         server.wait()
+
+
+def set_xdp(node: Node, program: int, mode: int) -> None:
+    """Attaches a program to the node's underlay; -1 detaches. (iproute2 would leave directories in bpffs.)"""
+
+    def change() -> None:
+        with IPRoute() as route:
+            (index,) = route.link_lookup(ifname=node.underlay)
+            xdp = {"attrs": [("IFLA_XDP_FD", program), ("IFLA_XDP_FLAGS", mode)]}
+            route.link("set", index=index, IFLA_XDP=xdp)
+
+    call_inside(node.namespace, change)
+
+
+def linux_version() -> tuple[int, ...]:
+    """This kernel's, for what cannot be asked: (6, 12)."""
+    return tuple(map(int, platform.release().split("-")[0].split(".")[:2]))
