@@ -109,13 +109,13 @@ test-clients: $(VENV)/.dev  ## the API with client libraries and vmagent, which 
 	@$(CLIENTS)/$(PIP) --require-hashes -r requirements/clients.txt
 	@OVERLAY_CLIENTS=$(CLIENTS)/bin/python $(BIN)/pytest -q tests/system/test_clients.py
 
-test-platforms: platform-packages $(VENV)/.dev  ## other kernels and Debians: make test-platforms ONLY='kernel-*' REBUILD=1
-	@$(BIN)/python -m tests.platforms --only "$(ONLY)" $(if $(REBUILD),--rebuild)
+test-platforms: platform-packages $(VENV)/.dev  ## other kernels and Debians: make test-platforms ONLY='kernel-*' JOBS=1 REBUILD=1
+	@$(BIN)/python -m tests.platforms --only "$(ONLY)" $(if $(JOBS),--jobs $(JOBS)) $(if $(REBUILD),--rebuild)
 
 # A fault that only one kernel has, to see that its cell tells: the others stay green.
 FAULTY := kernel-6.1
 test-platforms-fault: platform-packages $(VENV)/.dev  ## the matrix sees a fault that is seeded in one kernel alone
-	@$(BIN)/python -m tests.platforms --only "$(FAULTY) kernel-6.12" --patch tests/platforms/only-6.1.patch --red $(FAULTY)
+	@$(BIN)/python -m tests.platforms --only "$(FAULTY) kernel-6.12" --patch tests/platforms/only-6.1.patch --red $(FAULTY) $(if $(JOBS),--jobs $(JOBS))
 
 bench-vm: platform-packages $(VENV)/.dev  ## the bench on other kernels, counted in instructions: make bench-vm ONLY=6.1 BENCH='--cards --mode wire-gro'
 	@$(BIN)/python -m tests.platforms.bench --only "$(ONLY)" $(BENCH)

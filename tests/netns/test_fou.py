@@ -209,7 +209,7 @@ def test_all_tcp_is_left_to_fou_where_nothing_else_joins_it(pair: Pair) -> None:
             transfer(first, second)
             packets, left, came = gained(second, before, "rx_packets", "rx_fou_left", "rx_fou")
             assert came == left > 0.9 * packets, (packets, left, came)
-            # And back, where the underlay joins it by now; that of Linux 5.10 never does.
+            # And back, where the underlay joins it by now.
             second("ethtool -K eth0 gro on")
             for _ in range(3):
                 transfer(first, second, 64)

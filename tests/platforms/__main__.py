@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -17,6 +18,7 @@ from rich.live import Live
 from rich.text import Text
 
 from tests.platforms.cells import CACHE, Cell, UnknownCellError, chosen
+from tests.platforms.turns import Turns
 
 LOGS = CACHE / "logs"
 
@@ -79,7 +81,17 @@ class Board:
             self._console.print(last, markup=False, soft_wrap=True)
         return status
 
-    def watch(self, running: list[Future[int]]) -> None:
+    def work(self, turns: Turns) -> dict[str, int]:
+        """Runs cells until none is left that has not begun; their status by name."""
+        status = {}
+        while (cell := turns.take()) is not None:
+            try:
+                status[cell.name] = self.run(cell)
+            finally:
+                turns.ended(cell)
+        return status
+
+    def watch(self, running: list[Future[dict[str, int]]]) -> None:
         """Until all have ended."""
         if self._console.is_terminal:
             with Live(get_renderable=self._text, console=self._console, refresh_per_second=2, transient=True):
@@ -106,7 +118,9 @@ def _clock() -> str:
     "--patch", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Change the checkout first."
 )
 @click.option("--red", multiple=True, metavar="NAME", help="A cell that has to fail: with --patch, a fault's.")
-@click.option("--jobs", default=2, show_default=True, help="Cells at once; each takes one processor.")
+@click.option(
+    "--jobs", default=min(2, os.cpu_count() or 1), show_default=True, help="Cells at once; each takes one processor."
+)
 def main(
     only: tuple[str, ...], listing: bool, rebuild: bool, patch: Path | None, red: tuple[str, ...], jobs: int
 ) -> None:
@@ -126,10 +140,11 @@ def main(
                 shutil.rmtree(path)
     LOGS.mkdir(parents=True, exist_ok=True)
     board = Board(Console(highlight=False))
+    turns = Turns(cells)
     with ThreadPoolExecutor(jobs) as pool:
-        running = {cell.name: pool.submit(board.run, cell) for cell in cells}
-        board.watch(list(running.values()))
-    failed = {name for name, future in running.items() if future.result() != 0}
+        running = [pool.submit(board.work, turns) for _ in range(jobs)]
+        board.watch(running)
+    failed = {name for each in running for name, status in each.result().items() if status != 0}
     print(f"{len(cells) - len(failed)} passed, {len(failed)} failed")
     for name in sorted(set(red) - failed):
         print(f"{name} passed, and has to fail")

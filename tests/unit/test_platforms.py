@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from click.testing import CliRunner
 
 from tests.platforms import image
 from tests.platforms.__main__ import main
-from tests.platforms.cells import SOURCE, chosen, matrix
+from tests.platforms.cells import SOURCE, Cell, chosen, matrix
+from tests.platforms.turns import Turns
 
 FAULT = Path(image.__file__).with_name("only-6.1.patch")
 
@@ -75,3 +77,26 @@ def test_a_patch_is_a_layer_of_the_files_that_it_changes(tmp_path: Path) -> None
 
 def test_with_a_patch_there_are_emulated_machines_alone() -> None:
     assert {cell.name.partition("-")[0] for cell in matrix(FAULT)} == {"kernel", "virtio", "services"}
+
+
+def cell(name: str) -> Cell:
+    return Cell(name, "", lambda log: 0, (), emulated=name.startswith("machine"))
+
+
+def test_what_uses_this_machine_does_so_alone_and_nothing_waits_for_its_turn_that_need_not() -> None:
+    turns = Turns([cell(name) for name in ("here", "here too", "machine", "machine too")])
+    taken = [turns.take() for _ in range(3)]
+    assert [each and each.name for each in taken] == ["here", "machine", "machine too"]
+    late: list[Cell | None] = []
+    waiting = threading.Thread(target=lambda: late.extend((turns.take(), turns.take())), daemon=True)
+    waiting.start()
+    for each in reversed(taken):
+        assert late == []
+        assert each is not None
+        turns.ended(each)
+    waiting.join(60)
+    assert [each and each.name for each in late] == ["here too", None]
+
+
+def test_all_that_is_not_emulated_uses_this_machine() -> None:
+    assert {each.name.partition("-")[0] for each in matrix() if each.emulated} == {"kernel", "virtio", "services"}
