@@ -337,7 +337,7 @@ def pinging(source: Node, target: Node, count: int) -> Iterator[Callable[[], str
     words = f"ping -q -i 0.001 -W 2 -c {count} {target.pod_address}".split()
     process = subprocess.Popen([*entering(source.pod), *words], stdout=subprocess.PIPE, text=True)
     try:
-        yield lambda: process.communicate(timeout=180)[0]
+        yield lambda: process.communicate(timeout=600)[0]
     finally:
         process.kill()
         process.wait()
