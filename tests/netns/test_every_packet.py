@@ -208,7 +208,9 @@ def all_that_vxlan_carries_arrives(source: End, target: End) -> None:
         and (theirs[1][kind] == sent or (kind == LARGER_THAN_VXLANS and ours[0][kind] not in refused))
     }
     assert not lost, f"vxlan carries these: {lost}"
-    assert sum(theirs[1][kind] == sent for kind, sent in theirs[0].items()) > 10, f"the oracle is blind: {theirs}"
+    let = [kind for kind, sent in theirs[0].items() if isinstance(sent, int)]
+    seen = [kind for kind in let if theirs[1][kind] == theirs[0][kind]]
+    assert len(seen) > 0.6 * len(let) > 4, f"the oracle is blind: {theirs}"
 
 
 @pytest.mark.parametrize("way", WAYS)
