@@ -46,6 +46,17 @@ def device_of(subnet: IPv4Network) -> str | None:
     return None
 
 
+def lost_between(one: Dropped | None, other: Dropped | None) -> int:
+    """Packets that a pair of interfaces, each other's only way, has lost, both ways.
+
+    As a rule the end that sends counts one, and the end that does not get it counts the same one; some reasons only one
+    of them sees. None: that end is not there.
+    """
+    if one is None or other is None:
+        return sum(end.rx + end.tx for end in (one, other) if end is not None)
+    return max(one.tx, other.rx) + max(other.tx, one.rx)
+
+
 class Growth:
     """How much numbers have grown since each was first seen here; one that shrinks has begun anew, from 0."""
 

@@ -5,7 +5,10 @@ The window of a minute is a second here (``tunnel_agent.WINDOW``).
 
 from __future__ import annotations
 
+import json
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -15,12 +18,16 @@ from pathlib import Path
 
 import pytest
 
+from overlay.datapath.kernel.proof import PACKET_VNET_HDR, SOL_PACKET
 from overlay.lab.namespace import call_inside
 from overlay.linux.libbpf import Object
 from overlay.linux.tc import Filter, Hook, TrafficControl
+from overlay.packet import virtio
+from tests.support.admission import ipv4, plain_checksum
 from tests.support.problems import shown
 from tests.support.programs import TAG, compiled
 from tests.support.tunnels import (
+    UNPROVEN,
     Node,
     entering,
     filters,
@@ -183,6 +190,36 @@ def test_frames_that_a_switch_tags_with_a_priority_are_carried_and_told(kernel_p
          meanwhile=lambda: send(second, first, 50))  # fmt: skip
     second("tc filter del dev eth0 egress prio 7")
     over(first)
+
+
+@pytest.mark.parametrize(
+    ("tag", "arrives"),
+    [("8100a000", True), ("88a8a000", True), ("81000005", False)],
+    ids=["a priority", "a priority of a provider's", "a VLAN"],
+)
+def test_a_tag_of_a_vlan_is_the_vlans_and_a_priority_nobodys(kernel_pair: Pair, tag: str, arrives: bool) -> None:
+    """Frames as a wire has them, with the tag in them, from a raw socket; this machine needs no VLANs for that.
+
+    tc asks filters by the tag's protocol (``tcf_classify``), and ours are for IPv4: what has one takes the slow path.
+    """
+    first, second = kernel_pair
+    link = bytes.fromhex(json.loads(first("ip -j link show eth0"))[0]["address"].replace(":", ""))
+    inner = ipv4(second.pod_address, first.pod_address)
+    datagram = struct.pack("!HHHH", 50000, 8285, 8 + len(inner), 0) + inner
+    packet = ipv4(second.address, first.address, protocol=17, payload=datagram)
+    frame = link + bytes.fromhex(f"020000000001{tag}0800") + packet
+
+    def inject() -> None:
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as wire:
+            wire.bind((f"n{first.number}", 0))
+            for each in (frame, link + bytes.fromhex("0200000000010800") + packet):
+                for _ in range(20):
+                    wire.send(each)
+
+    before = first.counters()
+    call_inside(first.switch, inject)
+    until(lambda: gained(first, before, "rx_packets")[0] >= 20 + 20 * arrives, "what is no VLAN's, tagged and not")
+    assert gained(first, before, "rx_packets", "slow_rx_packets") == [20 + 20 * arrives, 20 * arrives]
 
 
 def joining(first: Node, second: Node) -> None:
@@ -406,6 +443,48 @@ def test_packets_for_which_the_gro_pair_has_no_room_are_told() -> None:
             first.process.send_signal(signal.SIGCONT)
 
         told(first, "drops", "the GRO pair", meanwhile=refuse)
+
+
+def test_what_the_gro_pair_loses_is_counted_once() -> None:
+    """A train of more segments than a backlog holds (netdev_max_backlog), on its way to be finished: the end
+    that sends counts what is lost, and so does the end that does not get it."""
+    segments, size = 3750, 8
+    with running((UNPROVEN, "userspace")) as (first, second):
+        assert lost(ping(first, second)) == 0
+        frame = train(first, second, segments * size, size)
+
+        def inject() -> None:
+            with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as wire:
+                wire.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+                wire.bind(("eth0", 0))
+                wire.send(frame)
+
+        before, received = first.counters(), second.counters()
+        call_inside(first.pod, inject)
+        accounts: list[tuple[int, int]] = []
+
+        def all_accounted() -> bool:
+            (dropped,), (came,) = gained(first, before, "drop_gro_pair"), gained(second, received, "rx_packets")
+            accounts[:] = [(dropped, came)]
+            return dropped + came == segments
+
+        try:
+            until(all_accounted, f"{segments} packets accounted for")
+        except AssertionError as failure:
+            raise AssertionError(accounts) from failure
+        assert accounts[0][0] > 1000
+
+
+def train(source: Node, target: Node, length: int, size: int) -> bytes:
+    """A frame from pod to pod behind a virtio header: TCP that the kernel is to cut into segments of ``size`` bytes."""
+    links = [json.loads(run(f"ip -j link show {name}", of))[0]["address"] for name, of in
+             (("cni0", source.namespace), ("eth0", source.pod))]  # fmt: skip
+    ends = socket.inet_aton(source.pod_address) + socket.inet_aton(target.pod_address)
+    partial_sum = 0xFFFF - plain_checksum(ends + struct.pack("!HH", socket.IPPROTO_TCP, 20 + length))
+    tcp = struct.pack("!HHIIBBHHH", 4000, 4001, 1, 1, 0x50, 0x10, 100, partial_sum, 0) + bytes(length)
+    packet = ipv4(source.pod_address, target.pod_address, protocol=socket.IPPROTO_TCP, ttl=64, payload=tcp)
+    unfinished = virtio.CODEC.pack(virtio.NEEDS_CSUM, virtio.GSO_TCPV4, 14 + 40, size, 14 + 20, 16)
+    return unfinished + bytes.fromhex("".join(links).replace(":", "")) + b"\x08\x00" + packet
 
 
 def test_packets_for_which_the_device_behind_fou_has_no_room_are_told() -> None:

@@ -38,7 +38,7 @@ from overlay.datapath.spec import TunnelSpec
 from overlay.errors import DatapathError, OverlayError, PortInUseError
 from overlay.linux import device_drops
 from overlay.linux.changes import Group
-from overlay.linux.device_drops import Growth
+from overlay.linux.device_drops import Dropped, Growth, lost_between
 from overlay.linux.shortage import is_shortage
 from overlay.model import PeerTable
 from overlay.observe.logging import Once
@@ -285,9 +285,9 @@ class KernelDatapath:
         except OSError:  # no descriptor to read them by
             return self._growth.totals
         device = self._machine.spec.device
-        of = {"drop_gro_pair": gro_pair(device), "drop_fou_device": (fou_device(device),)}
-        for counter, names in of.items():
-            self._growth.add(counter, sum(found[name].rx + found[name].tx for name in names if name in found))
+        self._growth.add("drop_gro_pair", lost_between(*map(found.get, gro_pair(device))))
+        behind = found.get(fou_device(device), Dropped(0, 0))
+        self._growth.add("drop_fou_device", behind.rx + behind.tx)
         return self._growth.totals
 
     async def _work(self) -> None:
