@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from overlay.errors import NodeError, PrivilegeError
+from overlay.linux.shortage import is_shortage
 from overlay.text import harmless
 
 _SEARCH_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"))
@@ -199,7 +200,8 @@ def _run(command: Sequence[str], text: str = "") -> str:
             f"no answer in {_LIMIT_SECONDS} s", about=name, remedy="see what holds the lock on the tables"
         ) from error
     except OSError as error:
-        raise NodeError(error.strerror or str(error), about=command[0], remedy="install the package again") from error
+        remedy = "" if is_shortage(error) else "install the package again"
+        raise NodeError(error.strerror or str(error), about=command[0], remedy=remedy) from error
     if done.returncode == 0:
         return done.stdout.decode("utf-8", "surrogateescape")
     lines = (_BANNER.sub("", harmless(line)).strip() for line in done.stderr.splitlines())

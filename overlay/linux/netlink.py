@@ -9,10 +9,11 @@ IPv4 only, main routing table only: that is all the overlay touches.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from types import TracebackType
@@ -62,6 +63,8 @@ _NLA_F_NESTED = 0x8000
 _IFLA_AF_SPEC, _IFLA_INET_CONF = 26, 1
 IPV4_DEVCONF_RP_FILTER, IPV4_DEVCONF_ACCEPT_LOCAL = 8, 23
 _IN6_ADDR_GEN_MODE_NONE = 1
+_DESCRIPTORS = 4
+"""Of a socket of pyroute2, which has an asyncio loop of its own: epoll, a socket pair, and netlink's."""
 _SILENT = (None, _IN6_ADDR_GEN_MODE_NONE)
 """Of IFLA_INET6_ADDR_GEN_MODE; None where there is no IPv6."""
 
@@ -144,12 +147,21 @@ def _gone_is_right(number: int) -> Iterator[None]:
             raise
 
 
+def _make_sure_of_room() -> None:
+    """Raises OSError where there are too few descriptors: asyncio's loop, half made, would be taken apart with a
+    traceback each time."""
+    with ExitStack() as spare:
+        for _ in range(_DESCRIPTORS):
+            spare.callback(os.close, os.eventfd(0))
+
+
 class RouteSocket:
     """One rtnetlink socket, to be used as a context manager and from one thread at a time."""
 
     def __init__(self) -> None:
         """Raises NodeError: there is no socket to be had, as where all descriptors are in use."""
         with explained("netlink"):
+            _make_sure_of_room()
             self._route: Any = IPRoute()
 
     def __enter__(self) -> Self:
