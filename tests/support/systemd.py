@@ -87,7 +87,7 @@ class Booted:
         path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         return ["nsenter", f"--target={self.pid}", "-m", "-p", "-n", "-u", "-i", "-C", "env", "-i", path, *command]
 
-    def systemctl(self, *arguments: str, check: bool = True, timeout: float = 90) -> str:
+    def systemctl(self, *arguments: str, check: bool = True, timeout: float = 300) -> str:
         return self.run("systemctl", *arguments, check=check, timeout=timeout).stdout.strip()
 
     def show(self, unit: str, name: str) -> str:
