@@ -110,11 +110,15 @@ KEEPER = (
         "        if self._held is None and not fits(record.lease, config):",
         "        if False:",
     ),
-    Mutant("control/leases/keeper", "            self.error = None  # what failed", "            pass  # what failed"),
     Mutant(
-        "control/leases/keeper",
-        "        self._retry_at = now + wait\n        if isinstance",
-        "        self._retry_at = now\n        if isinstance",
+        "control/leases/pending",
+        "                self.error = None  # what failed",
+        "                pass  # what failed",
+    ),
+    Mutant(
+        "control/leases/pending",
+        "        self.retry_at = now + wait\n        if isinstance",
+        "        self.retry_at = now\n        if isinstance",
     ),
     Mutant(
         "control/leases/ownership",

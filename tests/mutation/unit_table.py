@@ -68,12 +68,8 @@ UNIT_MUTANTS: tuple[Mutant, ...] = (
         ("            or self._ownership.overlapping_others(claim.lease, claim.key)\n", ""),
         ("        if others:\n            self._lose", "        if False:\n            self._lose"),
         (
-            "            self._awaited = Awaited(self._view.epoch, since=now, read_at=now)\n",
-            "            pass\n",
-        ),
-        (
-            "            return Revoke(self._session.lease_id)\n        return Commit(Purpose.RELEASE",
-            "            return NEVER\n        return Commit(Purpose.RELEASE",
+            "            return Revoke(self._session.lease_id)\n        return writes.release",
+            "            return NEVER\n        return writes.release",
         ),
         ("        self._held = None\n        if record", "        if record"),
         (" and self._view.epoch != self._held_epoch,", ","),
@@ -81,7 +77,19 @@ UNIT_MUTANTS: tuple[Mutant, ...] = (
     *_of(
         "control/leases/keeper",
         "control/test_plane",
-        ("        self._retry_at = 0.0\n\n    def release", "        pass\n\n    def release"),
+        ("        self._pending.retry_at = 0.0\n\n    def release", "        pass\n\n    def release"),
+    ),
+    *_of(
+        "control/leases/pending",
+        "control/leases/test_keeper",
+        ("            self._awaited = Awaited(self._view.epoch, since=now, read_at=now)\n", "            pass\n"),
+        ("            if not wait.failed:", "            if False:"),
+    ),
+    *_of(
+        "control/leases/writes",
+        "control/leases/test_keeper",
+        ("for key in (wanted.key, *stale)),", "for key in (wanted.key,)),"),
+        (" (Delete(record.key),))", " ())"),
     ),
     *_of(
         "control/leases/keeper",

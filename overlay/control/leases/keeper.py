@@ -1,11 +1,11 @@
 """Keeps one subnet leased: what to do next, given what the store shows and what came of the last action.
 
 Sans I/O. It decides from the :class:`LeaseView` that the follower keeps, takes ``now`` (seconds of a clock that also
-counts suspended time), has at most one action under way, and says until when there is nothing to do.
+counts suspended time), has at most one action under way (``pending``), and says until when there is nothing to do.
 
 Why a subnet has one owner:
 
-* A key is made only where there is none, and changed or deleted only at the modification revision that was judged.
+* What is written (``writes``) changes a key only as it was judged.
 * After a write whose outcome is unknown, nothing is decided before a snapshot that was asked for later. The write may
   still happen after that: its comparison fails then, or it makes a second lease of ours, which is swept.
 * Leases of different lengths have different keys, so the comparison alone cannot keep them apart. A new lease counts
@@ -25,6 +25,7 @@ import math
 from dataclasses import replace
 from random import Random
 
+from overlay.control.leases import writes
 from overlay.control.leases.allocator import (
     Claim,
     Claimant,
@@ -39,39 +40,19 @@ from overlay.control.leases.allocator import (
 )
 from overlay.control.leases.conflicts import conflicts
 from overlay.control.leases.ownership import Ownership
+from overlay.control.leases.pending import FIRST_RETRY, MAX_RETRY, NEVER, Pending
 from overlay.control.leases.question import ANSWER_TIME, Question, Reply
 from overlay.control.leases.rivals import Rivals
-from overlay.control.leases.state import (
-    TRANSITIONS,
-    Action,
-    Awaited,
-    Commit,
-    Held,
-    Phase,
-    Purpose,
-    ReadAgain,
-    Revoke,
-)
+from overlay.control.leases.state import TRANSITIONS, Action, Commit, Held, Phase, Purpose, Revoke
 from overlay.control.leases.view import LeaseView
-from overlay.control.schema.lease import DEFAULT_BACKEND, LeaseRecord, format_lease_value
+from overlay.control.schema.lease import DEFAULT_BACKEND, LeaseRecord
 from overlay.errors import LeaseFormatError, LeaseNotFoundError, OutOfSubnetsError, StoreError
 from overlay.model import Advertisement, Lease, NetworkConfig
 from overlay.problem import Problem, Severity
 from overlay.rates import Backoff
-from overlay.store.contract import ABSENT, NO_LEASE, Committed, Delete, Put
+from overlay.store.contract import ABSENT, NO_LEASE, Committed
 from overlay.store.session import DEFAULT_MARGIN, DEFAULT_TTL, Grant, Refresh, Session
 from overlay.text import excerpt
-
-FIRST_RETRY = 1.0
-"""Seconds before the first new attempt after a failed action."""
-
-MAX_RETRY = 30.0
-"""Longest wait in seconds between two attempts; a store that is back is noticed by the follower before."""
-
-READ_AGAIN_AFTER = 1.0
-"""Seconds that the watch gets to show what an answer spoke of, before the range is read again."""
-
-NEVER = math.inf
 
 KEEPER_PROBLEM = "keeper"
 """Code of the problem that an action of the keeper fails; the store's own trouble makes it superfluous."""
@@ -86,8 +67,6 @@ class Keeper:
     Attributes:
         phase: see Phase; TRANSITIONS says what may follow what.
         memory: what is worth remembering beyond this process's life.
-        error: why the last action failed; None after one that did not.
-        failed_at: when an action failed last (the caller's clock).
     """
 
     def __init__(
@@ -102,14 +81,12 @@ class Keeper:
     ) -> None:
         self.phase = Phase.WAITING
         self.memory = memory or Memory()
-        self.error: StoreError | None = None
-        self.failed_at = -math.inf
         self._view = view
         self._rng = rng
         self.config: NetworkConfig | None = None
         self.advertisement = Advertisement(DEFAULT_BACKEND)
         self._session = Session(ttl, margin, rng, self.memory.etcd_lease_id)
-        self._backoff = Backoff(FIRST_RETRY, MAX_RETRY, rng)
+        self._pending = Pending(view, rng)
         self._ownership = Ownership(view, identity)
         self._held: Held | None = None
         self._held_epoch = 0
@@ -121,9 +98,6 @@ class Keeper:
         self._rivals = Rivals(rng)
         self._right: Lease | None = None
         self._right_epoch = 0
-        self._busy: Action | None = None
-        self._awaited: Awaited | None = None
-        self._retry_at = 0.0
         self._exhausted: tuple[OutOfSubnetsError, int, int, NetworkConfig] | None = None
         self._release_wanted = False
         self._notes: list[tuple[int, str]] = []
@@ -149,6 +123,11 @@ class Keeper:
             held = self._held = replace(held, valid_until=valid_until)
         return held
 
+    @property
+    def failed_at(self) -> float:
+        """When an action failed last (the caller's clock)."""
+        return self._pending.failed_at
+
     def take_notes(self) -> list[tuple[int, str]]:
         """What happened since the last call, as (logging level, line)."""
         notes, self._notes = self._notes, []
@@ -157,12 +136,9 @@ class Keeper:
     def problems(self) -> list[Problem]:
         """What people should know is wrong with our lease."""
         found: list[Problem] = []
-        if self.error is not None:
-            found.append(
-                Problem.of(
-                    self.error, KEEPER_PROBLEM, about=OWN, before="the lease cannot be kept up", after="trying again"
-                )
-            )
+        if (failure := self._pending.error) is not None:
+            before = "the lease cannot be kept up"
+            found.append(Problem.of(failure, KEEPER_PROBLEM, about=OWN, before=before, after="trying again"))
         if self._unwritable is not None:
             found.append(Problem.of(self._unwritable, "unwritable", about=OWN, before="no lease is written"))
         if self._mangled is not None:
@@ -193,7 +169,7 @@ class Keeper:
     def identify(self, identity: Identity) -> None:
         """This node is reachable under another address."""
         self._ownership.identify(identity)
-        self._retry_at = 0.0
+        self._pending.retry_at = 0.0
 
     def observe(self) -> None:
         """The view has changed. Also while an action is under way, a lease that it shows lost is held no longer."""
@@ -202,35 +178,28 @@ class Keeper:
 
     def reconnected(self) -> None:
         """The follower has a new snapshot, so the store answers again: no reason to wait."""
-        self._retry_at = 0.0
+        self._pending.retry_at = 0.0
 
     def release(self) -> None:
         """Give the subnet back and end; a reservation stays. ``phase`` becomes RELEASED."""
         self._release_wanted = True
-        self._retry_at = 0.0
-        self._backoff.reset()
+        self._pending.retry_at = 0.0
+        self._pending.works()
 
     def next_action(self, now: float) -> Action | float:
         """What to do now, to be answered by :meth:`completed` or :meth:`failed`; or the time before which nothing is.
 
         An input may make something to do earlier, so ask again after each.
         """
-        if self._busy is not None:
-            return NEVER
-        if now < self._retry_at:
-            return self._retry_at
+        if (until := self._pending.until(now)) > now:
+            return until
         decided = self._decide(now)
-        if isinstance(decided, float):
-            if self._awaited is None:
-                self.error = None  # what failed has happened after all, or is not wanted any more
-        elif not isinstance(decided, ReadAgain):
-            self._busy = decided
+        self._pending.decided(decided)
         return decided
 
     def completed(self, result: Committed | int | None, now: float) -> None:
         """The action was carried out: a Committed, a refresh's TTL in seconds, or nothing for grant and revoke."""
-        action, self._busy = self._busy, None
-        self.error = None
+        action = self._pending.completed()
         if isinstance(action, Commit):
             assert isinstance(result, Committed)
             self._committed(action, result, now)
@@ -245,26 +214,17 @@ class Keeper:
         elif isinstance(action, Revoke):
             self._enter(Phase.RELEASED)
         if not isinstance(action, Grant):  # a grant that works says nothing of the put that failed before it
-            self._backoff.reset()
+            self._pending.works()
 
     def failed(self, error: StoreError, now: float) -> None:
         """The action failed, or nobody knows whether it did."""
-        action, self._busy = self._busy, None
-        wait = self._backoff.next()
+        self._pending.failed(error, now)
         if self.phase is Phase.CLAIMING:
             self._enter(Phase.SEEKING if self._held is None else Phase.RECLAIMING)
         if isinstance(error, LeaseNotFoundError):
             self._session.replace()
             if self.phase is Phase.HELD:
                 self._reclaim("our etcd lease is gone")
-            if self._backoff.failures > 1:
-                self._retry_at = now + wait
-            return
-        self.error = error
-        self.failed_at = now
-        self._retry_at = now + wait
-        if isinstance(action, Commit):
-            self._awaited = Awaited(self._view.epoch, since=now, read_at=now)
 
     # --- deciding ---
 
@@ -274,19 +234,14 @@ class Keeper:
             return self._give_back()
         if self.config is None or not self._view.loaded:
             return NEVER
-        if self._awaited is not None:
-            if not self._awaited.is_shown(self._view):
-                if now < self._awaited.read_at:
-                    return self._awaited.read_at
-                self._awaited.read_at = now + READ_AGAIN_AFTER
-                return ReadAgain()
-            self._awaited = None
+        if (step := self._pending.unseen(now)) is not None:
+            return step
         if self.phase is Phase.WAITING:
             self._enter(Phase.SEEKING)
         if self.phase is Phase.CONFIRMING:
             self._confirm(now)
-            if now < self._retry_at:
-                return self._retry_at
+            if (until := self._pending.until(now)) > now:
+                return until
         try:
             action = self._hold(self.config, now) if self.phase is Phase.HELD else self._acquire(self.config, now)
         except LeaseFormatError as error:
@@ -321,17 +276,7 @@ class Keeper:
             self._forgo(record)
             return now
         self._note(logging.INFO, f"asking whether a node lives with the lease of {whose}, or it is ours from before")
-        return Commit(
-            Purpose.ASK,
-            (self._view.as_compare(record.key),),
-            (
-                Put(
-                    record.key,
-                    format_lease_value(replace(record.lease, asked_by=self.identity.public_ip)),
-                    record.lease_id,
-                ),
-            ),
-        )
+        return writes.ask(self._view, record, self.identity.public_ip)
 
     def _forgo(self, record: LeaseRecord) -> None:
         """Forgets a subnet that is another's, and the etcd lease that a clone may share."""
@@ -348,12 +293,7 @@ class Keeper:
             return None
         if not fits(claim.lease, config) or self._ownership.overlapping_others(claim.lease, claim.key):
             return None
-        return replace(
-            claim,
-            lease=self._wanted(config, claim.lease),
-            record=None,
-            stale=(),
-        )
+        return replace(claim, lease=self._wanted(config, claim.lease), record=None, stale=())
 
     def _seek(self, config: NetworkConfig) -> Claim | None:
         """A subnet to claim, None if there is none; looked for again only once something has changed."""
@@ -403,16 +343,12 @@ class Keeper:
         if record is not None and record.lease == claim.lease and record.lease_id == lease_id and not claim.stale:
             self._hold_from(record, claim.source)
             return now
-        value = format_lease_value(claim.lease)
+        write = writes.claim(self._view, claim, lease_id)
         if record is not None and self._ownership.is_stray(record):
             self._rivals.took(record, now)
         self._claim, self._right, self._right_epoch = claim, claim.lease, self._view.epoch
         self._enter(Phase.CLAIMING)
-        return Commit(
-            Purpose.CLAIM,
-            tuple(self._view.as_compare(key) for key in (claim.key, *(stale.key for stale in claim.stale))),
-            (Put(claim.key, value, lease_id), *(Delete(stale.key) for stale in claim.stale)),
-        )
+        return write
 
     def _leave_shared_etcd_lease(self, own_key: str) -> None:
         """Goes over to another etcd lease where ours has a lease on it that we leave to whoever has it: a clone."""
@@ -434,7 +370,7 @@ class Keeper:
         record = self._view.record(claim.key)
         if (mangled := self._view.malformed.get(claim.key)) is not None:
             self._mangled = mangled
-            self._retry_at = now + self._mangling.next()
+            self._pending.retry_at = now + self._mangling.next()
             self._enter(Phase.SEEKING if self._held is None else Phase.RECLAIMING)
             return
         if (
@@ -512,11 +448,7 @@ class Keeper:
             if now >= self._rivals.due or own_wish or asked:
                 self._right = wanted
                 lease_id = NO_LEASE if held.reserved else self._session.lease_id
-                return Commit(
-                    Purpose.REPAIR,
-                    (self._view.as_compare(held.key),),
-                    (Put(held.key, format_lease_value(wanted), lease_id),),
-                )
+                return writes.repair(self._view, held, wanted, lease_id)
         self._right_epoch = self._view.epoch
         if (sweep := self._sweep_stray(held.key, now)) is not None:
             return sweep
@@ -532,7 +464,7 @@ class Keeper:
                 self._rivals.notice(record, now, elsewhere=True)
                 if now < self._rivals.due:
                     continue
-            return self._sweep(record)
+            return writes.sweep(self._view, record)
         return None
 
     def _sweep_contested(self, config: NetworkConfig, now: float) -> Commit | float:
@@ -544,11 +476,8 @@ class Keeper:
             if sure and fits(record.lease, config) and is_contested(self._view, record, own):
                 if record.lease_id != self._session.lease_id:
                     self._rivals.notice(record, now)
-                return self._sweep(record) if now >= self._rivals.due else self._rivals.due
+                return writes.sweep(self._view, record) if now >= self._rivals.due else self._rivals.due
         return NEVER
-
-    def _sweep(self, record: LeaseRecord) -> Commit:
-        return Commit(Purpose.SWEEP, (self._view.as_compare(record.key),), (Delete(record.key),))
 
     def _give_back(self) -> Action | float:
         if self.phase in (Phase.RELEASING, Phase.RELEASED):
@@ -558,18 +487,13 @@ class Keeper:
         record = None if self._held is None else self._view.record(self._held.key)
         if record is None or record.reserved or not self._ownership.is_stray(record):
             return Revoke(self._session.lease_id)
-        return Commit(Purpose.RELEASE, (self._view.as_compare(record.key),), (Delete(record.key),))
+        return writes.release(self._view, record)
 
     def _committed(self, action: Commit, result: Committed, now: float) -> None:
         if self.phase is Phase.RELEASING:
             return
-        wait = Awaited(self._view.epoch, since=now, read_at=now + READ_AGAIN_AFTER, revision=result.revision)
-        self._awaited = wait
+        self._pending.answered(action, result, now)
         if not result.succeeded:
-            found = {item.key: item.mod_revision for item in result.current}
-            wait.failed = tuple(c for c in action.compares if found.get(c.key, ABSENT) != c.mod_revision)
-            if not wait.failed:  # right revisions, other values: the store was restored, and the view is of before
-                wait.revision = None
             if action.purpose is Purpose.CLAIM:
                 self._enter(Phase.SEEKING if self._held is None else Phase.RECLAIMING)
         elif action.purpose is Purpose.CLAIM:
