@@ -14,7 +14,8 @@
   of what is computed; ``streams``: a watch as its client sees it.
 * ``freshness``: whether what ``watching`` knows may answer for etcd.
 * ``server``: aiohttp, and every error as a Status; ``auth``: tokens; ``certificates``: a CA of this host's own;
-  ``kubeconfig``: how clients find all this.
+  ``kubeconfig``: how clients find all this; ``place``: the files that these are kept in.
+* ``build``: makes ``numbers.json``, the fields' numbers in protobuf, of Kubernetes' definitions.
 
 Stateless and without privileges: it reads and writes etcd with the rights of its etcd user; traffic does not need it.
 """

@@ -6,6 +6,8 @@ config ──▶ ``check`` ──▶ ``prepare(underlay)`` ──▶ Advertiseme
     The seam: what the agent and the commands ask of a backend, in which order, and what they give it.
 ``options``
     How options in the config's ``Backend`` are read; which there are is each backend's own.
+``succession``
+    One backend after another, as the config says.
 ``udp/``
     A TUN device, and packets in UDP, carried by a datapath of its own choice.
 ``host_gw``

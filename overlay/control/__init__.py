@@ -2,7 +2,7 @@
 
 ::
 
-    store ──snapshots, events──▶ LeaseView ─┬─▶ LeaseKeeper ──transactions──▶ store
+    store ──snapshots, events──▶ LeaseView ─┬─▶ Keeper ──transactions──▶ store
                                             └─▶ Membership ──PeerTable──▶ the backend
     store ──config──▶ Configuration ──▶ both
 
@@ -16,6 +16,4 @@
     What flannel's keys and values say, as facts of :mod:`overlay.model`, and back.
 ``configuration``
     Which config runs: a new one is judged before it is taken, a bad one leaves the last good one running.
-``problem``
-    What people should know is wrong, at a bounded rate.
 """

@@ -12,7 +12,8 @@ Every link has both of its ends inside these namespaces, so the machine's own ne
 the namespaces removes all links, routes and rules. The agents are the installed command, run as a user would run it.
 
 * ``topology``: what a lab is, as data; ``plan``: the commands that make it. Both pure.
-* ``shell``, ``process``, ``namespace``, ``state``: running commands, processes, namespaces, files that outlive us.
+* ``shell``, ``process``, ``namespace``, ``bpffs``, ``state``: commands, processes, namespaces, pinned maps, files that
+  outlive us.
 * ``machine``: one namespace, node or pod; ``cluster``: all of them, from up to down; ``teardown``: removing whatever a
   crash left; ``faults``: what goes wrong on purpose.
 * ``services``: Kubernetes' objects of its pods, with this machine's kubectl.

@@ -1,4 +1,5 @@
-"""Bytes only: header codecs, checksums, ICMP answers, segmentation, coalescing and fragmentation.
+"""Bytes only: headers (``ip``, ``transport``, ``virtio``), ``checksum``, ``icmp`` answers, ``segment`` and
+``coalesce``, ``fragment``; ``arrays`` headers of many packets at once; ``mtu`` every MTU and its arithmetic.
 
 Everything here is a function over buffers, without descriptors, clocks or configuration; ``datapath`` owns those.
 Addresses are integers, never ``ipaddress`` objects: these functions run per packet.

@@ -24,9 +24,9 @@ Concepts, and which way they flow::
 * ``events``: what a mode cannot do for a Service, told to its owner.
 * ``computed`` (pure): those, and nodes, by the keys that they would have; ``reading``: every kind, stored or computed,
   as of one revision.
-
-* ``dns``: the cluster's names, answered on every node.
-* ``daemon``: ``overlay services``, which joins these on a node; ``lease`` and ``machine``: where and what the node is.
+* ``dns``: the cluster's names, answered on every node; ``skydns``: the same as records in etcd, on request.
+* ``daemon``: ``overlay services``, which joins these on a node, by its ``settings``; ``lease`` and ``machine``: where
+  and what the node is; ``removal``: all of it off the machine again.
 
 This package stands on ``store`` and below; it never imports control, agent, backends or datapath. ``overlay.api``
 serves all of it to kubectl.

@@ -7,6 +7,6 @@ Two processes, two halves:
   (the TUN's), ``steering`` (which worker gets which flow), ``route_mtus`` (what the node's routes say of paths);
 * in ``worker/``: the half that parses what strangers send.
 
-``messages`` is what both say to each other, over a socketpair. The worker's half imports neither asyncio nor grpc nor
-click: it is short of memory, and has no rights to use them with.
+``messages`` is what both say to each other, over a socketpair, ``counters`` what they count. The worker's half imports
+neither asyncio nor grpc nor click: it is short of memory, and has no rights to use them with.
 """

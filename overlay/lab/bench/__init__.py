@@ -2,7 +2,7 @@
 
 * ``scenarios``: what is compared and what is measured, as data.
 * ``stage``: a lab for every way, made before the first measurement.
-* ``probes``: the measurements; each a small function from two endpoints to numbers.
+* ``probes``: the measurements; each a small function from two endpoints to numbers; ``load``: what runs beside them.
 * ``results``: medians and ratios; pure.
 * ``run``: the loop; ``report`` and ``plot``: the table and the picture.
 

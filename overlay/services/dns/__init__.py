@@ -11,7 +11,7 @@ Concepts, and which way they flow::
 * ``entries`` (pure): from the mirror to those facts; ``feed`` and ``messages``: how the worker is told what changed;
   ``helper``: one worker, replaced when it fails. ``worker``: its half, which alone knows dnspython.
 * ``place``: address, device, sockets, who is answered; ``rules``: nftables' part; ``upstreams``: who else is asked.
-* ``service``: joins these on a node.
+* ``service``: joins these on a node; ``explain`` (pure): why a name answers what it answers, for people.
 
 Strangers' bytes are parsed by the worker alone, a process without rights.
 """

@@ -16,6 +16,7 @@ first (:func:`~overlay.services.objects.document.copy`), for mirror and watches 
 * Endpoints and EndpointSlices of a Service with a selector are computed documents of the same form.
 
 ``document`` → ``kinds`` (the catalogue) → ``schema`` (one definition of every field) → ``decoding``, ``defaults``,
-``validation``, ``patches``, ``selectors``; ``ownership`` (sets of fields) → ``managers`` (who owns which, kept through
-every write) → ``apply`` (server-side apply).
+``validation``, ``patches``, ``selectors``; ``lifecycle`` (a document on its way into etcd); ``ownership`` (sets of
+fields) → ``managers`` (who owns which, kept through every write) → ``apply`` (server-side apply). ``build`` makes the
+schema's ``definitions.json`` of Kubernetes' own.
 """
