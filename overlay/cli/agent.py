@@ -127,7 +127,7 @@ def _unknown_variables() -> tuple[str, ...]:
 @flag("version", default=False, type=GO_BOOL, help="Print the version and exit.")
 @_foreign_flags
 def agent(etcd: Etcd, places: Places, **flags: Any) -> None:
-    """Run the agent of this node: lease a subnet, bring up the tunnel, keep both.
+    """Run the agent of this node: lease a subnet, make the node reach the others, keep both.
 
     Takes flanneld's flags, with one dash or two, and its FLANNELD_ variables; needs root. Ends with 0 at SIGTERM or
     SIGINT. The device, its route, subnet.env and the lease stay, so that nothing is lost while it is restarted.

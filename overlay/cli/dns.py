@@ -14,7 +14,7 @@ from overlay.services.configuration import Configuration
 from overlay.services.dns import entries, upstreams
 from overlay.services.dns.explain import Step, explain
 from overlay.services.dns.names import reverse_name
-from overlay.services.dns.zone import Pods, Zone, domain_labels
+from overlay.services.dns.zone import DEFAULT_ADDRESS, Pods, Zone, domain_labels
 from overlay.services.keys import Keys
 from overlay.services.mirror import ServicesMirror
 from overlay.store.contract import KeyRange, Store
@@ -33,7 +33,7 @@ def dns() -> None:
 @click.argument("kind", metavar="[TYPE]", default="", type=click.Choice(["", *_TYPES], case_sensitive=False))
 @click.option("--namespace", "-n", default=entries.DEFAULT_NAMESPACE, show_default=True, metavar="NAME",
               help="Whose containers ask: their search list.")  # fmt: skip
-@click.option("--dns-address", default="169.254.20.10", metavar="IP", envvar="OVERLAY_DNS_ADDRESS",
+@click.option("--dns-address", default=DEFAULT_ADDRESS, metavar="IP", envvar="OVERLAY_DNS_ADDRESS",
               help="Where names are answered.")  # fmt: skip
 @click.option("--dns-pods", default=Pods.INSECURE.value, type=click.Choice([each.value for each in Pods]),
               envvar="OVERLAY_DNS_PODS", help="As overlay services has it.")  # fmt: skip

@@ -23,16 +23,16 @@ _COMMANDS = {
     "agent": ("overlay.cli.agent:agent", "Run the agent of this node."),
     "api": ("overlay.cli.api:api", "Serve Kubernetes' API for Services and pods on loopback."),
     "capture": ("overlay.cli.capture:capture", "Decode the tunnel's packets as they pass."),
-    "cleanup": ("overlay.cli.cleanup:cleanup", "Remove all that the agent made on this node."),
+    "cleanup": ("overlay.cli.cleanup:cleanup", "Remove all that agent and services daemon made on this node."),
     "config": ("overlay.cli.config:config", "Show, set or check the network's config in etcd."),
     "dns": ("overlay.cli.dns:dns", "Explain what a name of the cluster answers."),
     "docker-opts": ("overlay.cli.docker_opts:docker_opts", "Write Docker's options, as mk-docker-opts.sh does."),
     "env": ("overlay.cli.env:env", "Print Services as variables, for docker run --env-file."),
     "kubeconfig": ("overlay.cli.kubeconfig:kubeconfig", "Print the kubeconfig of this machine's API."),
     "kubectl": ("overlay.cli.kubectl:kubectl", "Run kubectl against an API that lives as long as the command."),
-    "lab": ("overlay.cli.lab:lab", "A cluster in network namespaces on this machine."),
+    "lab": ("overlay.cli.lab:lab", "Build a cluster in network namespaces on this machine."),
     "leases": ("overlay.cli.leases:leases", "Print the subnet leases in etcd."),
-    "services": ("overlay.cli.services:services", "Run the services daemon: containers as pods, Services, endpoints."),
+    "services": ("overlay.cli.services:services", "Run the services daemon: containers as pods, Services, names."),
     "status": ("overlay.cli.status:status", "Show what this node's agent says of itself."),
     "release": ("overlay.cli.reservations:release", "Give a subnet back."),
     "reserve": ("overlay.cli.reservations:reserve", "Lease a subnet to a public IP for ever."),
@@ -82,8 +82,8 @@ class _LazyGroup(click.Group):
 def cli() -> None:
     """An overlay network for containers, compatible with flannel.
 
-    Each node leases a subnet from etcd and tunnels its containers' packets in UDP to the other nodes, so that every
-    container reaches every other without NAT.
+    Each node leases a subnet from etcd and sends its containers' packets to the other nodes, so that every container
+    reaches every other without NAT. On it stand, where wanted, Kubernetes' Services and names for plain Docker.
     """
 
 

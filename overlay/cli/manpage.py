@@ -18,7 +18,9 @@ _FILES = (
     ("/etc/default/overlay", "Settings of the service: FLANNELD_… variables."),
     ("/run/flannel/subnet.env", "This node's subnet and MTU, as flanneld writes them."),
     ("/run/flannel/docker", "Docker's options, made from it when Docker starts."),
-    ("/run/overlay", "What a restarted agent adopts."),
+    ("/run/overlay", "What a restarted agent adopts, locks and sockets; /run/overlay/api: the API's kubeconfigs."),
+    ("/run/overlay/pods.d", "Pods that others than Docker make, for overlay services."),
+    ("/var/lib/overlay", "What a reboot must not lose; /var/lib/overlay/api: the API's certificate and tokens."),
 )
 
 _EXIT_STATUS = (("0", "done"), ("1", "failed"), ("2", "called wrongly"), ("130", "interrupted"))
@@ -44,6 +46,7 @@ def _lines(group: click.Group, name: str) -> Iterator[str]:
     yield from _commands(group, context)
     yield ".SH ENVIRONMENT"
     yield "Every flag of flanneld's can be given as a variable: FLANNELD_IP_MASQ for \\-\\-ip\\-masq. The flag wins."
+    yield "Those of services, names and the API begin with OVERLAY_: OVERLAY_PROXY_MODE for \\-\\-proxy\\-mode."
     yield ".SH EXIT STATUS"
     yield from _list(_EXIT_STATUS)
     yield ".SH FILES"

@@ -128,7 +128,12 @@ _DATA_DIR = "/var/lib/overlay"
 _INTERFACE_NAME = re.compile(r"(?!\.{1,2}$)[^\s/:%]{1,15}")
 """What the kernel takes (dev_valid_name in net/core/dev.c), but for ``%``: it would count up to the next free name."""
 
-state_dir_flag = flag("state-dir", default=_STATE_DIR, metavar="DIR", help="Runtime state of the agent.")
+state_dir_flag = flag(
+    "state-dir",
+    default=_STATE_DIR,
+    metavar="DIR",
+    help="Where a daemon's lock and socket are, and its state until a reboot.",
+)
 
 _PLACES = (
     flag("device", default="flannel0", metavar="NAME", help="Name of the TUN device."),

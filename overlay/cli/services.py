@@ -19,7 +19,7 @@ from overlay.errors import UsageError
 from overlay.observe.logging import set_up
 from overlay.services.daemon import run
 from overlay.services.dns.service import DnsSettings
-from overlay.services.dns.zone import Pods
+from overlay.services.dns.zone import DEFAULT_ADDRESS, Pods
 from overlay.services.machine import default_node_name
 from overlay.services.pods.directory import DEFAULT_DIRECTORY
 from overlay.services.pods.docker import DEFAULT_SOCKET
@@ -30,9 +30,6 @@ from overlay.services.proxy.modes import AUTO, CHOICES
 from overlay.services.settings import ServicesSettings
 from overlay.services.skydns.records import DEFAULT_PREFIX
 from overlay.text import excerpt
-
-DEFAULT_DNS_ADDRESS = "169.254.20.10"
-"""As NodeLocal DNSCache has it: link-local, so no network routes it."""
 
 
 def _own(name: str, **settings: Any) -> Flag:
@@ -60,7 +57,7 @@ def _own(name: str, **settings: Any) -> Flag:
 @_own("services-healthz-ip", default="127.0.0.1", metavar="IP", help="Where /healthz and /readyz are served.")
 @_own("services-healthz-port", default=0, type=click.IntRange(0, 65535), metavar="PORT",
       help="Port for it; 0: not served.")  # fmt: skip
-@_own("dns-address", default=DEFAULT_DNS_ADDRESS, metavar="IP|none",
+@_own("dns-address", default=DEFAULT_ADDRESS, metavar="IP|none",
       help="Where the cluster's names are answered, on every node the same; none: they are not.")  # fmt: skip
 @_own("dns-upstreams", default="", metavar="IP,…", help="Who is asked for all other names; default: as the host asks.")
 @_own("dns-pods", default=Pods.INSECURE.value, type=click.Choice([each.value for each in Pods]),
@@ -138,7 +135,7 @@ def _dns(flags: dict[str, Any]) -> DnsSettings | None:
         return None
     address = _address("--dns-address", flags["dns_address"])
     if not isinstance(address, IPv4Address) or address.is_unspecified or address.is_multicast:
-        remedy = f"such as {DEFAULT_DNS_ADDRESS}, or none"
+        remedy = f"such as {DEFAULT_ADDRESS}, or none"
         raise UsageError("is no IPv4 address", about=f"--dns-address {address}", remedy=remedy)
     listed = [each.strip() for each in flags["dns_upstreams"].split(",") if each.strip()]
     upstreams = tuple(str(_address("--dns-upstreams", each)) for each in listed)

@@ -21,6 +21,9 @@ Network: TypeAlias = IPv4Network | IPv6Network
 ServiceName: TypeAlias = tuple[str, str]
 """Namespace and name."""
 
+DEFAULT_ADDRESS = "169.254.20.10"
+"""Where names are answered by default, as with NodeLocal DNSCache: link-local, so no network routes it."""
+
 TTL = 5
 """Seconds; CoreDNS' default, of positive and negative answers alike."""
 
