@@ -8,8 +8,8 @@
 
 * ``base``: :class:`~overlay.services.proxy.base.Mode`, what every mode can be asked for; ``modes``: which there are,
   and which one a node takes.
-* ``nftables``, on which ``ebpf``, ``ipvs`` and ``userspace`` stand, and ``iptables``: each one way, with what it can and
-  what it costs.
+* ``nftables``, on which ``ebpf``, ``ipvs`` and ``userspace`` stand, and ``iptables``: each one way, with what it can
+  and what it costs.
 * ``place``: where the node is, one look at the machine; ``keeper``: the loop, from the mirror to the mode.
 * In every mode: ``stale``: flows that lead where no Service does any more; ``hairpin``: bridges' ports that give
   packets back; ``passage``: the way to pods on the node's own bridge.

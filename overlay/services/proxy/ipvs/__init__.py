@@ -12,4 +12,6 @@ backends at all other addresses.
 
 For packets to come to IPVS, ClusterIPs are made the node's own by routes of type local, by the device
 :data:`~overlay.services.proxy.ipvs.mode.DEVICE`, on which nothing else is. No interface has them as an address.
+
+``device``: the device; ``settings``: IPVS's own, which are noted at it and set back.
 """
