@@ -83,14 +83,18 @@ UNIT_MUTANTS: tuple[Mutant, ...] = (
         "control/leases/pending",
         "control/leases/test_keeper",
         ("            self._awaited = Awaited(self._view.epoch, since=now, read_at=now)\n", "            pass\n"),
+    ),
+    *_of(
+        "control/leases/pending",
+        "control/leases/test_pending",
         ("            if not wait.failed:", "            if False:"),
     ),
     *_of(
         "control/leases/writes",
-        "control/leases/test_keeper",
+        "control/leases/test_pending",
         ("for key in (wanted.key, *stale)),", "for key in (wanted.key,)),"),
-        (" (Delete(record.key),))", " ())"),
     ),
+    *_of("control/leases/writes", "control/leases/test_keeper", (" (Delete(record.key),))", " ())")),
     *_of(
         "control/leases/keeper",
         "control/leases/test_clones",
