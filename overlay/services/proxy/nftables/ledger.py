@@ -161,10 +161,10 @@ class Ledger:
         for name in sorted(self._looked_at_chains, key=_order, reverse=True):
             if (chain := self._wanted_chains.get(name)) is not None and name not in self._chains:
                 yield _add_chain(chain)
-        for key in sorted(self._looked_at_elements):
-            there, wanted = self._elements.get(key), self._wanted_elements.get(key)
-            if there != wanted and (wanted is not None or key[0] not in _LINGERING):
-                yield _change_element(key, there, wanted)
+        there, wanted = self._elements, self._wanted_elements
+        for key in sorted(key for key in self._looked_at_elements if there.get(key) != wanted.get(key)):
+            if key in wanted or key[0] not in _LINGERING:
+                yield _change_element(key, there.get(key), wanted.get(key))
 
     def _doom(self, now: float) -> None:
         for key in self._looked_at_elements:
