@@ -58,6 +58,8 @@ class IpvsMode:
         self._local: dict[PortName, frozenset[str]] = {}
         self._users: Counter[str] = Counter()
         self._held: frozenset[str] = frozenset()
+        self._before: dict[str, int] = {}
+        """IPVS's settings that were changed, as they were: the device may be made anew, whoever removed it."""
 
     async def probe(self) -> str:
         """See :class:`~overlay.services.proxy.base.Mode`."""
@@ -139,7 +141,8 @@ class IpvsMode:
         """The device, and IPVS's settings, as they should be."""
         with LocalAddresses(DEVICE) as local:
             found = settings.read()
-            link = local.make(settings.as_note(found))
+            link = local.make(settings.as_note({**found, **self._before}))
+            self._before = settings.from_note(local.note())
         settings.write({name: value for name, value in settings.WANTED.items() if found[name] != value})
         self._held = device.addresses(link)
 
