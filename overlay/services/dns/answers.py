@@ -3,8 +3,8 @@
 Kubernetes' DNS specification 1.1.0; where it is silent, CoreDNS (``plugin/kubernetes/kubernetes.go``,
 ``reverse.go``, ``plugin/backend_lookup.go``). From CoreDNS it differs where that would deny a name that exists:
 ``dns.<domain>``, and the version's and the server's names for types that they do not have, are without records, not
-without existence (RFC 8020), and so is no pod's name with labels in front. A TXT question about a name that does not
-exist is answered so.
+without existence (RFC 8020), and so are no pod's name with labels in front, and ``_tcp`` in front of a Service that has
+named ports. A TXT question about a name that does not exist is answered so.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class _Asked:
             return self._none() if asked.endpoint else self._external(entry)
         targets = list(_targets(entry, asked))
         if not targets:
-            return self._none()
+            return self._found([]) if _is_between(entry, asked) else self._none()
         if self._question.type == "SRV":
             return self._srv(entry, targets)
         return self._found(self._of_addresses([address for _, address, _ in targets]))
@@ -197,6 +197,12 @@ def _targets(entry: Entry, asked: Wanted) -> Iterable[_Target]:
                 yield endpoint.label, endpoint.address, port
         if not endpoint.ports and not asked.port and not asked.protocol:
             yield endpoint.label, endpoint.address, None
+
+
+def _is_between(entry: Entry, asked: Wanted) -> bool:
+    """Whether it is a name by which ports' names are reached, such as ``_tcp.redis.default.svc``."""
+    ports = [port for each in entry.endpoints for port in each.ports] if entry.headless else entry.ports
+    return any(port.name and asked.endpoint == f"_{port.protocol.lower()}" for port in ports)
 
 
 def _fits(port: Port, asked: Wanted) -> bool:

@@ -31,6 +31,10 @@ _REVERSE: dict[Labels, int] = {("in-addr", "arpa"): 4, ("ip6", "arpa"): 32}
 """Labels below each (RFC 1035 section 3.5, RFC 3596 section 2.5)."""
 
 
+_DASHED = frozenset("0123456789abcdef-")
+"""What a dashed address is made of: in a question a label may have any byte, also a dot."""
+
+
 class Asks(Enum):
     """What a name is the name of."""
 
@@ -117,7 +121,9 @@ def dashed(address: str) -> str:
 
 
 def undashed(label: str) -> Address | None:
-    """Undoes :func:`dashed`; None for a label that is no address."""
+    """Undoes :func:`dashed`; None for a label that is no address, or is one without being dashed."""
+    if not set(label.lower()) <= _DASHED:
+        return None
     is_v4 = label.count("-") == 3 and "--" not in label
     try:
         return ip_address(label.replace("-", "." if is_v4 else ":"))

@@ -38,10 +38,11 @@ class Responder:
     def at_once(self, query: Query, raw: bytes) -> bytes | None:
         """The answer to a question of which ``raw`` are the bytes; None where upstreams must be asked."""
         question = query.question
-        if not self.complete and self._is_ours(question):
+        found = answers.answer(self._zone, question)
+        # Before all is known, of addresses that are ours alone it is not known that they have no name.
+        if not self.complete and (self._is_ours(question) or (found is not None and not found.answer)):
             self._counts["not_ready"] += 1
             return wire.encode(query, Reply(dns.rcode.SERVFAIL))
-        found = answers.answer(self._zone, question)
         if found is None:
             known = self._resolver.known(Wanted.of(query))
             return None if known is None else self._encoded(query, raw, known)

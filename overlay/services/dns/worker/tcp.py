@@ -43,6 +43,10 @@ class TcpPort:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         address = socket.inet_aton(writer.get_extra_info("peername")[0])
+        if self._clients.allowance(address, time.monotonic()) < 0:
+            self._counts["strangers"] += 1
+            writer.transport.abort()
+            return
         self._open[address] += 1
         try:
             if self._open[address] <= MOST_OF_ONE and self._open.total() <= MOST:

@@ -14,6 +14,7 @@ import struct
 import dns.exception
 import dns.flags
 import dns.message
+import dns.rcode
 
 from overlay.services.dns.worker.counts import Counts
 
@@ -21,6 +22,8 @@ PORT = 53
 
 _LENGTH = struct.Struct("!H")
 _DATAGRAM = 65535
+_FLAGS, _TC = 2, 0x02
+"""The third byte, and the bit in it that says that the answer is cut off."""
 
 
 async def ask(address: str, question: dns.message.Message, counts: Counts, port: int = PORT) -> dns.message.Message:
@@ -42,7 +45,10 @@ async def _by_udp(address: str, port: int, question: dns.message.Message, counts
         sock.connect((address, port))
         sock.send(question.to_wire())
         while True:
-            if (answer := _answer(await loop.sock_recv(sock, _DATAGRAM), question)) is not None:
+            datagram = await loop.sock_recv(sock, _DATAGRAM)
+            is_cut = len(datagram) > _FLAGS and bool(datagram[_FLAGS] & _TC)
+            # What is cut off may end within a record, so of that no more is read: it is asked for by TCP.
+            if (answer := (_read if is_cut else _answer)(datagram, question)) is not None:
                 return answer
             counts["upstream_wrong"] += 1
 
@@ -66,9 +72,16 @@ async def _by_tcp(address: str, port: int, question: dns.message.Message, counts
 
 
 def _answer(wire: bytes, question: dns.message.Message) -> dns.message.Message | None:
-    """The message, if it answers the question."""
+    """The message, if it answers the question; where no more than that can be read, as one that cannot tell."""
+    if (message := _read(wire, question, whole=True)) is None and (message := _read(wire, question)) is not None:
+        message.set_rcode(dns.rcode.SERVFAIL)
+    return message
+
+
+def _read(wire: bytes, question: dns.message.Message, *, whole: bool = False) -> dns.message.Message | None:
+    """The message, without its records unless it is read whole, if it answers the question."""
     try:
-        message = dns.message.from_wire(wire, ignore_trailing=True)
+        message = dns.message.from_wire(wire, ignore_trailing=True, question_only=not whole)
         # Id, question and opcode are compared. Where servers refuse they may leave the question out.
         return message if question.is_response(message) else None
     except (dns.exception.DNSException, ValueError, struct.error, IndexError):

@@ -34,6 +34,7 @@ PLAIN_PAYLOAD = 512
 TCP_PAYLOAD = 65535
 
 _QR, _RD = 0x8000, 0x0100
+_TC = 0x02  # in the third byte
 _BADVERS = 16
 
 
@@ -164,7 +165,29 @@ def encode(query: Query, reply: Reply, rng: random.Random | None = None) -> byte
     if query.edns:
         message.use_edns(0, dns.flags.DO if query.dnssec else 0, UDP_PAYLOAD)
     message.set_rcode(dns.rcode.Rcode(reply.code if query.edns or reply.code < 16 else dns.rcode.SERVFAIL))
-    return message.to_wire(max_size=query.limit, prefer_truncation=True)
+    encoded = message.to_wire(max_size=query.limit, prefer_truncation=True)
+    return _cut(message, query.limit) if encoded[2] & _TC else encoded
+
+
+def _cut(message: dns.message.QueryMessage, limit: int) -> bytes:
+    """As many of the answer's records as there is room for: some resolvers never ask by TCP (musl before 1.2.4).
+
+    dnspython leaves out all records of a name and type where one of them does not fit.
+    """
+    records = [dns.rrset.from_rdata(each.name, each.ttl, item) for each in message.answer for item in each]
+    message.flags |= dns.flags.TC
+    message.authority = message.additional = []
+    fitting, too_many = 0, len(records) + 1
+    while too_many - fitting > 1:
+        message.answer = records[: (count := (fitting + too_many) // 2)]
+        try:
+            message.to_wire(max_size=limit)
+        except dns.exception.TooBig:
+            too_many = count
+        else:
+            fitting = count
+    message.answer = records[:fitting]
+    return message.to_wire(max_size=limit)
 
 
 def _shuffled(records: dns.rrset.RRset, rng: random.Random) -> dns.rrset.RRset:

@@ -201,6 +201,47 @@ def test_a_name_exists_for_all_types_or_for_none(labels: list[str], one: str, ot
     assert (ask(zone, name, one).code is Code.NXDOMAIN) == (ask(zone, name, other).code is Code.NXDOMAIN)
 
 
+EXISTING = {
+    entries: [each.name for each in cases.cases(text) if each.answer is not None and each.name.endswith(".local.")]
+    for entries, text in ((cases.PLUGIN, cases.SERVICES), (cases.CI, cases.CLUSTER))
+}
+
+
+@pytest.mark.parametrize("entries", EXISTING)
+def test_what_is_above_a_name_that_exists_exists(entries: tuple[Entry, ...]) -> None:
+    """Who asks for a name label by label (RFC 9156) stops where there is nothing (RFC 8020)."""
+    zone = cases.zone(entries)
+    for name in EXISTING[entries]:
+        labels = name.rstrip(".").split(".")
+        for above in (".".join(labels[start:]) for start in range(len(labels) - 2)):
+            assert ask(zone, above, "A").code is Code.NOERROR, above
+
+
+@pytest.mark.parametrize(
+    ("label", "service", "code"),
+    [
+        ("_tcp", "svc1", Code.NOERROR),
+        ("_udp", "svc1", Code.NXDOMAIN),
+        ("_tcp", "hdls1", Code.NOERROR),
+        ("_tcp", "hdlsprtls", Code.NXDOMAIN),
+        ("_tcp", "external", Code.NXDOMAIN),
+        ("tcp", "svc1", Code.NXDOMAIN),
+    ],
+)
+def test_what_is_above_a_ports_name_is_empty(label: str, service: str, code: Code) -> None:
+    found = ask(cases.zone(), f"{label}.{service}.testns.svc.cluster.local", "SRV")
+    assert (found.code, found.answer) == (code, ())
+
+
+@pytest.mark.parametrize("label", ["10.0.0.1", "2001:db8::1", "fe80--1%eth0", "10-0-0-1.", "\u0661-0-0-1", "::"])
+def test_an_address_that_is_not_dashed_is_no_pods_name(label: str) -> None:
+    """A label may have any byte; as a name of an answer it would be another."""
+    question = Question((label, "podns", "pod", "cluster", "local"), "A")
+    found = answers.answer(cases.zone(), question)
+    assert found is not None
+    assert found.code is Code.NXDOMAIN
+
+
 @given(st.lists(LABELS, max_size=6), TYPES)
 def test_letters_do_not_matter(labels: list[str], kind: str) -> None:
     name = ".".join([*labels, "cluster.local"]).lstrip(".")
