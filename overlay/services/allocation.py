@@ -94,13 +94,16 @@ def _assign_ports(service: Object, config: Configuration, taken: Taken) -> None:
         spec.get("type") == "LoadBalancer" and spec.get("allocateLoadBalancerNodePorts", True)
     )
     ports: list[dict[str, Any]] = spec.get("ports") or []
+    asked = [(f"spec.ports[{index}].nodePort", port.get("nodePort", 0)) for index, port in enumerate(ports)]
+    own = {number for _, number in asked}
+    asked.append(("spec.healthCheckNodePort", spec.get("healthCheckNodePort", 0)))
     faults = [
         fault
-        for index, port in enumerate(ports)
-        if (number := port.get("nodePort"))
-        and taken.ports.get(number) != me
-        and (fault := _port_fault(index, number, config, others))
+        for path, number in asked
+        if number and taken.ports.get(number) != me and (fault := _port_fault(path, number, config, others))
     ]
+    if asked[-1][1] in own - {0}:
+        faults.append(invalid(*asked[-1], _ALLOCATED))
     if faults:
         raise unprocessable(SERVICE, name_of(service), faults)
     if not wanted:
@@ -119,12 +122,14 @@ def _assign_ports(service: Object, config: Configuration, taken: Taken) -> None:
         used.add(number)
 
 
-def _port_fault(index: int, number: int, config: Configuration, others: Collection[int]) -> Fault | None:
-    path = f"spec.ports[{index}].nodePort"
+_ALLOCATED = "provided port is already allocated"
+
+
+def _port_fault(path: str, number: int, config: Configuration, others: Collection[int]) -> Fault | None:
     if number not in config.node_ports:
         told = f"provided port is not in the valid range. The range of valid ports is {config.node_ports}"
         return invalid(path, number, told)
-    return invalid(path, number, "provided port is already allocated") if number in others else None
+    return invalid(path, number, _ALLOCATED) if number in others else None
 
 
 def _full(service: Object, path: str, value: Any, why: str) -> StatusError:

@@ -6,7 +6,7 @@ key                                    value                                    
 ``config``                             the cluster's configuration (``configuration.py``)    until changed
 ``objects/RESOURCE/NAMESPACE/NAME``    an object that people wrote, as a JSON document       until deleted
 ``objects/RESOURCE/NAME``              the same of a kind without namespaces                 until deleted
-``objects/events/NAMESPACE/NAME``      a v1 Event that a node wrote                          an etcd lease of an hour
+``objects/events/NAMESPACE/NAME``      a v1 Event                                            an etcd lease of an hour
 ``pods/NODE/ID``                       a v1 Pod document; ID: the container's                the node's etcd lease
 ``nodes/NODE``                         a v1 Node document without its Ready condition        until deleted
 ``alive/NODE``                         anything: the node is Ready while this is there       the node's etcd lease

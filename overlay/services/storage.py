@@ -13,17 +13,19 @@ from __future__ import annotations
 
 import base64
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
 
-from overlay.errors import CompactedError
+from overlay.errors import CompactedError, LeaseNotFoundError
 from overlay.services import allocation, configuration
 from overlay.services.allocation import Taken
 from overlay.services.configuration import Configuration
+from overlay.services.expiry import Expiry
 from overlay.services.keys import Keys
 from overlay.services.objects import status
 from overlay.services.objects.document import (
@@ -41,7 +43,7 @@ from overlay.services.objects.kinds import KINDS, NAMESPACE, NODE, POD, SERVICE,
 from overlay.services.objects.lifecycle import for_create, for_update, timestamp
 from overlay.services.objects.managers import Manager, record
 from overlay.services.objects.selectors import Selects, both, selector
-from overlay.store.contract import ABSENT, Compare, Delete, KeyRange, KeyValue, PagedStore, Put
+from overlay.store.contract import ABSENT, NO_LEASE, Committed, Compare, Delete, KeyRange, KeyValue, PagedStore, Put
 
 ALWAYS_THERE = ("default", "kube-system")
 """Namespaces that cannot be deleted."""
@@ -99,6 +101,7 @@ class Storage:
         self._now = now
         self._new_uid = new_uid
         self._prepared = False
+        self._expiry = Expiry(store)
 
     # --- reading ---
 
@@ -206,7 +209,9 @@ class Storage:
                 if await self._read(key) is not None:
                     raise status.already_exists(kind, name_of(obj))
                 return obj
-            done = await self.store.commit([*compares, *claimed.compares], [Put(key, value), *claimed.operations])
+            done = await self._commit(
+                [*compares, *claimed.compares], [await self._put(kind, key, value), *claimed.operations]
+            )
             if done.succeeded:
                 return _at(obj, done.revision)
             if any(item.key == key for item in done.current):
@@ -237,6 +242,7 @@ class Storage:
             given = change(old)
             if (version := metadata_of(given).get("resourceVersion")) and version != str(item.mod_revision):
                 raise status.conflict(kind, name)
+            _check_preconditions(kind, old, str(metadata_of(given).get("uid") or ""), "")
             new = for_update(kind, old, given, status=of_status)
             if writer is not None:
                 record(kind, old, given, new, writer=writer, now=timestamp(self._now()))
@@ -244,8 +250,9 @@ class Storage:
             value = _fitting(new)
             if value == item.value or dry_run:
                 return _at(new, item.mod_revision)
-            done = await self.store.commit(
-                [Compare(key, item.mod_revision, item.value), *claimed.compares], [Put(key, value), *claimed.operations]
+            done = await self._commit(
+                [Compare(key, item.mod_revision, item.value), *claimed.compares],
+                [await self._put(kind, key, value), *claimed.operations],
             )
             if done.succeeded:
                 return _at(new, done.revision)
@@ -297,10 +304,25 @@ class Storage:
         for kind in KINDS:
             if kind.namespaced and not kind.view:
                 for obj in (await self.list(kind, name)).items:
-                    await self.delete(kind, name, name_of(obj))
+                    try:
+                        await self.delete(kind, name, name_of(obj))
+                    except status.StatusError as error:
+                        if error.code != HTTPStatus.NOT_FOUND:  # it went by itself, or another was faster
+                            raise
         return item
 
     # --- parts of transactions ---
+
+    async def _put(self, kind: Kind, key: str, value: bytes) -> Put:
+        return Put(key, value, await self._expiry.lease(kind.ttl) if kind.ttl else NO_LEASE)
+
+    async def _commit(self, compares: Sequence[Compare], operations: Sequence[Put | Delete]) -> Committed:
+        """A transaction; one whose etcd lease is gone meanwhile has not succeeded."""
+        try:
+            return await self.store.commit(compares, operations)
+        except LeaseNotFoundError:
+            self._expiry.forget()
+            return Committed(succeeded=False, revision=0)
 
     async def _in_namespace(self, kind: Kind, namespace: str, name: str) -> Compare:
         """That the namespace is there, and stays as it is until the object is made."""
@@ -426,6 +448,7 @@ def parse_token(token: str, prefix: str) -> tuple[int, str]:
         revision, after = document["rv"], document["k"]
     except (msgspec.DecodeError, ValueError, KeyError, TypeError, RecursionError):
         raise status.bad_request("continue key is not valid: it is none that a list here gave out") from None
-    if not isinstance(revision, int) or not isinstance(after, str) or not after.startswith(prefix) or revision < 1:
+    is_known = isinstance(revision, int) and 0 < revision < 2**63  # etcd's are of 64 bits
+    if not is_known or not isinstance(after, str) or not after.startswith(prefix):
         raise status.bad_request("continue key is not valid: it is of another list")
     return revision, after

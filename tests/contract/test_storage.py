@@ -9,12 +9,13 @@ import pytest
 import pytest_asyncio
 
 from overlay.errors import ConfigError
+from overlay.services.expiry import SHARED_SECONDS
 from overlay.services.keys import Keys
 from overlay.services.objects.document import Object, copy
-from overlay.services.objects.kinds import ENDPOINTS, NAMESPACE, POD, SERVICE
+from overlay.services.objects.kinds import ENDPOINTS, EVENT, NAMESPACE, POD, SERVICE
 from overlay.services.objects.selectors import selector
 from overlay.services.objects.status import StatusError
-from overlay.services.storage import Storage
+from overlay.services.storage import Storage, make_token
 from overlay.store.contract import KeyRange, Put
 from tests.contract.conftest import World
 from tests.unit.services.support import service
@@ -166,6 +167,67 @@ async def test_a_namespace_goes_with_all_that_it_has(storage: Storage) -> None:
     await refused(storage.create(SERVICE, "team", service()), 404)
 
 
+async def test_a_namespace_goes_while_its_content_goes_by_itself(storage: Storage, world: World) -> None:
+    """As where two delete it, or an Event's time is up."""
+    await storage.create(NAMESPACE, "", {"metadata": {"name": "team"}})
+    for name in ("a", "b", "c"):
+        await storage.create(SERVICE, "team", service(name))
+    another = Storage(world.store, storage.keys)
+    listed = storage.list
+
+    async def overtaken(*args: Any, **options: Any) -> Any:
+        found = await listed(*args, **options)
+        if found.items:
+            await another.delete(SERVICE, "team", "b")
+        return found
+
+    storage.list = overtaken  # type: ignore[method-assign]
+    await storage.delete(NAMESPACE, "", "team")
+    assert [name for name in await keys(storage) if "team" in name] == []
+
+
+async def test_an_event_lives_for_an_hour_from_when_it_was_written_last(storage: Storage) -> None:
+    def event(name: str, count: int = 1) -> Object:
+        return {"metadata": {"name": name}, "involvedObject": {"kind": "Service"}, "count": count}
+
+    async def left(name: str) -> int:
+        (found,) = (await storage.store.read(KeyRange(storage.keys.object("events", "default", name), False))).items
+        return await storage.store.time_to_live(found.lease_id) if found.lease_id else 0
+
+    for name in ("a", "b"):
+        await storage.create(EVENT, "default", event(name))
+        assert EVENT.ttl - 60 < await left(name) <= EVENT.ttl + SHARED_SECONDS
+    found = await storage.store.read(KeyRange(storage.keys.objects("events")))
+    (shared,) = {each.lease_id for each in found.items}
+    await Storage(storage.store, storage.keys).update(EVENT, "default", "a", lambda _: event("a", 2))
+    await storage.store.revoke(shared)  # as where etcd was restored to before it was granted
+    assert [each["metadata"]["name"] for each in (await storage.list(EVENT)).items] == ["a"]
+    assert await left("a") > EVENT.ttl - 60
+    await storage.create(EVENT, "default", event("b"))
+    assert await left("b") > EVENT.ttl - 60
+
+
+async def test_the_ends_of_the_service_range_are_nobodys(storage: Storage) -> None:
+    for address in ("10.96.0.0", "10.111.255.255"):
+        await refused(storage.create(SERVICE, "default", service(clusterIP=address)), 422, "is not in the valid range")
+    await storage.create(SERVICE, "default", service(clusterIP="10.111.255.254"))
+
+
+async def test_a_health_check_port_is_a_node_port_like_others(storage: Storage) -> None:
+    def balanced(name: str, health: int, **port: int) -> Object:
+        spec = {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": health}
+        return service(name, **spec, ports=[{"port": 80, **port}])
+
+    await storage.create(SERVICE, "default", service("a", type="NodePort", ports=[{"port": 80, "nodePort": 30001}]))
+    told = "spec.healthCheckNodePort: Invalid value: 30001: provided port is already allocated"
+    await refused(storage.create(SERVICE, "default", balanced("b", 30001)), 422, told)
+    await refused(storage.create(SERVICE, "default", balanced("b", 30002, nodePort=30002)), 422, "already allocated")
+    await refused(storage.create(SERVICE, "default", balanced("b", 80)), 422, "not in the valid range")
+    made = await storage.create(SERVICE, "default", balanced("b", 30002))
+    assert (await keys(storage, "ports/")).keys() >= {"ports/30001", "ports/30002"}
+    await storage.update(SERVICE, "default", "b", lambda _: made)
+
+
 async def test_a_list_in_parts_is_of_one_revision(storage: Storage, world: World) -> None:
     for name in "abcde":
         await storage.create(SERVICE, "default", service(name))
@@ -203,6 +265,13 @@ async def test_a_selector_goes_on_until_there_are_enough(storage: Storage) -> No
 @pytest.mark.parametrize("token", ["x", "e30=", "bm8=", "eyJydiI6MSwiayI6Ii9lbHNld2hlcmUvIn0="])
 async def test_a_token_that_is_none(storage: Storage, token: str) -> None:
     await refused(storage.list(SERVICE, limit=2, token=token), 400, "continue key is not valid")
+
+
+async def test_a_token_of_a_revision_that_there_is_not(storage: Storage) -> None:
+    await storage.create(SERVICE, "default", service())
+    folder = storage.keys.objects("services")
+    for revision, code in ((2**62, 410), (2**63, 400), (2**200, 400), (0, 400)):
+        await refused(storage.list(SERVICE, limit=2, token=make_token(revision, folder)), code)
 
 
 async def test_malformed_values_hide_nothing(storage: Storage) -> None:

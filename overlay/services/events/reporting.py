@@ -27,8 +27,8 @@ from overlay.text import excerpt
 REASON = "UnsupportedByProxyMode"
 COMPONENT = "overlay-services"
 
-TTL = 3600
-"""Seconds that an Event outlives its last telling (kube-apiserver ``--event-ttl``)."""
+TTL = EVENT.ttl
+"""Seconds that an Event outlives its last telling."""
 
 AGAIN_SECONDS = 1200.0
 """What lasts is told again so often: three times before it would be gone."""

@@ -20,7 +20,7 @@ MAX_DEPTH = 32
 """Levels of a document; the deepest field of our kinds is at twelve."""
 
 MAX_UNKNOWN = 20
-"""Unknown fields that are told by name."""
+"""Unknown fields, and repeated ones, that are told by name."""
 
 _GO_TYPES = {"string": "string", "boolean": "bool", "array": "array", "object": "object", "map": "object"}
 

@@ -8,6 +8,8 @@ from overlay.services.objects.schema import Schema, schema_of
 
 READ = ("get", "list", "watch")
 WRITE = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
+SINGLY = tuple(verb for verb in WRITE if verb != "deletecollection")
+"""Of namespaces: nobody deletes all of them by one request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,7 @@ class Kind:
         advertised: whether discovery names it; a kind that nothing acts on is served to nobody.
         generation: whether ``metadata.generation`` counts changes of its spec.
         view: a picture of what is; nobody writes it.
+        ttl: seconds that an object lives after it was written last; 0: until it is deleted.
     """
 
     group: str
@@ -36,6 +39,7 @@ class Kind:
     advertised: bool = True
     generation: bool = False
     view: bool = False
+    ttl: int = 0
 
     @property
     def api_version(self) -> str:
@@ -67,9 +71,9 @@ class Kind:
 POD = Kind("", "v1", "Pod", "pods", ("po",), ("all",), verbs=READ, status=True, view=True)
 SERVICE = Kind("", "v1", "Service", "services", ("svc",), ("all",), status=True)
 ENDPOINTS = Kind("", "v1", "Endpoints", "endpoints", ("ep",))
-NAMESPACE = Kind("", "v1", "Namespace", "namespaces", ("ns",), namespaced=False, status=True)
+NAMESPACE = Kind("", "v1", "Namespace", "namespaces", ("ns",), namespaced=False, verbs=SINGLY, status=True)
 NODE = Kind("", "v1", "Node", "nodes", ("no",), namespaced=False, verbs=READ, status=True, view=True)
-EVENT = Kind("", "v1", "Event", "events", ("ev",))
+EVENT = Kind("", "v1", "Event", "events", ("ev",), ttl=3600)  # kube-apiserver --event-ttl
 ENDPOINT_SLICE = Kind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", generation=True)
 _NETWORKING = "networking.k8s.io"
 INGRESS = Kind(

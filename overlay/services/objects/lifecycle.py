@@ -76,6 +76,7 @@ def for_update(kind: Kind, old: Object, given: Object, *, status: bool = False) 
         else:
             obj.pop("status", None)
         fill_in(kind, obj)
+        check(kind, obj, validation.faults_of_status(kind, old, obj))
         return obj
     obj = copy(given)
     metadata: dict[str, Any] = obj["metadata"]
@@ -90,6 +91,8 @@ def for_update(kind: Kind, old: Object, given: Object, *, status: bool = False) 
             obj["status"] = copy(old["status"])
     if kind.resource == "services":
         keep_allocated(spec_of(old), obj.setdefault("spec", {}))
+        if spec_of(obj).get("type") != "LoadBalancer":
+            obj.get("status", {}).pop("loadBalancer", None)
     fill_in(kind, obj)
     faults = faults or validation.faults(kind, obj) or validation.faults_of_change(kind, old, obj)
     check(kind, obj, faults)
@@ -138,11 +141,7 @@ def keep_allocated(old: dict[str, Any], new: dict[str, Any]) -> None:
     elif before in _ADDRESSED:
         _drop_if_kept(old, new, "clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy")
     if before in _EXPOSED and after in _EXPOSED:
-        known = {(port.get("protocol", "TCP"), port["port"]): port.get("nodePort") for port in old.get("ports") or ()}
-        for port in new.get("ports") or ():
-            number = known.get((port.get("protocol", "TCP"), port.get("port")))
-            if number and not port.get("nodePort"):
-                port["nodePort"] = number
+        _keep_node_ports(old.get("ports") or [], new.get("ports") or [])
     elif before in _EXPOSED:
         former = {port.get("nodePort") for port in old.get("ports") or ()}
         for port in new.get("ports") or ():
@@ -154,6 +153,25 @@ def keep_allocated(old: dict[str, Any], new: dict[str, Any]) -> None:
         _drop_if_kept(
             old, new, "allocateLoadBalancerNodePorts", "loadBalancerClass", "healthCheckNodePort",
         )  # fmt: skip
+
+
+def _keep_node_ports(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> None:
+    """A port keeps its node port where its name is the same, as in Kubernetes, and where the rest of it is."""
+    for identity in (_by_name, _by_number):
+        known = {identity(port): port.get("nodePort") for port in old}
+        used = {port.get("nodePort") for port in new}
+        for port in new:
+            number = known.get(identity(port))
+            if number and not port.get("nodePort") and number not in used:
+                port["nodePort"] = number
+
+
+def _by_name(port: dict[str, Any]) -> Any:
+    return port.get("name", "")
+
+
+def _by_number(port: dict[str, Any]) -> Any:
+    return port.get("protocol") or "TCP", port.get("port")
 
 
 def _take(old: dict[str, Any], new: dict[str, Any], *fields: str) -> None:

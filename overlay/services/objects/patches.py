@@ -12,6 +12,7 @@ from typing import Any
 
 import jsonpatch
 import jsonpointer
+import msgspec
 
 from overlay.services.objects.document import Object
 from overlay.services.objects.schema import Schema
@@ -25,6 +26,9 @@ APPLY = "application/apply-patch+yaml"
 
 MAX_OPERATIONS = 10_000
 """Of one JSON patch (apiserver: pkg/endpoints/handlers/patch.go)."""
+
+MAX_COPIED = 3 * 1024 * 1024
+"""Bytes that the operations ``copy`` of one JSON patch make more (apiserver: JSONPatchMaxCopyBytes)."""
 
 _DIRECTIVE, _RETAIN_KEYS = "$patch", "$retainKeys"
 _DELETE_PRIMITIVES, _ORDER = "$deleteFromPrimitiveList/", "$setElementOrder/"
@@ -156,7 +160,14 @@ def _json(document: Object, patch: Any) -> Object:
             f"The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {len(patch)}",
         )  # fmt: skip
     try:
-        result = jsonpatch.JsonPatch(patch).apply(document)
+        jsonpatch.JsonPatch(patch)  # all of them make sense, before one is carried out
+        result, copied = deepcopy(document), 0
+        for operation in patch:
+            if operation["op"] == "copy":
+                copied += len(msgspec.json.encode(jsonpointer.resolve_pointer(result, operation.get("from", ""), None)))
+                if copied > MAX_COPIED:
+                    raise jsonpatch.JsonPatchConflict(f"its copies are of more than {MAX_COPIED} bytes")
+            result = jsonpatch.JsonPatch([operation]).apply(result, in_place=True)
     except (jsonpatch.InvalidJsonPatch, jsonpointer.JsonPointerException, TypeError, AttributeError) as error:
         raise bad_request(f"error decoding patch: {error}") from None
     except jsonpatch.JsonPatchException as error:  # a test that fails, a path that is not there

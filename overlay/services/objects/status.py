@@ -150,11 +150,11 @@ def apply_conflict(message: str, causes: Sequence[tuple[str, str]]) -> StatusErr
     return StatusError(409, "Conflict", message, {"causes": told})
 
 
-def wrong_option(fault: Fault) -> StatusError:
-    """A parameter of a patch is wrong."""
+def wrong_option(fault: Fault, options: str = "PatchOptions") -> StatusError:
+    """A parameter of a patch, or of whatever else ``options`` names, is wrong."""
     causes = [{"reason": fault.reason, "message": fault.message, "field": fault.field}]
-    details = {"group": "meta.k8s.io", "kind": "PatchOptions", "causes": causes}
-    return StatusError(422, "Invalid", f'PatchOptions.meta.k8s.io "" is invalid: {fault}', details)
+    details = {"group": "meta.k8s.io", "kind": options, "causes": causes}
+    return StatusError(422, "Invalid", f'{options}.meta.k8s.io "" is invalid: {fault}', details)
 
 
 def unprocessable(kind: Kind, name: str, faults: Sequence[Fault]) -> StatusError:

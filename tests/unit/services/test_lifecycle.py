@@ -132,6 +132,41 @@ def test_node_ports_stay_and_go_with_the_type() -> None:
     assert "externalTrafficPolicy" not in spec
 
 
+def _ports(*ports: tuple[str, str, int, int]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "protocol": protocol, "port": port, **({"nodePort": number} if number else {})}
+        for name, protocol, port, number in ports
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (_ports(("http", "TCP", 8080, 0), ("dns", "UDP", 53, 0)), [30001, 30003]),  # another number, the same name
+        (_ports(("web", "TCP", 80, 0), ("dns", "UDP", 53, 0)), [30001, 30003]),  # another name, the same number
+        (_ports(("dns", "UDP", 80, 0), ("http", "TCP", 53, 0)), [30003, 30001]),  # names go before numbers
+        (_ports(("http", "TCP", 80, 30003), ("dns", "UDP", 53, 0)), [30003, None]),  # what another has is its own
+        (_ports(("new", "TCP", 90, 0), ("dns", "UDP", 53, 0)), [None, 30003]),
+        (_ports(("http", "UDP", 80, 0), ("new", "TCP", 80, 0)), [30001, None]),
+    ],
+)
+def test_a_node_port_stays_with_its_name(given: list[dict[str, Any]], kept: list[int | None]) -> None:
+    """As in Kubernetes (pkg/registry/core/service: patchAllocatedValues); so that ``replace`` may change a number."""
+    old = _addressed(type="NodePort", ports=_ports(("http", "TCP", 80, 30001), ("dns", "UDP", 53, 30003)))
+    ports = _changed(old, service(type="NodePort", ports=given))["ports"]
+    assert [port.get("nodePort") for port in ports] == kept
+
+
+def test_where_a_load_balancer_is_reached_goes_with_the_type() -> None:
+    old = _addressed(type="LoadBalancer")
+    ingress = {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}
+    old = for_update(SERVICE, old, {**copy(old), "status": ingress}, status=True)
+    assert for_update(SERVICE, old, copy(old))["status"] == ingress
+    given = copy(old)
+    given["spec"]["type"] = "ClusterIP"
+    assert for_update(SERVICE, old, given)["status"] == {"loadBalancer": {}}
+
+
 def test_a_service_becomes_a_name_and_an_address_again() -> None:
     old = _addressed()
     given = copy(old)

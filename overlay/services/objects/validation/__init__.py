@@ -33,6 +33,16 @@ def faults(kind: Kind, obj: Object) -> list[Fault]:
     return [fault for fault, _ in zip(found, range(MAX_FAULTS), strict=False)]
 
 
+def faults_of_status(kind: Kind, old: Object, new: Object) -> list[Fault]:
+    """What is wrong with a status that somebody wrote."""
+    match kind.resource:
+        case "services":
+            return list(service.faults_of_status(new))
+        case "namespaces":
+            return list(meta.faults_of_phase(old, new))
+    return []
+
+
 def faults_of_change(kind: Kind, old: Object, new: Object) -> list[Fault]:
     """What may not change from ``old`` to ``new``, both valid by themselves."""
     found = list(meta.faults_of_change(old, new))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from overlay.services.objects import names
-from overlay.services.objects.document import Object, annotations_of, labels_of, metadata_of
+from overlay.services.objects.document import Object, annotations_of, labels_of, metadata_of, status_of
 from overlay.services.objects.kinds import Kind
 from overlay.services.objects.status import Fault, forbidden, invalid, required, too_long
 from overlay.services.objects.validation.common import by, labels
@@ -35,6 +35,12 @@ def faults(kind: Kind, obj: Object) -> Iterator[Fault]:
         yield from by(names.qualified_name, "metadata.annotations", key.lower())
     if size > MAX_ANNOTATIONS:
         yield too_long("metadata.annotations", MAX_ANNOTATIONS)
+
+
+def faults_of_phase(old: Object, new: Object) -> Iterator[Fault]:
+    """What is wrong with a Namespace's status: that it ends is said by deleting it, and not taken back."""
+    if (phase := status_of(new).get("phase")) != (before := status_of(old).get("phase")):
+        yield invalid("status.Phase", phase, f"may only be '{before}' until the namespace is deleted, or gone")
 
 
 def faults_of_change(old: Object, new: Object) -> Iterator[Fault]:

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 from overlay.services.objects import names
-from overlay.services.objects.document import Object, spec_of
+from overlay.services.objects.document import Object, spec_of, status_of
 from overlay.services.objects.status import Fault, duplicate, forbidden, invalid, not_supported, required
 from overlay.services.objects.validation.common import PROTOCOLS, by, labels, one_of, port_number_or_name
 
@@ -16,6 +16,7 @@ HEADLESS = "None"
 
 _MAX_AFFINITY_SECONDS = 86400
 _POLICIES = ("Cluster", "Local")
+_IP_MODES = ("Proxy", "VIP")
 _DISTRIBUTIONS = ("PreferClose", "PreferSameNode", "PreferSameZone")
 
 
@@ -44,6 +45,24 @@ def faults_of_change(old: Object, new: Object) -> Iterator[Fault]:
         return
     if before.get("clusterIP") and after.get("clusterIP") != before["clusterIP"]:
         yield invalid("spec.clusterIPs[0]", after.get("clusterIPs") or [], "may not change once set")
+
+
+def faults_of_status(service: Object) -> Iterator[Fault]:
+    """What is wrong with where a load balancer is reached (ValidateLoadBalancerStatus)."""
+    balancer = status_of(service).get("loadBalancer") or {}
+    for index, each in enumerate(balancer.get("ingress") or ()):
+        path = f"status.loadBalancer.ingress[{index}]"
+        mode, name = each.get("ipMode"), each.get("hostname")
+        if each.get("ip"):
+            yield from by(names.address, f"{path}.ip", each["ip"])
+        elif mode is not None:
+            yield forbidden(f"{path}.ipMode", "may not be specified when `ip` is not set")
+        if mode is not None and mode not in _IP_MODES:
+            yield not_supported(f"{path}.ipMode", mode, _IP_MODES)
+        if name:
+            yield from by(names.dns_subdomain, f"{path}.hostname", name)
+            if not names.address(name):
+                yield invalid(f"{path}.hostname", name, "must be a DNS name, not an IP address")
 
 
 def _ports(spec: dict[str, Any], kind: str) -> Iterator[Fault]:
@@ -170,7 +189,8 @@ def _load_balancer(spec: dict[str, Any]) -> Iterator[Fault]:
 def address_fault(addresses: Sequence[str], network: IPv4Network, taken: bool) -> Fault | None:
     """Why a Service cannot have the address that it asks for, if so."""
     (text,) = addresses
-    if ":" in text or IPv4Address(text) not in network:
+    ends = network.network_address, network.broadcast_address  # nobody's, as in Kubernetes
+    if ":" in text or IPv4Address(text) not in network or IPv4Address(text) in ends:
         why = f"the provided IP ({text}) is not in the valid range. The range of valid IPs is {network}"
     elif taken:
         why = "provided IP is already allocated"

@@ -201,7 +201,7 @@ def test_a_name_exists_for_all_types_or_for_none(labels: list[str], one: str, ot
     assert (ask(zone, name, one).code is Code.NXDOMAIN) == (ask(zone, name, other).code is Code.NXDOMAIN)
 
 
-EXISTING = {
+EXISTING: dict[tuple[Entry, ...], list[str]] = {
     entries: [each.name for each in cases.cases(text) if each.answer is not None and each.name.endswith(".local.")]
     for entries, text in ((cases.PLUGIN, cases.SERVICES), (cases.CI, cases.CLUSTER))
 }
