@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -10,7 +13,7 @@ import yaml
 
 from overlay.api import protobuf
 from overlay.services.objects import patches, status
-from overlay.services.objects.decoding import MAX_DEPTH
+from overlay.services.objects.decoding import MAX_DEPTH, MAX_UNKNOWN
 
 JSON = "application/json"
 YAML = "application/yaml"
@@ -20,6 +23,8 @@ MAX_BODY = 3 * 1024 * 1024
 
 MAX_YAML = 256 * 1024
 """Bytes of a body in YAML, which is read slowly; kubectl sends none."""
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _OBJECTS = (JSON, YAML, protobuf.CONTENT_TYPE)
 _PATCHES = (patches.JSON, patches.MERGE, patches.STRATEGIC, patches.APPLY)
@@ -51,9 +56,79 @@ def parse_patch(content_type: str, body: bytes) -> tuple[str, Any]:
     kind = media_type(content_type)
     if kind not in _PATCHES:
         raise status.unsupported_media_type(kind, _PATCHES)
-    if kind == patches.APPLY and not body.lstrip().startswith(b"{"):  # all clients send JSON, which is YAML as well
+    if _is_yaml(kind, body):
         return kind, _yaml(body)
     return kind, _json(body)
+
+
+def repeated_fields(content_type: str, body: bytes) -> list[str]:
+    """The paths of fields that a body of a write has more than once; the last one counts. At most MAX_UNKNOWN.
+
+    Args:
+        body: that was parsed without an error.
+    """
+    match media_type(content_type):
+        case protobuf.CONTENT_TYPE:
+            return []
+        case kind if kind == YAML or _is_yaml(kind, body):
+            found = _repeated_in_yaml(yaml.compose(body, Loader=_LOADER), "")
+        case _:
+            found = _repeated_in_json(body)
+    return list(islice(found, MAX_UNKNOWN))
+
+
+def _is_yaml(kind: str, patch: bytes) -> bool:
+    """Whether what is applied is no JSON, which all clients send."""
+    return kind == patches.APPLY and not patch.lstrip().startswith(b"{")
+
+
+class _Repeating(dict[str, Any]):
+    """A JSON object that has fields more than once: ``names``."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.names = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+
+
+def _repeated_in_json(body: bytes) -> Iterator[str]:
+    any_repeats = False
+
+    def made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal any_repeats
+        plain = dict(pairs)
+        if len(plain) == len(pairs):
+            return plain
+        any_repeats = True
+        return _Repeating(pairs)
+
+    document = json.loads(body, object_pairs_hook=made)
+    return _repeated_below(document, "") if any_repeats else iter(())
+
+
+def _repeated_below(document: Any, path: str) -> Iterator[str]:
+    if isinstance(document, _Repeating):
+        yield from (_below(path, name) for name in document.names)
+    if isinstance(document, dict):
+        for name, each in document.items():
+            yield from _repeated_below(each, _below(path, name))
+    elif isinstance(document, list):
+        for index, each in enumerate(document):
+            yield from _repeated_below(each, f"{path}[{index}]")
+
+
+def _repeated_in_yaml(node: yaml.Node | None, path: str) -> Iterator[str]:
+    if isinstance(node, yaml.MappingNode):
+        seen = Counter(str(key.value) for key, _ in node.value)
+        yield from (_below(path, name) for name, count in seen.items() if count > 1)
+        for key, each in node.value:
+            yield from _repeated_in_yaml(each, _below(path, str(key.value)))
+    elif isinstance(node, yaml.SequenceNode):
+        for index, each in enumerate(node.value):
+            yield from _repeated_in_yaml(each, f"{path}[{index}]")
+
+
+def _below(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
 
 
 def _look_over(events: Iterable[yaml.Event]) -> None:
@@ -78,10 +153,9 @@ def _json(body: bytes) -> Any:
 def _yaml(body: bytes) -> Any:
     if len(body) > MAX_YAML:
         raise status.too_large(MAX_YAML)
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        _look_over(yaml.parse(body, Loader=loader))
-        document = yaml.load(body, Loader=loader)
+        _look_over(yaml.parse(body, Loader=_LOADER))
+        document = yaml.load(body, Loader=_LOADER)
         return msgspec.json.decode(msgspec.json.encode(document))  # dates become texts again
     except (yaml.YAMLError, TypeError, ValueError, RecursionError, UnicodeDecodeError) as error:
         told = " ".join(str(error).split())[:200]

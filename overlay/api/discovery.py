@@ -14,7 +14,7 @@ VERSION = "1.32"
 AGGREGATED = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 """The content type that tells the aggregated form from the old one."""
 
-_STATUS_VERBS = ("get", "patch", "update")
+SUBRESOURCE_VERBS = ("get", "patch", "update")
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -85,7 +85,8 @@ def _resource(kind: Kind) -> list[dict[str, Any]]:
     if kind.categories:
         found[0]["categories"] = list(kind.categories)
     if kind.status and not kind.view:
-        found.append({"name": f"{kind.resource}/status", "singularName": "", **common, "verbs": list(_STATUS_VERBS)})
+        verbs = list(SUBRESOURCE_VERBS)
+        found.append({"name": f"{kind.resource}/status", "singularName": "", **common, "verbs": verbs})
     return found
 
 
@@ -122,6 +123,6 @@ def _aggregated(kind: Kind) -> dict[str, Any]:
     }
     if kind.status and not kind.view:
         described["subresources"] = [
-            {"subresource": "status", "responseKind": what, "verbs": list(_STATUS_VERBS)}
+            {"subresource": "status", "responseKind": what, "verbs": list(SUBRESOURCE_VERBS)}
         ]  # fmt: skip
     return described

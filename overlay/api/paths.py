@@ -12,6 +12,9 @@ from overlay.services.objects.managers import MAX_NAME
 
 SUBRESOURCES = ("status",)
 
+DRY_RUN = "All"
+"""The one kind of dry run that there is: of all stages."""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -103,9 +106,9 @@ _VALIDATIONS = ("Ignore", "Warn", "Strict")
 
 def parse_query(query: Mapping[str, str]) -> Query:
     """Reads a query. Raises StatusError (400) for a value that means nothing."""
-    dry_run = query.get("dryRun", "")
-    if dry_run not in ("", "All"):
-        raise status.bad_request(f'Invalid value: "{dry_run[:64]}": dryRun: supported values: "All"')
+    dry_run = query.get("dryRun")
+    if dry_run not in (None, DRY_RUN):  # an empty one too: whoever asks for a dry run wants no other
+        raise status.bad_request(f'Invalid value: "{dry_run[:64]}": dryRun: supported values: "{DRY_RUN}"')
     validation = query.get("fieldValidation") or "Warn"
     if validation not in _VALIDATIONS:
         raise status.bad_request(f"fieldValidation: supported values: {', '.join(_VALIDATIONS)}")
@@ -123,7 +126,7 @@ def parse_query(query: Mapping[str, str]) -> Query:
         timeout=_number(query, "timeoutSeconds"),
         bookmarks=_flag(query, "allowWatchBookmarks"),
         initial_events=_flag(query, "sendInitialEvents"),
-        dry_run=dry_run == "All",
+        dry_run=dry_run is not None,
         validation=validation,
         include=query.get("includeObject") or "Metadata",
         manager=_manager(query.get("fieldManager", "")),
@@ -140,7 +143,8 @@ def _manager(name: str) -> str:
 
 
 def _flag(query: Mapping[str, str], name: str) -> bool:
-    return query.get(name, "").lower() in ("1", "true", "t")
+    """Whatever is given means yes, ``?watch`` as well, but for two words (apimachinery: pkg/runtime/conversion.go)."""
+    return query.get(name, "false").lower() not in ("0", "false")
 
 
 def _number(query: Mapping[str, str], name: str) -> int:

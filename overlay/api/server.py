@@ -153,6 +153,8 @@ class Api:
             return _refusal(_of_store(error, request.method))
         except ConfigError as error:
             return _refusal(StatusError(500, "InternalError", f"the configuration of services is no use: {error}"))
+        except RecursionError:  # within what parses, and too deep for what has to look at it
+            return _refusal(status.bad_request("the document is nested too deeply"))
         except (web.HTTPException, asyncio.CancelledError, ConnectionError):
             raise
         except Exception:

@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-from overlay.api.bodies import parse_object, parse_patch
-from overlay.api.paths import Query, Target
+import msgspec
+
+from overlay.api.bodies import parse_object, parse_patch, repeated_fields
+from overlay.api.discovery import SUBRESOURCE_VERBS
+from overlay.api.paths import DRY_RUN, Query, Target
 from overlay.services.computed import service_named
 from overlay.services.objects import patches, status
 from overlay.services.objects.apply import applied
@@ -58,11 +61,15 @@ _READ_ONLY = {
 
 
 def refuse_unless_allowed(target: Target, verb: str) -> None:
-    """Raises StatusError (405) for a verb that a kind does not have."""
+    """Raises StatusError (405) for a verb that a kind does not have, or that is not for what the URL names."""
     kind = target.kind
     if verb not in kind.verbs:
         why = _READ_ONLY.get(kind.resource, f"{kind.resource} cannot be changed here")
         raise status.method_not_allowed(f"{verb} is not supported on resources of kind {kind.resource!r}: {why}")
+    if verb == "deletecollection" and kind.namespaced and not target.namespace:
+        raise status.method_not_allowed(f"deletecollection of {kind.resource} is for one namespace at a time")
+    if target.subresource and verb not in SUBRESOURCE_VERBS:
+        raise status.method_not_allowed(f"{verb} is not supported on {kind.resource}/{target.subresource}")
 
 
 async def get(reading: Reading, target: Target) -> Answer:
@@ -87,7 +94,7 @@ async def create(storage: Storage, target: Target, query: Query, body: Body) -> 
     if target.kind.namespaced and not target.namespace:
         raise status.no_such_path()
     decoded = decode_as(target.kind, parse_object(body.content_type, body.content))
-    warnings = _judge(decoded, query)
+    warnings = _judge(decoded, query, body)
     made = await storage.create(
         target.kind, target.namespace, decoded.document, writer=_writer(target, query, body), dry_run=query.dry_run
     )
@@ -98,7 +105,7 @@ async def update(storage: Storage, target: Target, query: Query, body: Body) -> 
     """Replaces an object."""
     decoded = decode_as(target.kind, parse_object(body.content_type, body.content))
     _check_names(target, decoded.document)
-    warnings = _judge(decoded, query)
+    warnings = _judge(decoded, query, body)
     new = await storage.update(
         target.kind, target.namespace, target.name, lambda _: decoded.document,
         of_status=target.subresource == "status", writer=_writer(target, query, body), dry_run=query.dry_run,
@@ -110,7 +117,7 @@ async def patch(storage: Storage, target: Target, query: Query, body: Body) -> A
     """Changes parts of an object."""
     content_type, document = parse_patch(body.content_type, body.content)
     if content_type == patches.APPLY:
-        return await _apply(storage, target, query, document)
+        return await _apply(storage, target, query, body, document)
     if query.force is not None:
         raise status.wrong_option(status.forbidden("force", "may not be specified for non-apply patch"))
     warnings: list[str] = []
@@ -118,7 +125,7 @@ async def patch(storage: Storage, target: Target, query: Query, body: Body) -> A
     def change(old: Object) -> Object:
         decoded = decode_as(target.kind, patches.apply(content_type, target.kind.schema, old, document))
         _check_names(target, decoded.document)
-        warnings[:] = _judge(decoded, query)
+        warnings[:] = _judge(decoded, query, body)
         return decoded.document
 
     new = await storage.update(
@@ -128,7 +135,7 @@ async def patch(storage: Storage, target: Target, query: Query, body: Body) -> A
     return Answer(new, 200, warnings + _advice(target.kind, new))
 
 
-async def _apply(storage: Storage, target: Target, query: Query, document: Any) -> Answer:
+async def _apply(storage: Storage, target: Target, query: Query, body: Body, document: Any) -> Answer:
     """Server-side apply: makes the object, or makes it what the document says."""
     if not query.manager:
         raise status.wrong_option(status.required("fieldManager", "is required for apply patch"))
@@ -138,7 +145,7 @@ async def _apply(storage: Storage, target: Target, query: Query, document: Any) 
         raise status.bad_request("metadata.managedFields must be nil")
     _check_names(target, config)
     config["metadata"]["name"] = target.name
-    warnings = _judge(decoded, query)
+    warnings = _judge(decoded, query, body)
     writer = Manager(query.manager, APPLY, kind.api_version, target.subresource)
 
     def change(live: Object | None) -> Object:
@@ -172,14 +179,14 @@ def _writer(target: Target, query: Query, body: Body) -> Manager:
 async def delete(storage: Storage, target: Target, query: Query, body: Body) -> Answer:
     """Deletes an object, or all of a collection that a selector takes."""
     options = _delete_options(body)
-    dry_run = query.dry_run or "All" in (options.get("dryRun") or ())
+    dry_run = query.dry_run or bool(options.dry_run)
     kind = target.kind
     if not target.name:
         return await _delete_all(storage, target, query, dry_run=dry_run)
-    wanted = options.get("preconditions") or {}
+    wanted = options.preconditions or _Preconditions()
     old = await storage.delete(
-        kind, target.namespace, target.name, uid=str(wanted.get("uid") or ""),
-        version=str(wanted.get("resourceVersion") or ""), dry_run=dry_run,
+        kind, target.namespace, target.name, uid=wanted.uid or "", version=wanted.resource_version or "",
+        dry_run=dry_run,
     )  # fmt: skip
     if kind in (SERVICE, POD):  # as in Kubernetes; clients parse what they get
         return Answer(old)
@@ -204,12 +211,28 @@ async def _delete_all(storage: Storage, target: Target, query: Query, *, dry_run
     return Answer(listing)
 
 
-def _delete_options(body: Body) -> dict[str, Any]:
+class _Preconditions(msgspec.Struct, rename="camel"):
+    uid: str | None = None
+    resource_version: str | None = None
+
+
+class _DeleteOptions(msgspec.Struct, rename="camel"):
+    """As far as anything here follows from them (apimachinery: meta/v1 types.go)."""
+
+    dry_run: list[str] | None = None
+    preconditions: _Preconditions | None = None
+
+
+def _delete_options(body: Body) -> _DeleteOptions:
+    """What the body of a DELETE says. A dry run that is not understood is refused, for else it would be none."""
     if not body.content:
-        return {}
-    options = parse_object(body.content_type, body.content)
-    if not isinstance(options, dict):
-        raise status.bad_request("the body of a DELETE is a DeleteOptions")
+        return _DeleteOptions()
+    try:
+        options = msgspec.convert(parse_object(body.content_type, body.content), _DeleteOptions)
+    except msgspec.ValidationError as error:
+        raise status.bad_request(f"the body of a DELETE is no DeleteOptions: {error}") from None
+    if wrong := [each for each in options.dry_run or () if each != DRY_RUN]:
+        raise status.wrong_option(status.not_supported("dryRun", wrong[0], [DRY_RUN]), "DeleteOptions")
     return options
 
 
@@ -225,14 +248,17 @@ def _check_names(target: Target, document: Object) -> None:
             )
 
 
-def _judge(decoded: Decoded, query: Query) -> list[str]:
-    """What becomes of unknown fields: warnings; or, if that is asked for, an error or nothing."""
-    told = [f'unknown field "{path}"' for path in decoded.unknown]
+def _judge(decoded: Decoded, query: Query, body: Body) -> list[str]:
+    """What becomes of unknown and of repeated fields: warnings; or, if that is asked for, an error or nothing."""
+    if query.validation == "Ignore":
+        return []
+    told = [f'duplicate field "{path}"' for path in repeated_fields(body.content_type, body.content)]
+    told += [f'unknown field "{path}"' for path in decoded.unknown]
     if told and query.validation == "Strict":
         kind = decoded.document.get("kind", "")
         message = f'{kind} in version "v1" cannot be handled as a {kind}: strict decoding error: {", ".join(told)}'
         raise status.bad_request(message)
-    return told if query.validation == "Warn" else []
+    return told
 
 
 def _advice(kind: Kind, obj: Object) -> list[str]:

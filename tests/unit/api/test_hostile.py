@@ -28,6 +28,7 @@ from overlay.api.place import Identity
 from overlay.api.server import Api, serving
 from overlay.services.keys import Keys
 from overlay.services.objects.document import MAX_BYTES, copy
+from overlay.services.objects.patches import APPLY, JSON, MERGE, STRATEGIC
 from overlay.services.storage import Storage
 from overlay.store.contract import KeyRange
 from tests.support.memory_store import MemoryStore
@@ -205,6 +206,46 @@ async def test_much_out_of_little_is_refused_at_once(name: str) -> None:
     async with served() as api:
         async with asyncio.timeout(60):
             assert 400 <= await judged(api, "POST", SERVICES, BOMBS[name]) < 500
+        await all_is_well(api)
+
+
+def nested(depth: int) -> bytes:
+    return b'{"a":' * depth + b"1" + b"}" * depth
+
+
+DEEP = {
+    "annotations": b'{"metadata":{"annotations":%s}}',
+    "what nobody knows": b'{"metadata":{"x":%s}}',
+    "owners": b'{"metadata":{"managedFields":[{"manager":"m","operation":"Update","fieldsV1":%s}]}}',
+}
+
+
+@pytest.mark.parametrize("where", DEEP)
+@pytest.mark.parametrize("depth", [40, 150, 330, 480, 900])
+async def test_depth_that_the_parser_takes_is_refused_or_left_out(where: str, depth: int) -> None:
+    async with served() as api:
+        assert await judged(api, "POST", SERVICES, service()) == 201
+        body = DEEP[where] % nested(depth)
+        whole = json.dumps({**service("x"), "metadata": {"name": "x"}}).encode()
+        await judged(api, "POST", SERVICES, body.replace(b'"metadata":{', b'"metadata":{"name":"x",', 1))
+        await judged(api, "PUT", f"{SERVICES}/redis", whole[:1] + body[1:-1] + b"," + whole[1:])
+        for kind in (MERGE, STRATEGIC):
+            await judged(api, "PATCH", f"{SERVICES}/redis", body, kind)
+        await judged(api, "PATCH", f"{SERVICES}/redis?fieldManager=m&force=1", body, APPLY)
+        added = b'[{"op":"add","path":"/metadata","value":%s}]' % nested(depth)
+        await judged(api, "PATCH", f"{SERVICES}/redis", added, JSON)
+        await all_is_well(api)
+
+
+LONE = b'{"kind":"Service","metadata":{"name":"x","annotations":{"a":"\\ud800"}},"spec":{"ports":[{"port":1}]}}'
+
+
+async def test_half_a_character_is_refused() -> None:
+    async with served() as api:
+        assert await judged(api, "POST", SERVICES, LONE) == 400
+        assert await judged(api, "POST", SERVICES, LONE.replace(b"\\ud800", b"x")) == 201
+        assert await judged(api, "PATCH", f"{SERVICES}/x", LONE, MERGE) == 400
+        assert await judged(api, "PATCH", f"{SERVICES}/x?fieldManager=m", LONE, APPLY) == 400
         await all_is_well(api)
 
 

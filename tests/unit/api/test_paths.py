@@ -75,10 +75,29 @@ def test_a_query() -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("1", True),
+        ("true", True),
+        ("", True),
+        ("yes", True),
+        ("0", False),
+        ("false", False),
+        ("False", False),
+        (None, False),
+    ],
+)
+def test_a_flag_is_set_by_whatever_is_not_a_no(given: str | None, meant: bool) -> None:
+    query = {} if given is None else {"watch": given, "allowWatchBookmarks": given, "sendInitialEvents": given}
+    found = parse_query(query)
+    assert (found.watch, found.bookmarks, found.initial_events) == (meant, meant, meant)
+
+
+@pytest.mark.parametrize(
     "query",
     [
         {"limit": "many"}, {"limit": "-1"}, {"limit": "9" * 30}, {"resourceVersion": "x"}, {"resourceVersion": "٣"},
-        {"resourceVersion": "9" * 25}, {"dryRun": "Some"}, {"fieldValidation": "Maybe"}, {"timeoutSeconds": "1.5"},
+        {"resourceVersion": "9" * 25}, {"dryRun": "Some"}, {"dryRun": ""}, {"fieldValidation": "Maybe"}, {"timeoutSeconds": "1.5"},
     ],
 )  # fmt: skip
 def test_a_query_that_means_nothing(query: dict[str, str]) -> None:

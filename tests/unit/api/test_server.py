@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -61,6 +62,19 @@ async def test_a_service_from_its_making_to_its_end(api: Served) -> None:
         ("DELETE", "/api/v1/namespaces/default/pods/x", None, {}, 405, "MethodNotAllowed", "with Docker on their node"),
         ("PATCH", "/api/v1/nodes/n1", {}, {"Content-Type": MERGE}, 405, "MethodNotAllowed", "view of this cluster's agents"),
         ("PUT", SERVICES, {}, {}, 405, "MethodNotAllowed", "PUT is not supported here"),
+        ("DELETE", "/api/v1/services", None, {}, 405, "MethodNotAllowed", "deletecollection of services is for one namespace"),
+        ("DELETE", "/apis/discovery.k8s.io/v1/endpointslices", None, {}, 405, "MethodNotAllowed", "for one namespace"),
+        ("DELETE", "/api/v1/namespaces", None, {}, 405, "MethodNotAllowed", "deletecollection is not supported"),
+        ("DELETE", REDIS + "/status", None, {}, 405, "MethodNotAllowed", "delete is not supported on services/status"),
+        ("DELETE", "/api/v1/namespaces/default/status", None, {}, 405, "MethodNotAllowed", "namespaces/status"),
+        ("DELETE", REDIS, {"dryRun": ["all"]}, {}, 422, "Invalid", 'DeleteOptions.meta.k8s.io "" is invalid: dryRun: Unsupported value: "all"'),
+        ("DELETE", REDIS, {"dryRun": "All"}, {}, 400, "BadRequest", "Expected `array"),
+        ("DELETE", REDIS, {"dryRun": 1}, {}, 400, "BadRequest", "the body of a DELETE is no DeleteOptions"),
+        ("DELETE", REDIS, {"preconditions": ["x"]}, {}, 400, "BadRequest", "the body of a DELETE is no DeleteOptions"),
+        ("DELETE", REDIS, [], {}, 400, "BadRequest", "the body of a DELETE is no DeleteOptions"),
+        ("DELETE", SERVICES, {"dryRun": ["none"]}, {}, 422, "Invalid", "dryRun"),
+        ("DELETE", REDIS + "?dryRun=", None, {}, 400, "BadRequest", "dryRun"),
+        ("PUT", REDIS, {**service(), "metadata": {"name": "redis", "uid": "x"}}, {}, 409, "Conflict", "Precondition failed: UID in precondition: x"),
         ("POST", REDIS, {}, {}, 405, "MethodNotAllowed", "replaced by PUT"),
         ("PATCH", REDIS, {}, {"Content-Type": "application/apply-patch+cbor"}, 415, "UnsupportedMediaType", "unknown format"),
         ("PATCH", REDIS, {}, {"Content-Type": APPLY}, 422, "Invalid", 'PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value: is required for apply patch'),
@@ -120,6 +134,54 @@ async def test_unknown_fields_are_warned_of_and_not_stored(api: Served, validati
     assert "slector" not in (await api.send("GET", REDIS))["spec"]
 
 
+TWICE = b"""{"metadata": {"name": "redis", "labels": {"a": "1", "a": "2"}}, "kind": "Service", "kind": "Service",
+            "spec": {"ports": [{"port": 1}, {"name": "x", "port": 80, "port": 81}], "huge": 1}}"""
+ONE_PORT = b'{"metadata":{"labels":{"a":"1","a":"2"}},"spec":{"ports":[{"port":6379,"name":"a","name":"b"}]}}'
+IN_YAML = b"metadata:\n  labels: {a: x, a: '2'}\nspec:\n  ports:\n  - port: 6379\n    name: a\n    name: b\n"
+TOLD = ['duplicate field "metadata.labels.a"', 'duplicate field "spec.ports[0].name"']
+
+
+@pytest.mark.parametrize(
+    ("method", "content_type", "body", "told"),
+    [
+        ("POST", "application/json", TWICE, [
+            'duplicate field "kind"', 'duplicate field "metadata.labels.a"', 'duplicate field "spec.ports[1].port"',
+            'unknown field "spec.huge"',
+        ]),
+        ("PUT", "application/json", ONE_PORT, TOLD),
+        ("PUT", "application/yaml", IN_YAML, TOLD),
+        ("PUT", "application/yaml", b"{metadata: {labels: {a: x, a: y}}, spec: {ports: [{port: 6379}]}}", TOLD[:1]),
+        ("PATCH", MERGE, ONE_PORT, TOLD),
+        ("PATCH", STRATEGIC, ONE_PORT, TOLD),
+        ("PATCH", APPLY, ONE_PORT, TOLD),
+        ("PATCH", APPLY, IN_YAML, TOLD),
+        ("PATCH", JSON, b'[{"op":"add","path":"/metadata/labels","value":{"a":"1"},"value":{"a":"2"}}]',
+         ['duplicate field "[0].value"']),
+    ],
+)  # fmt: skip
+async def test_fields_that_are_there_twice_are_told_as_asked(
+    api: Served, method: str, content_type: str, body: bytes, told: list[str]
+) -> None:
+    """In Kubernetes' words (sigs.k8s.io/json); the last one counts."""
+    path = SERVICES if method == "POST" else REDIS
+    headers = {"Authorization": "Bearer w", "Content-Type": content_type}
+    if method != "POST":
+        await api.send("POST", SERVICES, service())
+    send = partial(api.client.request, method, path, data=body, headers=headers)
+    query = {"fieldManager": "a", "force": "true"} if content_type == APPLY else {}
+    async with send(params={**query, "fieldValidation": "Strict"}) as response:
+        assert response.status == 400
+        assert f"strict decoding error: {', '.join(told)}" in (await response.json())["message"]
+    async with send(params={**query, "fieldValidation": "Ignore"}) as response:
+        assert "Warning" not in response.headers
+    await api.send("DELETE", REDIS)
+    if method != "POST":
+        await api.send("POST", SERVICES, service())
+    async with send(params=query) as response:
+        quoted = [each.replace('"', '\\"') for each in told]
+        assert response.headers.getall("Warning") == [f'299 - "{each}"' for each in quoted]
+
+
 async def test_a_table(api: Served) -> None:
     await api.send("POST", SERVICES, service())
     for path in (SERVICES, REDIS):
@@ -156,6 +218,30 @@ async def test_a_status_is_changed_at_its_own_path(api: Served) -> None:
     changed = await api.send("PATCH", path, {"status": status}, headers={"Content-Type": STRATEGIC})
     assert changed["status"] == status
     assert (await api.send("GET", path))["status"] == status
+
+
+@pytest.mark.parametrize(
+    ("path", "told_of", "told"),
+    [
+        (REDIS, {"loadBalancer": {"ingress": [{"ip": "192.0.2"}]}}, "status.loadBalancer.ingress[0].ip: Invalid value"),
+        (REDIS, {"loadBalancer": {"ingress": [{"hostname": "192.0.2.1"}]}}, "must be a DNS name, not an IP address"),
+        (REDIS, {"loadBalancer": {"ingress": [{"hostname": "A_"}]}}, "status.loadBalancer.ingress[0].hostname"),
+        (REDIS, {"loadBalancer": {"ingress": [{"ipMode": "VIP"}]}}, "may not be specified when `ip` is not set"),
+        (
+            REDIS,
+            {"loadBalancer": {"ingress": [{"ip": "192.0.2.1", "ipMode": "x"}]}},
+            'supported values: "Proxy", "VIP"',
+        ),
+        ("/api/v1/namespaces/default", {"phase": "Terminating"}, "may only be 'Active' until the namespace is deleted"),
+    ],
+)
+async def test_a_status_has_rules_too(api: Served, path: str, told_of: dict[str, Any], told: str) -> None:
+    await api.send("POST", SERVICES, service())
+    before = await api.send("GET", path)
+    refused = await api.send("PATCH", f"{path}/status", {"status": told_of}, headers={"Content-Type": MERGE})
+    assert refused["code"] == 422
+    assert told in refused["message"]
+    assert await api.send("GET", path) == before
 
 
 async def test_a_body_that_is_too_large(api: Served) -> None:
