@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Protocol
 
 from overlay.store.contract import KeyRange, PagedStore
@@ -39,6 +40,17 @@ class Followed(Protocol):
         """Until the mirror has changed, or the way that it is followed."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """The store's revision, and whether the key that the mirror saw written last is as it was.
+
+    Where it is not, the mirror has to hear of that: that nothing else was written proves nothing then.
+    """
+
+    revision: int
+    is_same: bool
+
+
 class Freshness:
     """Proves it for one mirror.
 
@@ -59,44 +71,45 @@ class Freshness:
         if not (mirror.loaded and self._followed.connected):
             return False
         epoch = mirror.epoch
-        now = await self._revision(mirror)
-        if now is None:
-            return False
-        if not self._reached(now):
+        now = await self._look(mirror)
+        if now is not None and not self._reached(now):
             await self._wait_for(now)
-        if not self._reached(now):
+            now = now if now.is_same else await self._look(mirror)  # what it has heard of may be of a past that is gone
+        if now is not None and now.is_same and not self._reached(now):
             await self._ask(now)
-        return self._reached(now) and self._followed.connected and mirror.epoch == epoch
+        return now is not None and self._reached(now) and self._followed.connected and mirror.epoch == epoch
 
-    async def _revision(self, mirror: Mirror) -> int | None:
-        """The store's revision; None where its history is not the mirror's, which that does not know yet."""
+    async def _look(self, mirror: Mirror) -> _Seen | None:
+        """What the store is like; None where its history is not the mirror's, which that does not know yet."""
         before, newest = mirror.revision, mirror.newest
         page = await self._store.page(self._probe if newest is None else KeyRange(newest.key, prefix=False))
         found = mirror.kept(page.items[0]) if page.items else None
         is_as_known = found == newest
         has_changed = page.revision > before and (found is None or found.mod_revision > before)
-        return page.revision if page.revision >= before and (is_as_known or has_changed) else None
+        is_ours = page.revision >= before and (is_as_known or has_changed)
+        return _Seen(page.revision, is_as_known) if is_ours else None
 
-    def _reached(self, now: int) -> bool:
+    def _reached(self, now: _Seen) -> bool:
         mirror = self._followed.mirror
         epoch, known, until = self._proof
-        return mirror.revision >= now or (epoch == mirror.epoch and known <= mirror.revision and now <= until)
+        is_proved = now.is_same and epoch == mirror.epoch and known <= mirror.revision and now.revision <= until
+        return mirror.revision >= now.revision or is_proved
 
-    async def _wait_for(self, now: int) -> None:
+    async def _wait_for(self, now: _Seen) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(CATCH_UP_SECONDS):
                 while not self._reached(now):
                     await self._followed.moved()
 
-    async def _ask(self, now: int) -> None:
+    async def _ask(self, now: _Seen) -> None:
         """One asks at a time: what it is told may do for those who wait."""
         async with self._asking:
             mirror = self._followed.mirror
             if self._reached(now):
                 return
             epoch, known, count = mirror.epoch, mirror.revision, len(mirror.items)
-            if (again := await self._revision(mirror)) is None:
+            again = await self._look(mirror)
+            if again is None or not again.is_same:
                 return
-            now = max(now, again)
             if await self._store.unchanged(self._followed.span, known, count):
-                self._proof = (epoch, known, now)
+                self._proof = (epoch, known, max(now.revision, again.revision))
