@@ -135,7 +135,7 @@ async def test_unknown_fields_are_warned_of_and_not_stored(api: Served, validati
 
 
 TWICE = b"""{"metadata": {"name": "redis", "labels": {"a": "1", "a": "2"}}, "kind": "Service", "kind": "Service",
-            "spec": {"ports": [{"port": 1}, {"name": "x", "port": 80, "port": 81}], "huge": 1}}"""
+            "spec": {"ports": [{"name": "w", "port": 1}, {"name": "x", "port": 80, "port": 81}], "huge": 1}}"""
 ONE_PORT = b'{"metadata":{"labels":{"a":"1","a":"2"}},"spec":{"ports":[{"port":6379,"name":"a","name":"b"}]}}'
 IN_YAML = b"metadata:\n  labels: {a: x, a: '2'}\nspec:\n  ports:\n  - port: 6379\n    name: a\n    name: b\n"
 TOLD = ['duplicate field "metadata.labels.a"', 'duplicate field "spec.ports[0].name"']
