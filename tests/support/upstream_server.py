@@ -1,10 +1,9 @@
-"""A DNS server of the outside, which does what the asked name says: ``python -m … ADDRESS LOG [PORT]``.
+"""A DNS server of the outside, which does what the asked name says: ``python -m … ADDRESS LOG``.
 
 The first label: ``ok`` (one address, TTL 300), ``short`` (TTL 1), ``slow`` (2.5 s later), ``dead`` (never), ``lying``
 (first with another id, then for another name, then with strangers' records, then right), ``big`` (truncated by UDP; by
 TCP 100 addresses), ``gone`` (NXDOMAIN for 60 s), ``empty`` (no such record), ``failing`` (SERVFAIL), ``alias`` (a CNAME
-to ``ok``), ``garbage`` (bytes that are no message, then right), ``torn`` (truncated by UDP within a record; by TCP as
-``ok``), ``bad`` (a record that is none). Every question is a line of LOG.
+to ``ok``), ``garbage`` (bytes that are no message, then right). Every question is a line of LOG.
 """
 
 from __future__ import annotations
@@ -68,10 +67,6 @@ class Upstream:
             right = [*self._lies(query), response.to_wire()]
         if kind == "garbage":
             right = [b"", b"x", data[:2] + b"\xff" * 40, *right]
-        if kind == "torn" and not tcp:
-            right = [right[0][:2] + bytes((right[0][2] | 0x02,)) + right[0][3:-3]]
-        if kind == "bad":
-            right = [right[0][:-4] + b"\x00\x00"]
         return (SLOW_SECONDS if kind == "slow" else 0.0), right
 
     @staticmethod
@@ -97,7 +92,7 @@ class Datagrams(asyncio.DatagramProtocol):
             asyncio.get_running_loop().call_later(after, self._transport.sendto, each, address)
 
 
-async def main(address: str, log: Path, port: int = 53) -> None:
+async def main(address: str, log: Path) -> None:
     upstream = Upstream(log)
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -110,12 +105,12 @@ async def main(address: str, log: Path, port: int = 53) -> None:
 
     loop = asyncio.get_running_loop()
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    udp.bind((address, port))
+    udp.bind((address, 53))
     await loop.create_datagram_endpoint(lambda: Datagrams(upstream), sock=udp)
-    async with await asyncio.start_server(converse, address, port) as server:
+    async with await asyncio.start_server(converse, address, 53) as server:
         log.touch()
         await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:])))
+    asyncio.run(main(sys.argv[1], Path(sys.argv[2])))

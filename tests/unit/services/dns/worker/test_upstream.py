@@ -1,10 +1,10 @@
-"""What of an upstream's bytes is an answer: by a real server on loopback."""
+"""What of an upstream's bytes is an answer: by sockets on loopback."""
 
 from __future__ import annotations
 
 import asyncio
-import random
-import sys
+import socket
+import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,24 +16,42 @@ import pytest_asyncio
 
 from overlay.services.dns.worker import upstream
 from overlay.services.dns.worker.counts import Counts
+from tests.support.upstream_server import Datagrams, Upstream
 
 PATIENCE = 30.0
-SERVER = Path(__file__).parents[4] / "support" / "upstream_server.py"
+
+
+class Worse(Upstream):
+    """Also ``torn`` (truncated by UDP within a record; by TCP as ``ok``) and ``bad`` (a record that is none)."""
+
+    def answers(self, data: bytes, *, tcp: bool) -> tuple[float, list[bytes]]:
+        after, right = super().answers(data, tcp=tcp)
+        kind = dns.message.from_wire(data).question[0].name.to_text().split(".")[0]
+        if kind == "torn" and not tcp:
+            right = [right[0][:2] + bytes((right[0][2] | 0x02,)) + right[0][3:-3]]
+        if kind == "bad":
+            right = [right[0][:-4] + b"\x00\x00"]
+        return after, right
 
 
 @pytest_asyncio.fixture
 async def port(tmp_path: Path) -> AsyncIterator[int]:
     """An upstream's, on 127.0.0.1."""
-    log, number = tmp_path / "log", random.randint(20000, 30000)
-    process = await asyncio.create_subprocess_exec(sys.executable, str(SERVER), "127.0.0.1", str(log), str(number))
-    try:
-        async with asyncio.timeout(PATIENCE):
-            while not log.exists():
-                await asyncio.sleep(0.02)
+    server = Worse(tmp_path / "log")
+
+    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        (length,) = struct.unpack("!H", await reader.readexactly(2))
+        _, answers = server.answers(await reader.readexactly(length), tcp=True)
+        writer.write(struct.pack("!H", len(answers[-1])) + answers[-1])
+        writer.close()
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    number = int(listener.getsockname()[1])
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(lambda: Datagrams(server), local_addr=("127.0.0.1", number))
+    async with await asyncio.start_server(converse, sock=listener):
         yield number
-    finally:
-        process.kill()
-        await process.wait()
+    transport.close()
 
 
 @pytest.mark.parametrize(
