@@ -13,7 +13,7 @@ key                                    value                                    
 ``addresses/IP``                       who has this ClusterIP: ``NAMESPACE/NAME``            as long as its Service
 ``ports/PORT``                         who has this node port: ``NAMESPACE/NAME``            as long as its Service
 ``owners/IP``                          which node answers for an outside address             that node's etcd lease
-``publishers/skydns``                  which node writes the SkyDNS records                  the records' etcd lease
+``publishers/skydns``                  which node writes the SkyDNS records, and which       the records' etcd lease
 =====================================  ====================================================  =======================
 
 RESOURCE is the kind's plural as in URLs (``services``, ``endpointslices``); plurals are unique among our kinds. Names

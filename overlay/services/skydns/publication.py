@@ -1,7 +1,7 @@
 """Who writes the records, on which etcd lease, and what next. Pure; :mod:`publisher` carries it out.
 
-One key, ``publishers/skydns``, has the name of the node that writes, and hangs on the etcd lease that all records hang
-on. Every node that publishes refreshes that lease, so that the records go with the last of them, and not with the one
+One key, ``publishers/skydns``, has the name of the node that writes and, behind a space, what it writes; it hangs on the
+etcd lease that all records hang on. Every node that publishes refreshes that lease, so that the records go with the last of them, and not with the one
 that writes. Where the writer's ``alive/NODE`` is gone, whoever is first puts itself into its place: on the same lease,
 so nothing is written anew but what has changed.
 
@@ -22,6 +22,7 @@ from overlay.services.mirror import ServicesMirror
 from overlay.services.skydns.wanted import Wanted
 from overlay.store.contract import ABSENT, NO_LEASE, Committed, Compare, Delete, KeyRange, KeyValue, Put, Snapshot
 from overlay.store.session import Grant, Refresh, Session
+from overlay.text import excerpt
 
 TTL = 60
 """Seconds that the records outlive the last node that publishes."""
@@ -60,17 +61,19 @@ class Publication:
         mirror: of all services' keys; read only.
         node: this one's name.
         prefix: of the records' keys, without a slash at its end.
+        pods: whether pods have names.
 
     Attributes:
         wanted: what there is to be; of use to the writer alone.
         error: why the last action failed; None where it did not.
     """
 
-    def __init__(self, mirror: ServicesMirror, rng: Random, *, node: str, prefix: str) -> None:
+    def __init__(self, mirror: ServicesMirror, rng: Random, *, node: str, prefix: str, pods: bool = True) -> None:
         self.wanted = Wanted()
         self.error: StoreError | None = None
         self._mirror = mirror
         self._node = node
+        self._what = f"{prefix} with{'' if pods else 'out'} pods"
         self._key = mirror.keys.publisher("skydns")
         self._span = KeyRange(prefix + "/")
         self._rng = rng
@@ -86,14 +89,22 @@ class Publication:
     @property
     def writes(self) -> bool:
         """Whether this node is the one that writes, as far as is known."""
-        held = self._held()
-        return held is not None and held.value == self._node.encode()
+        return self.writer == self._node
 
     @property
     def writer(self) -> str | None:
         """The node that does; None where none is known."""
         held = self._held()
-        return None if held is None else held.value.decode(errors="replace")
+        return None if held is None else writer_of(held)
+
+    @property
+    def difference(self) -> str:
+        """How what is written differs from what this node would write, in words; empty where it does not."""
+        held = self._held()
+        _, _, what = ("" if held is None else held.value.decode(errors="replace")).partition(" ")
+        if not what or what == self._what:  # a writer of before says nothing of it
+            return ""
+        return f"{self.writer} writes {excerpt(what)}, this node would write {self._what}"
 
     @property
     def refused(self) -> list[str]:
@@ -142,16 +153,17 @@ class Publication:
 
     def _claim(self, held: KeyValue | None, session: Session) -> Write | None:
         """Makes this node the one that writes where none does."""
-        put = Put(self._key, self._node.encode(), session.lease_id)
+        put = Put(self._key, f"{self._node} {self._what}".encode(), session.lease_id)
         if held is None:
             return Write((Compare(self._key, ABSENT),), (put,))
-        if held.lease_id == session.lease_id and (held.value == put.value or self._lives(held)):
+        is_own = writer_of(held) == self._node
+        if held.lease_id == session.lease_id and (held.value == put.value or (self._lives(held) and not is_own)):
             return None
-        gone = () if held.value == put.value else (Compare(self._alive(held), ABSENT),)
+        gone = () if is_own else (Compare(self._alive(held), ABSENT),)
         return Write((_as_is(held), *gone), (put,))
 
     def _alive(self, held: KeyValue) -> str:
-        return self._mirror.keys.alive(held.value.decode(errors="replace"))
+        return self._mirror.keys.alive(writer_of(held))
 
     def _lives(self, held: KeyValue) -> bool:
         return self._alive(held) in self._mirror.items
@@ -242,6 +254,11 @@ class Publication:
             self._session.replace()
             return
         self.error = error
+
+
+def writer_of(held: KeyValue) -> str:
+    """The node that the key's value names."""
+    return held.value.decode(errors="replace").partition(" ")[0]
 
 
 def _as_is(kv: KeyValue) -> Compare:

@@ -19,7 +19,7 @@ from overlay.services.dns import entries
 from overlay.services.dns.zone import ServiceName
 from overlay.services.mirror import ServicesMirror
 from overlay.services.skydns import records
-from overlay.services.skydns.publication import Action, Publication, Read, Write
+from overlay.services.skydns.publication import Action, Publication, Read, Write, writer_of
 from overlay.store.contract import Committed, Compare, Delete, Snapshot, Store
 from overlay.store.session import Grant, Refresh
 
@@ -51,7 +51,7 @@ class Publisher:
         self._holds_name = holds_name
         self._prefix = prefix
         self._pods = pods
-        self._publication = Publication(mirror, rng, node=node, prefix=prefix)
+        self._publication = Publication(mirror, rng, node=node, prefix=prefix, pods=pods)
         self._occasion = Occasion()
         self._touched = set[ServiceName]()
         self._all = True
@@ -88,7 +88,7 @@ class Publisher:
             action = self._publication.next(now)
             if isinstance(action, float):
                 await asyncio.sleep(_SECONDS)
-                return Look((*problems, *self._refusals()), due=max(0.0, action - boottime()))
+                return Look((*problems, *self._wrong()), due=max(0.0, action - boottime()))
             try:
                 result = await self._carry_out(action)
             except StoreError as error:
@@ -164,16 +164,20 @@ class Publisher:
             self._gathered_pods = set()
         return ()
 
-    def _refusals(self) -> tuple[Problem, ...]:
+    def _wrong(self) -> tuple[Problem, ...]:
+        problems: list[Problem] = []
+        if different := self._publication.difference:
+            remedy = "give all nodes that publish the same --skydns-prefix and --dns-pods"
+            problems.append(Problem("skydns-differs", f"{different}, and will when it takes its place", remedy))
         if not (refused := self._publication.refused):
-            return ()
+            return tuple(problems)
         sentence = f"{refused[0]} is somebody else's in etcd ({len(refused)} such keys): its record is not published"
-        return (Problem("skydns-refused", sentence, "delete it there, or name another --skydns-prefix"),)
+        return (*problems, Problem("skydns-refused", sentence, "delete it there, or name another --skydns-prefix"))
 
 
 async def resign(store: Store, mirror: ServicesMirror, node: str) -> None:
     """This node publishes no more: another one may at once, and if none does, the records go. Raises StoreError."""
     key = mirror.keys.publisher("skydns")
     held = mirror.items.get(key)
-    if held is not None and held.value == node.encode():
+    if held is not None and writer_of(held) == node:
         await store.commit([Compare(key, held.mod_revision, held.value)], [Delete(key)])

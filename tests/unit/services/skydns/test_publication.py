@@ -24,11 +24,14 @@ RECORD_OF = {f"/skydns/local/cluster/svc/default/s{number}": b"v%d" % number for
 class Node:
     """One that publishes, on a store that others may be on as well."""
 
-    def __init__(self, core: MemoryCore, name: str, wants: dict[str, bytes] | None = None) -> None:
+    def __init__(
+        self, core: MemoryCore, name: str, wants: dict[str, bytes] | None = None, *, prefix: str = "/skydns",
+        pods: bool = True,
+    ) -> None:  # fmt: skip
         self.core, self.name = core, name
         self.wants = RECORD_OF if wants is None else wants
         self.mirror = ServicesMirror(KEYS)
-        self.publication = Publication(self.mirror, Random(name), node=name, prefix="/skydns")
+        self.publication = Publication(self.mirror, Random(name), node=name, prefix=prefix, pods=pods)
         self.writes: list[Put | Delete] = []
         self.reads = 0
 
@@ -110,6 +113,43 @@ def test_one_node_writes_all_and_then_nothing(core: MemoryCore) -> None:
     assert (first.publication.writes, second.publication.writes) == (True, False)
     assert second.publication.writer == "n1"
     assert second.reads == 0
+
+
+def test_who_would_write_something_else_says_so(core: MemoryCore) -> None:
+    first, second = two(core)
+    other, without = Node(core, "n3", {}, prefix="/other"), Node(core, "n4", {}, pods=False)
+    for node in (first, second, other, without):
+        node.alive(0)
+        node.settle(0)
+    assert first.publication.difference == second.publication.difference == ""
+    told = "n1 writes /skydns with pods, this node would write"
+    assert other.publication.difference == f"{told} /other with pods"
+    assert without.publication.difference == f"{told} /skydns without pods"
+    assert (other.publication.writer, other.publication.writes) == ("n1", False)
+    first.alive(1, lives=False)
+    other.settle(1)
+    second.settle(1)
+    assert other.publication.writes
+    assert second.publication.difference == "n3 writes /other with pods, this node would write /skydns with pods"
+
+
+def test_a_writer_started_anew_says_what_it_writes_now(core: MemoryCore) -> None:
+    first, second = two(core)
+    again = Node(core, "n1", {}, prefix="/other")
+    again.settle(1)
+    second.settle(1)
+    assert second.publication.writer == "n1"
+    assert "/other" in second.publication.difference
+
+
+def test_a_writer_of_before_stays_and_says_nothing(core: MemoryCore) -> None:
+    first, second = two(core)
+    (held,) = core.read(KeyRange(KEYS.publisher("skydns")), 1).items
+    core.commit((), (Put(held.key, b"n1", held.lease_id),), 1)
+    second.settle(1)
+    assert (second.publication.writer, second.publication.difference) == ("n1", "")
+    first.settle(1)
+    assert first.publication.writes
 
 
 def test_only_what_differs_is_written(core: MemoryCore) -> None:

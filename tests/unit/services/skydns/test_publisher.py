@@ -83,11 +83,24 @@ async def test_a_machine_whose_name_is_anothers_writes_nothing(monkeypatch: pyte
     assert await node.keys() == set()
 
 
+async def test_that_another_writes_something_else_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Node(monkeypatch, pods=False)
+    await node.keys()
+    key = KEYS.publisher("skydns")
+    (held,) = (await node.store.read(KeyRange(key))).items
+    operations = [Put(key, b"n2 /skydns with pods", held.lease_id), Put(KEYS.alive("n2"), b"id")]
+    await node.store.commit((), operations)
+    await node.keys()
+    (problem,) = (await node.publisher.look()).problems
+    assert problem.code == "skydns-differs"
+    assert "n2 writes /skydns with pods, this node would write /skydns without pods" in problem.sentence
+
+
 async def test_only_the_one_that_writes_resigns(monkeypatch: pytest.MonkeyPatch) -> None:
     node = Node(monkeypatch)
     await node.keys()
     key = KEYS.publisher("skydns")
     await resign(node.store, node.mirror, "n2")
-    assert [kv.value for kv in (await node.store.read(KeyRange(key))).items] == [b"n1"]
+    assert [kv.value for kv in (await node.store.read(KeyRange(key))).items] == [b"n1 /skydns with pods"]
     await resign(node.store, node.mirror, "n1")
     assert (await node.store.read(KeyRange(key))).items == ()
