@@ -92,7 +92,7 @@ class Query:
     match: str = ""
     timeout: int = 0
     bookmarks: bool = False
-    initial_events: bool = False
+    initial_events: bool | None = None
     dry_run: bool = False
     validation: str = "Warn"
     include: str = "Metadata"
@@ -122,16 +122,28 @@ def parse_query(query: Mapping[str, str]) -> Query:
         token=query.get("continue", ""),
         watch=_flag(query, "watch"),
         version=version,
-        match=query.get("resourceVersionMatch", ""),
+        match=_match(query),
         timeout=_number(query, "timeoutSeconds"),
         bookmarks=_flag(query, "allowWatchBookmarks"),
-        initial_events=_flag(query, "sendInitialEvents"),
+        initial_events=_flag(query, "sendInitialEvents") if "sendInitialEvents" in query else None,
         dry_run=dry_run is not None,
         validation=validation,
         include=query.get("includeObject") or "Metadata",
         manager=_manager(query.get("fieldManager", "")),
         force=_flag(query, "force") if "force" in query else None,
     )
+
+
+_MATCHES = ("", "Exact", "NotOlderThan")
+
+
+def _match(query: Mapping[str, str]) -> str:
+    match, version = query.get("resourceVersionMatch", ""), query.get("resourceVersion", "")
+    if match not in _MATCHES:
+        raise status.bad_request(f"resourceVersionMatch: supported values: {', '.join(_MATCHES[1:])}")
+    if match == "Exact" and version in ("", "0"):
+        raise status.bad_request("resourceVersionMatch: Exact needs a resourceVersion that is not 0")
+    return match
 
 
 def _manager(name: str) -> str:

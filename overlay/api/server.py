@@ -18,10 +18,10 @@ import msgspec
 from aiohttp import web
 
 from overlay.api import discovery, openapi, openapi_v2, streams, verbs
-from overlay.api.auth import Tokens
+from overlay.api.auth import READING, Tokens
 from overlay.api.bodies import MAX_BODY
 from overlay.api.paths import Query, Target, parse, parse_query
-from overlay.api.tables import table
+from overlay.api.tables import METADATA_ALONE, table
 from overlay.api.verbs import Answer, Body
 from overlay.api.watching import Hub
 from overlay.errors import ConfigError, StoreError
@@ -69,12 +69,13 @@ _JSON = "application/json"
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """How a client wants its objects: as they are, or as a Table; in which version."""
+    """How a client wants its objects: as they are, their metadata alone, or as a Table; in which version."""
 
     kind: Kind
     as_table: bool
     include: str
     api_version: str
+    as_metadata: bool = False
 
     def document(self, what: Object | Listing) -> Object:
         """One object or a list."""
@@ -86,9 +87,11 @@ class Rendering:
                 metadata["remainingItemCount"] = what.remaining
             if self.as_table:
                 return self._table(what.items, metadata)
-            version = self.api_version or self.kind.api_version
+            name, version = self.kind.name, self.api_version or self.kind.api_version
+            if self.as_metadata:
+                name, version = METADATA_ALONE["kind"], METADATA_ALONE["apiVersion"]
             items = [self._versioned(each) for each in what.items]
-            return {"kind": f"{self.kind.name}List", "apiVersion": version, "metadata": metadata, "items": items}
+            return {"kind": f"{name}List", "apiVersion": version, "metadata": metadata, "items": items}
         if self.as_table and what.get("kind") == self.kind.name:
             return self._table([what], {"resourceVersion": what["metadata"].get("resourceVersion", "")})
         return self._versioned(what)
@@ -96,7 +99,9 @@ class Rendering:
     def event(self, obj: Object | None, first: bool) -> Object:
         """One event's object in a watch: columns are described once."""
         if not self.as_table:
-            return self._versioned(obj) if obj is not None else {}
+            if obj is None:
+                return dict(METADATA_ALONE) if self.as_metadata else {}
+            return self._versioned(obj)
         shown = self._table([] if obj is None else [obj], {})
         return shown if first else {**shown, "columnDefinitions": None}
 
@@ -107,6 +112,8 @@ class Rendering:
     def _versioned(self, obj: Object) -> Object:
         if obj.get("kind") == "Status":
             return obj
+        if self.as_metadata:
+            return {**METADATA_ALONE, "metadata": obj["metadata"]}
         return {"kind": self.kind.name, **obj, "apiVersion": self.api_version or self.kind.api_version}
 
 
@@ -166,8 +173,9 @@ class Api:
         if target is None:
             return await self._about_the_api(request)
         query = parse_query(request.query)
-        wants_table = "as=Table" in request.headers.get("Accept", "").partition(",")[0].replace(" ", "")
-        rendering = Rendering(target.kind, wants_table, query.include, target.api_version)
+        wanted = request.headers.get("Accept", "").partition(",")[0].replace(" ", "")
+        wants_table, wants_metadata = "as=Table" in wanted, "as=PartialObjectMetadata" in wanted
+        rendering = Rendering(target.kind, wants_table, query.include, target.api_version, wants_metadata)
         if request.method == "GET" and (query.watch or target.watch):
             verbs.refuse_unless_allowed(target, "watch")
             return await self._watch(request, target, query, rendering)
@@ -232,7 +240,7 @@ class Api:
     # --- about the API itself ---
 
     async def _about_the_api(self, request: web.Request) -> web.Response:
-        if request.method != "GET":
+        if request.method not in READING:
             raise status.method_not_allowed(f"{request.method[:16]} is not supported here")
         path = request.path.rstrip("/") or "/"
         accept = request.headers.get("Accept", "")
@@ -314,6 +322,8 @@ async def _body(request: web.Request) -> Body:
         raise StatusError(408, "Timeout", f"the body did not come within {BODY_SECONDS:g} s") from None
     except web.HTTPRequestEntityTooLarge:
         raise status.too_large(MAX_BODY) from None
+    except web.RequestPayloadError as error:  # no gzip, though it says so; cut off
+        raise status.bad_request(f"the body cannot be read: {' '.join(str(error).split())}") from None
     return Body(request.headers.get("Content-Type", ""), content, request.headers.get("User-Agent", ""))
 
 

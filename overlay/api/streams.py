@@ -60,7 +60,7 @@ class _Lines:
         kind = self.target.kind
         version = self.target.api_version or kind.api_version
         document = {"kind": kind.name, "apiVersion": version, "metadata": metadata}
-        if (shown := self.render(None, self.first)) and shown.get("kind") == "Table":
+        if shown := self.render(None, self.first):  # as a Table, or as metadata alone
             document = {**shown, "metadata": metadata}
         return msgspec.json.encode({"type": "BOOKMARK", "object": document}) + b"\n"
 
@@ -96,7 +96,10 @@ async def lines(
         takes = both(takes, lambda pod: namespace_of(pod) == target.namespace)
     made = _Lines(target, takes, render)
     after = int(query.version or 0)
-    if after == 0 or query.initial_events:
+    if after == 0 and query.initial_events is False:  # only what changes from now on
+        after = await hub.now()
+        yield b""
+    elif after == 0 or query.initial_events:
         service = service_named(target.kind, query.labels, query.fields)
         listing = await reading.list(target.kind, target.namespace, takes=takes, service=service)
         after = listing.revision

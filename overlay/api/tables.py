@@ -36,6 +36,10 @@ class Column:
         }  # fmt: skip
 
 
+METADATA_ALONE = {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1"}
+"""What an object is called of which nothing but its metadata is told."""
+
+
 def table(
     kind: Kind, objects: Sequence[Object], now: datetime, *, include: str = "Metadata", metadata: dict[str, Any]
 ) -> Object:
@@ -60,9 +64,7 @@ def _row(columns: Sequence[Column], obj: Object, now: datetime, include: str) ->
     if include == "Object":
         row["object"] = obj
     elif include != "None":
-        row["object"] = {
-            "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata_of(obj),
-        }  # fmt: skip
+        row["object"] = {**METADATA_ALONE, "metadata": metadata_of(obj)}
     return row
 
 

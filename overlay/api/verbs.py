@@ -23,7 +23,7 @@ from overlay.services.objects.kinds import POD, SERVICE, Kind
 from overlay.services.objects.managers import APPLY, MAX_NAME, UPDATE, Manager
 from overlay.services.objects.selectors import selector
 from overlay.services.reading import Reading
-from overlay.services.storage import Listing, Storage
+from overlay.services.storage import Listing, Storage, make_token
 
 MAX_LIMIT = 10_000
 """Objects in one part of a list."""
@@ -82,8 +82,11 @@ async def list_(reading: Reading, target: Target, query: Query) -> Answer:
     takes = selector(target.kind, query.labels, query.fields) if query.labels or query.fields else None
     limit = min(query.limit, MAX_LIMIT)
     service = service_named(target.kind, query.labels, query.fields)
+    token = query.token
+    if query.match == "Exact" and not token:  # as the part after the first of a list of that revision
+        token = make_token(int(query.version), reading.span(target.kind, target.namespace).key)
     return Answer(
-        await reading.list(target.kind, target.namespace, limit=limit, token=query.token, takes=takes, service=service)
+        await reading.list(target.kind, target.namespace, limit=limit, token=token, takes=takes, service=service)
     )
 
 

@@ -134,6 +134,10 @@ class Hub:
         """All up to here is known; 0: nothing yet."""
         return self._mirror.revision
 
+    async def now(self) -> int:
+        """The store's revision, after which a watch hears of whatever comes. Raises StoreError."""
+        return await self._storage.revision()
+
     async def changes(self, kind: Kind, namespace: str, after: int, *, tick: float) -> AsyncGenerator[Batch, None]:
         """Every change of a kind's objects, or of one namespace's, after revision ``after``.
 

@@ -65,7 +65,7 @@ class Reading:
             if kind is POD and not token and not listing.token:  # their keys have their containers' ids
                 listing.items.sort(key=lambda pod: (namespace_of(pod), name_of(pod)))
             return listing
-        revision, after = parse_token(token, self._storage.span(kind, namespace).key)
+        revision, after = parse_token(token, self.span(kind, namespace).key)
         mirror = await self._current(kind, namespace, service, revision)
         rest = [owner for owner in owners(mirror, kind, namespace, service) if owner > after]
         items: list[Object] = []
@@ -76,6 +76,10 @@ class Reading:
                 return Listing(items, mirror.revision, make_token(mirror.revision, owner))
         return Listing(items, mirror.revision)
 
+    def span(self, kind: Kind, namespace: str) -> KeyRange:
+        """The keys of a kind's objects, stored or not."""
+        return self._storage.span(kind, namespace)
+
     async def snapshot(self, kind: Kind, namespace: str, revision: int) -> dict[str, KeyValue]:
         """The objects of a kind as they were, by key, as values that etcd has or would have.
 
@@ -84,7 +88,7 @@ class Reading:
         if kind in COMPUTED:
             mirror = await self._mirror(kind, namespace, revision)
             return {key: as_stored(key, obj) for key, obj in everything(mirror, kind, namespace).items()}
-        page = await self._storage.store.page(self._storage.span(kind, namespace), revision=revision)
+        page = await self._storage.store.page(self.span(kind, namespace), revision=revision)
         return {item.key: item for item in page.items}
 
     async def refuse_computed(self, kind: Kind, namespace: str, name: str) -> None:
@@ -115,7 +119,7 @@ class Reading:
         if revision and self._last is not None and self._last[:2] == (about, revision):
             return self._last[2]
         keys = self._keys
-        spans = [self._storage.span(kind, namespace)]
+        spans = [self.span(kind, namespace)]
         if kind is NODE:
             spans.append(KeyRange(keys.alive()))
         elif service and namespace:

@@ -1,9 +1,9 @@
 """Who writes the records, on which etcd lease, and what next. Pure; :mod:`publisher` carries it out.
 
-One key, ``publishers/skydns``, has the name of the node that writes and, behind a space, what it writes; it hangs on the
-etcd lease that all records hang on. Every node that publishes refreshes that lease, so that the records go with the last of them, and not with the one
-that writes. Where the writer's ``alive/NODE`` is gone, whoever is first puts itself into its place: on the same lease,
-so nothing is written anew but what has changed.
+One key, ``publishers/skydns``, has the name of the node that writes and, behind a space, what it writes; it hangs on
+the etcd lease that all records hang on. Every node that publishes refreshes that lease, so that the records go with the
+last of them, and not with the one that writes. Where the writer's ``alive/NODE`` is gone, whoever is first puts itself
+into its place: on the same lease, so nothing is written anew but what has changed.
 
 Every transaction compares that key, and of each record what was read of it. What hangs on another etcd lease, or none,
 is somebody else's: it is neither changed nor removed, and a record of ours that would be there is not written.

@@ -90,7 +90,7 @@ def test_a_query() -> None:
 def test_a_flag_is_set_by_whatever_is_not_a_no(given: str | None, meant: bool) -> None:
     query = {} if given is None else {"watch": given, "allowWatchBookmarks": given, "sendInitialEvents": given}
     found = parse_query(query)
-    assert (found.watch, found.bookmarks, found.initial_events) == (meant, meant, meant)
+    assert (found.watch, found.bookmarks, found.initial_events) == (meant, meant, None if given is None else meant)
 
 
 @pytest.mark.parametrize(

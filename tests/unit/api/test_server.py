@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import json
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
@@ -89,6 +91,8 @@ async def test_a_service_from_its_making_to_its_end(api: Served) -> None:
         ("PATCH", REDIS, [{"op": "test", "path": "/kind", "value": "x"}], {"Content-Type": JSON}, 422, "Invalid", "due to an error"),
         ("PATCH", REDIS, {"metadata": {"resourceVersion": "1"}}, {"Content-Type": MERGE}, 409, "Conflict", "has been modified"),
         ("PUT", REDIS, service("other"), {}, 400, "BadRequest", "does not match the name on the URL"),
+        ("GET", SERVICES + "?resourceVersionMatch=Exact", None, {}, 400, "BadRequest", "Exact needs a resourceVersion"),
+        ("GET", SERVICES + "?resourceVersionMatch=x", None, {}, 400, "BadRequest", "supported values: Exact, NotOlderThan"),
         ("GET", SERVICES + "?limit=x", None, {}, 400, "BadRequest", "limit"),
         ("GET", SERVICES + "?fieldSelector=a.b=c", None, {}, 400, "BadRequest", "field label not supported"),
         ("GET", SERVICES + "?labelSelector=a>b", None, {}, 400, "BadRequest", "unable to parse requirement"),
@@ -180,6 +184,76 @@ async def test_fields_that_are_there_twice_are_told_as_asked(
     async with send(params=query) as response:
         quoted = [each.replace('"', '\\"') for each in told]
         assert response.headers.getall("Warning") == [f'299 - "{each}"' for each in quoted]
+
+
+METADATA = "application/json;as=PartialObjectMetadata%s;g=meta.k8s.io;v=v1,application/json"
+
+
+async def test_metadata_alone(api: Served) -> None:
+    """As client-go's metadata client asks, which takes nothing else."""
+    made = await api.send("POST", SERVICES, service())
+    alone = {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": made["metadata"]}
+    one, many = {"Accept": METADATA % ""}, {"Accept": METADATA % "List"}
+    assert await api.send("GET", REDIS, headers=one) == alone
+    listed = await api.send("GET", SERVICES, headers=many)
+    assert (listed["kind"], listed["items"]) == ("PartialObjectMetadataList", [alone])
+    changed = await api.send(
+        "PATCH", REDIS, {"metadata": {"labels": {"a": "b"}}}, headers={**one, "Content-Type": MERGE}
+    )
+    assert changed.keys() == alone.keys()
+    assert (await api.send("GET", REDIS + "x", headers=one))["kind"] == "Status"
+    query = {"watch": "1", "timeoutSeconds": "1", "sendInitialEvents": "1", "allowWatchBookmarks": "1",
+             "resourceVersionMatch": "NotOlderThan"}  # fmt: skip
+    async with api.request("GET", SERVICES, params=query, headers=one) as response:
+        events = [json.loads(line) for line in (await response.text()).splitlines()]
+    assert [(each["type"], each["object"]["kind"]) for each in events] == [
+        ("ADDED", "PartialObjectMetadata"), ("BOOKMARK", "PartialObjectMetadata"),
+    ]  # fmt: skip
+    assert events[0]["object"] == changed
+    assert events[1]["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
+
+
+async def test_a_list_as_it_was(api: Served) -> None:
+    first = await api.send("POST", SERVICES, service("a"))
+    await api.send("POST", SERVICES, service("b"))
+    await api.send("DELETE", f"{SERVICES}/a")
+    then = {"resourceVersion": first["metadata"]["resourceVersion"], "resourceVersionMatch": "Exact"}
+    listed = await api.send("GET", SERVICES, params=then)
+    assert [each["metadata"]["name"] for each in listed["items"]] == ["a"]
+    assert listed["metadata"]["resourceVersion"] == then["resourceVersion"]
+    endpoints = await api.send("GET", "/api/v1/endpoints", params=then)
+    assert [each["metadata"]["name"] for each in endpoints["items"]] == ["a"]
+    after = await api.send("GET", SERVICES, params={**then, "resourceVersionMatch": "NotOlderThan"})
+    assert [each["metadata"]["name"] for each in after["items"]] == ["b"]
+    assert (await api.send("GET", SERVICES, params={**then, "resourceVersion": "9999"}))["code"] == 410
+
+
+async def test_a_watch_of_what_is_to_come_alone(api: Served) -> None:
+    await api.send("POST", SERVICES, service("a"))
+    async with api.watch(SERVICES, sendInitialEvents="false", resourceVersionMatch="NotOlderThan") as events:
+        await api.send("POST", SERVICES, service("b"))
+        assert await events.names(1) == [("ADDED", "b")]
+
+
+async def test_a_body_that_is_not_what_it_says(api: Served) -> None:
+    zipped = gzip.compress(json.dumps(service()).encode())
+    headers = {"Authorization": "Bearer w", "Content-Type": "application/json", "Content-Encoding": "gzip",
+               "Connection": "close"}  # fmt: skip
+    for body, code in (
+        (b"garbage", 400),
+        (zipped[:-9], 400),
+        (gzip.compress(b" " * (MAX_BODY + 1)), 413),
+        (zipped, 201),
+    ):
+        async with api.client.post(SERVICES, data=body, headers=headers) as response:
+            assert response.status == code, await response.text()
+            assert (await response.json())["kind"] == ("Service" if code == 201 else "Status")
+
+
+async def test_health_is_told_to_who_wants_no_body(api: Served) -> None:
+    for path in ("/healthz", "/livez", "/readyz", "/version"):
+        async with api.request("HEAD", path, headers={"Authorization": "Bearer r"}) as response:
+            assert (response.status, await response.read()) == (200, b"")
 
 
 async def test_a_table(api: Served) -> None:

@@ -134,7 +134,7 @@ def test_who_would_write_something_else_says_so(core: MemoryCore) -> None:
 
 
 def test_a_writer_started_anew_says_what_it_writes_now(core: MemoryCore) -> None:
-    first, second = two(core)
+    _, second = two(core)
     again = Node(core, "n1", {}, prefix="/other")
     again.settle(1)
     second.settle(1)
