@@ -8,8 +8,10 @@ one host in namespaces:   etcd ◀── overlay services ── 169.254.20.10 �
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -22,11 +24,12 @@ pytestmark = pytest.mark.root
 
 LIMIT = 60.0
 CLUSTER_IP = "10.97.218.31"
+MUSL_PROGRAM = Path(__file__).parents[1] / "support" / "resolve.c"
 
 
 @pytest.fixture
 def host() -> Iterator[DockerHost]:
-    need_programs("nft")
+    need_programs("nft", "musl-gcc")
     with own_folder() as folder, docker_host(folder) as host:
         yield host
 
@@ -75,6 +78,13 @@ def test_names_resolve_in_containers(host: DockerHost) -> None:
         assert "options ndots:5" in host.docker("exec", container, "cat", "/etc/resolv.conf").replace(" ndots:0", "")
     assert "nameserver 169.254.20.10" in host.docker("exec", on_bridge, "cat", "/etc/resolv.conf")
     resolves(elsewhere, "redis", "10.97.0.2")  # a container of another namespace says so
+    musl = host.folder / "resolve"
+    subprocess.run(["musl-gcc", "-static", "-o", str(musl), str(MUSL_PROGRAM)], check=True)
+    for container, names in ((on_bridge, ("redis", "web")), (in_own, ("redis", "web", "redis.default.svc"))):
+        host.docker("cp", str(musl), f"{container}:/resolve")
+        found = {name: host.docker("exec", container, "/resolve", name, check=False) for name in names}
+        assert found == {name: address if name == "web" else CLUSTER_IP for name in names}
+        assert host.docker("exec", container, "/resolve", "nothing", check=False) == "no such name"
     own = json.loads(host.docker("inspect", "db"))[0]["NetworkSettings"]["Networks"]["own"]["IPAddress"]
     resolves(in_own, "db.", own)  # a plain name of its own network is Docker's affair still
     host.docker("stop", "--time", "0", "web1")
