@@ -14,6 +14,7 @@ from overlay.services.skydns import publisher
 from overlay.services.skydns.publisher import Publisher, resign
 from overlay.store.contract import Delete, KeyRange, Put
 from tests.support.memory_store import MemoryCore, MemoryStore
+from tests.support.problems import shown
 from tests.unit.services.dns.test_entries import pod, service
 
 KEYS = Keys()
@@ -91,9 +92,8 @@ async def test_that_another_writes_something_else_is_a_problem(monkeypatch: pyte
     operations = [Put(key, b"n2 /skydns with pods", held.lease_id), Put(KEYS.alive("n2"), b"id")]
     await node.store.commit((), operations)
     await node.keys()
-    (problem,) = (await node.publisher.look()).problems
-    assert problem.code == "skydns-differs"
-    assert "n2 writes /skydns with pods, this node would write /skydns without pods" in problem.sentence
+    told = "n2 writes /skydns with pods, this node would write /skydns without pods"
+    assert shown((await node.publisher.look()).problems, "skydns-differs", told)
 
 
 async def test_only_the_one_that_writes_resigns(monkeypatch: pytest.MonkeyPatch) -> None:
