@@ -13,6 +13,7 @@ Concepts, and which way they flow::
 * ``configuration``: the cluster's service CIDR, node ports and domain, one document in etcd.
 * ``allocation`` (pure): which ClusterIP and which node port a new Service gets.
 * ``storage``: objects to keys and back; what must be unique is taken in the transaction that writes the object.
+* ``expiry``: the etcd leases of objects that live for a while (Events).
 * ``pods``: each node registers its own containers.
 * ``facts`` (pure): of a Service and a pod what endpoints are computed from; ``index`` (pure): which pods each Service
   selects; ``mirror``: one consistent view of all keys, kept with both.
