@@ -113,3 +113,20 @@ async def test_a_trouble_is_said_once_and_so_is_its_end(caplog: pytest.LogCaptur
         ("INFO", "kernel datapath: 1 subnets"),
         ("INFO", "over: kernel-path: eth0: there is no such interface"),
     ]
+
+
+async def test_what_others_broke_is_counted_and_what_was_never_whole_is_not() -> None:
+    datapath = datapath_with(Slow())
+    missing = Problem(OBSTACLE, "eth0: there is no such interface")
+    states = (
+        State(problem=missing, mended=("made the pair",)),
+        State("1 subnets", None, ("attached overlay_decap to ingress of eth0",)),
+        State("1 subnets", None, ("attached overlay_decap to ingress of eth0", "put the pair's MTU back")),
+        State(problem=missing, mended=("attached overlay_encap to egress of flannel0",)),
+    )
+    datapath._machine = cast(Machine, Seen(*states))
+    counted = []
+    for _ in states:
+        await datapath._loop.once()
+        counted.append(datapath._repairs)
+    assert counted == [0, 0, 2, 3]
