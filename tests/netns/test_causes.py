@@ -238,9 +238,15 @@ def joining(first: Node, second: Node) -> None:
 def test_datagrams_that_the_interface_joins_before_our_program_are_cut_again() -> None:
     with running(("kernel", "userspace")) as (first, second):
         joining(first, second)
-        before = first.counters()
+        before, before_sent = first.counters(), second.counters()
         send(second, first, 500, 1200, 100)
-        until(lambda: gained(first, before, "rx_packets")[0] >= 6000, "all of them")
+
+        def all_came() -> bool:
+            """With one processor the sender's worker has no turn meanwhile, and its queue no room for all."""
+            sent, dropped = gained(second, before_sent, "tx_packets", "drop_tun_queue")
+            return sent + dropped >= 6000 and gained(first, before, "rx_packets")[0] >= sent > 1000
+
+        until(all_came, "all of them")
         assert gained(first, before, "slow_rx_packets", "slow_rx_train") == [0, 0]
         assert gained(first, before, "rx_cut")[0] > 0
 
