@@ -13,6 +13,10 @@ _BULK = 10_000
 """Large packets in a window, some 120 Mbit/s, that a working GRO stage joins."""
 _FEW = 100
 """One of so many is as good as none."""
+_EPISODE = 9.0
+"""Seconds in which all that the programs refuse may come from one loss: they forget it after eight."""
+_MEMORY = 60.0
+"""Seconds after which a refusal is one more chance loss, and not the second of a row."""
 _NAMES = ("rx_fou_left", "rx_fou_trains", "rx_fou", "rx_fou_refused", "rx_joined", "rx_unjoined")
 
 
@@ -34,6 +38,7 @@ class Watch:
     def __init__(self) -> None:
         self._since = 0.0
         self._before: Mapping[str, int] | None = None
+        self._refused: float | None = None
 
     def judge(self, counters: Mapping[str, int], now: float) -> Verdict:
         """What the counters say at ``now``, seconds of any clock that does not jump; to be asked often."""
@@ -42,18 +47,25 @@ class Watch:
             self._begin(counters, now)
             return Verdict.KEEP
         left, trains, came, refused, joined, unjoined = (counters[name] - before[name] for name in _NAMES)
-        if refused:
+        lost = left >= _ENOUGH and came < left // 2
+        if refused and (lost or self._again(now)):
             return Verdict.TAKE_BACK  # the programs have waited for long enough
         if now - self._since < WINDOW:
             return Verdict.KEEP
         self._begin(counters, now)
-        if left >= _ENOUGH and came < left // 2:
+        if lost:
             return Verdict.TAKE_BACK
         if unjoined >= _BULK and _FEW * (joined + left) < unjoined:
             return Verdict.ALL_TCP
         if trains >= _BULK and 2 * trains > left:
             return Verdict.TRAINS
         return Verdict.KEEP
+
+    def _again(self, now: float) -> bool:
+        """Whether a refusal is another one than the first, which a single packet lost by chance can bring about."""
+        if self._refused is None or now - self._refused > _MEMORY:
+            self._refused = now
+        return now - self._refused > _EPISODE
 
     def _begin(self, counters: Mapping[str, int], now: float) -> None:
         self._since, self._before = now, {name: counters[name] for name in _NAMES}

@@ -47,8 +47,27 @@ def test_what_a_window_says(gained: tuple[int, ...], verdict: Verdict) -> None:
     assert verdicts((50.0, NOTHING), (50.0 + WINDOW, gained))[-1] is verdict
 
 
-def test_the_programs_own_refusal_waits_for_no_window() -> None:
-    assert verdicts((0.0, NOTHING), (0.01, (1, 0, 1, 0, 0)))[-1] is Verdict.TAKE_BACK
+def test_a_refusal_after_many_were_lost_waits_for_no_window() -> None:
+    assert verdicts((0.0, NOTHING), (0.01, (64, 0, 1, 0, 0)))[-1] is Verdict.TAKE_BACK
+
+
+def test_one_train_that_was_lost_by_chance_takes_nothing_away() -> None:
+    """Of a flow that sends few: its next trains are refused until the programs forget, eight seconds after the loss."""
+    looks = [(n / 2, (1 if n < 16 else n - 15, max(0, n - 16), min(n, 15), 0, 0)) for n in range(200)]
+    assert set(verdicts(*looks)) == {Verdict.KEEP}
+
+
+def test_a_firewall_takes_one_train_in_eight_seconds() -> None:
+    """The programs forget, leave one more to FOU, and refuse again: that is no chance."""
+    looks = [(n / 2, (1 + n // 16, 0, n - n // 16, 0, 0)) for n in range(40)]
+    said = verdicts(*looks)
+    assert set(said[:18]) == {Verdict.KEEP}
+    assert Verdict.TAKE_BACK in said[18:24]
+
+
+def test_a_chance_loss_every_other_minute_is_no_row() -> None:
+    looks = [(70.0 * n, (5 * n, 4 * n, n, 0, 0)) for n in range(20)]
+    assert set(verdicts(*looks)) == {Verdict.KEEP}
 
 
 def test_what_was_counted_before_is_no_matter_of_this_agent() -> None:
