@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -107,6 +108,29 @@ def test_an_operators_filter_keeps_the_last_word(router: Router, firewall: Firew
     router.iptables("-A", "DOCKER-USER", "-s", "192.0.2.2/32", "-j", "DROP")
     firewall.reconcile(FORWARD_ONLY)
     assert not router.reaches()
+
+
+def test_docker_may_move_its_chains_between_reading_and_writing(router: Router, tmp_path: Path) -> None:
+    """As it does when it makes a network: a rule is put in its place by numbers that are no longer right."""
+    router.restore(DOCKER_28)
+    own = router.tools.own_iptables
+    assert own is not None
+    move = f"{' '.join(router.entering('router'))} {router.variant} -w"
+    interposed = tmp_path / "restore-after-docker"
+    interposed.write_text(
+        f"""#!/bin/sh
+        if [ ! -e {tmp_path}/moved ]; then
+            touch {tmp_path}/moved
+            for chain in DOCKER-FORWARD DOCKER-USER; do {move} -D FORWARD -j $chain; {move} -I FORWARD -j $chain; done
+            {move} -I FORWARD 3 -m comment --comment behind -j ACCEPT
+            {move} -I FORWARD -m comment --comment before -i none -j ACCEPT
+        fi
+        exec {own.restore} "$@"
+        """
+    )
+    interposed.chmod(0o755)
+    Firewall(tools=replace(router.tools, iptables_restore=str(interposed))).reconcile(BOTH)
+    assert Firewall(tools=router.tools).reconcile(BOTH) == [], "all was right"
 
 
 def test_reordered_and_doubled_rules_are_put_right(router: Router, firewall: Firewall) -> None:

@@ -13,7 +13,7 @@ from overlay.node.firewall.model import EMPTY, Hook, Names, Ruleset
 from overlay.node.firewall.saved import Saved
 
 _ATTEMPTS = 3
-"""Others write too: a plan made from what was read may fail, as a whole, when it is carried out."""
+"""Others write too: a plan made from what was read may fail, as a whole, when it is carried out, or be wrong by then."""
 
 
 class Firewall:
@@ -113,6 +113,7 @@ class Firewall:
             wanted = _needed(ruleset, tables) if only_where_needed else ruleset
             return iptables.plan(wanted, tables, self._names, replaced=ruleset)
 
+        changes: list[str] = []
         for attempts_left in reversed(range(_ATTEMPTS)):
             plan = self._plan(tool, make_plan, only_tables_there_are)
             if not plan.changes:
@@ -127,8 +128,10 @@ class Firewall:
                 if not attempts_left:
                     raise
             else:
-                return list(plan.changes)
-        return []
+                # And read again: others may have moved their chains between our reading and our writing, as Docker
+                # does with each network that it makes, and then ours is in front of what keeps its networks apart.
+                changes += plan.changes
+        return changes
 
     def _plan(
         self, tool: Iptables, make: Callable[[Mapping[str, Saved]], iptables.Plan], only_tables_there_are: bool
