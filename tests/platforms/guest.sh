@@ -2,7 +2,6 @@
 # how it ended, and powers off.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 HOME=/root TERM=dumb
 mount -t tmpfs -o mode=755 tmpfs /run
-mount -t tmpfs tmpfs /tmp
 mkdir -p /run/lock /dev/pts /dev/shm /dev/net /run/netns
 mknod /dev/net/tun c 10 200
 mount -t devpts devpts /dev/pts
