@@ -21,7 +21,7 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,7 @@ def cluster(stage: Path) -> Iterator[Site]:
             more = {"OVERLAY_PROXY_CGROUP": own_cgroup(node)} if number == 2 else {}
             node.write(SETTINGS, settings(made.lab, OVERLAY_NODE_NAME=f"n{number}", **more))
             node.systemctl("start", "overlay-services")  # ready without Docker, agent and subnet, which it waits for
+            node.write("/etc/docker/daemon.json", '{"live-restore": true}')
             start_docker(node)
             wait_for_agent(node, LIMIT)
         for number, name, labels in CONTAINERS:
@@ -226,6 +227,74 @@ def test_containers_of_every_network_reach_a_cluster_ip(cluster: Site, myapp: st
             node.run("docker", "rm", "--force", "on-own", "on-host")
             node.run("docker", "network", "rm", "own")
             node.run("docker", "network", "rm", "another", check=False)
+
+
+WITNESSES = {
+    "asks": "while :; do timeout 9 wget -qO - http://{vip}/hostname.html >&2 && echo . || echo failed; sleep .1; done",
+    "holds": "while :; do echo .; sleep 0.2; done | busybox nc {echo} 8081; echo failed",
+}
+"""What containers do all the time: one connection after another, and one that stays. A dot is an answer."""
+
+
+@pytest.fixture
+def witnesses(cluster: Site, myapp: str) -> Iterator[Callable[[Booted], dict[str, list[str]]]]:
+    """Containers of each node, on Docker's default network and on one of their own, and what they have printed."""
+    node = cluster.nodes[0]
+    for each in cluster.nodes:
+        each.run("docker", "run", "--detach", "--name", "echo", "--label", "app=echo", IMAGE,
+                 "busybox", "nc", "-ll", "-p", "8081", "-e", "cat")  # fmt: skip
+        each.run("docker", "network", "create", "own")
+    kubectl(node, "create", "service", "clusterip", "echo", "--tcp=8081:8081")
+    names = [(each, network) for each in WITNESSES for network in ("bridge", "own")]
+
+    def printed(node: Booted) -> dict[str, list[str]]:
+        return {f"{each} from {network}": node.run("docker", "exec", f"{each}-{network}", "cat", "/tmp/printed")
+                .stdout.split() for each, network in names}  # fmt: skip
+
+    try:
+        echo = kubectl(node, "get", "svc", "echo", "-o", "jsonpath={.spec.clusterIP}").stdout
+        endpoints = ("get", "endpoints", "echo", "-o", "jsonpath={.subsets[*].addresses[*].ip}")
+        wait_until(lambda: len(kubectl(node, *endpoints).stdout.split()) == 2, LIMIT, "both")
+        for each in cluster.nodes:
+            wait_until(lambda each=each: from_node(each, myapp) == PODS, LIMIT, "the Service")  # type: ignore[misc]
+            for name, network in names:
+                script = f"({WITNESSES[name].format(vip=myapp, echo=echo)}) >/tmp/printed"
+                each.run("docker", "run", "--detach", "--name", f"{name}-{network}", "--network", network, IMAGE,
+                         "sh", "-c", script)  # fmt: skip
+        yield printed
+    finally:
+        kubectl(node, "delete", "svc", "echo", "--ignore-not-found")
+        for each in cluster.nodes:
+            each.run("docker", "rm", "--force", "echo", *(f"{name}-{network}" for name, network in names), check=False)
+            each.run("docker", "network", "rm", "own", check=False)
+
+
+def test_no_connection_fails_when_dockerd_or_the_daemon_is_restarted(
+    cluster: Site, witnesses: Callable[[Booted], dict[str, list[str]]]
+) -> None:
+    """By dockerd with live-restore: without, it ends its containers itself."""
+
+    def is_up(node: Booted) -> bool:
+        status = node.run("overlay", "services", "--status", check=False).stdout
+        docker = node.run("docker", "version", check=False).returncode == 0
+        return docker and bool(status) and json.loads(status)["docker"]["connected"] and json.loads(status)["ready"]
+
+    def goes_on(node: Booted) -> None:
+        was = {who: len(lines) for who, lines in witnesses(node).items()}
+        wait_until(lambda: all(len(lines) >= was[who] + 10 for who, lines in witnesses(node).items()), LIMIT, "answers")
+
+    for node in cluster.nodes:
+        goes_on(node)
+        for unit in ("docker", "overlay-services"):
+            for way in ("restart", "kill"):
+                if way == "restart":
+                    node.systemctl("restart", unit)
+                else:
+                    node.kill(node.main_pid(unit), signal.SIGKILL)
+                wait_until(lambda node=node: is_up(node), LIMIT, f"{unit} after {way}")  # type: ignore[misc]
+                goes_on(node)
+        failed = {who: lines.count("failed") for who, lines in witnesses(node).items()}
+        assert not any(failed.values()), failed
 
 
 def test_what_a_mode_cannot_do_is_described(cluster: Site, myapp: str) -> None:

@@ -15,8 +15,8 @@ _FEW = 100
 """One of so many is as good as none."""
 _EPISODE = 9.0
 """Seconds in which all that the programs refuse may come from one loss: they forget it after eight."""
-_MEMORY = 60.0
-"""Seconds after which a refusal is one more chance loss, and not the second of a row."""
+_ROW = 60.0
+"""Seconds after which another refusal is one more chance loss, if anything has come out of FOU meanwhile."""
 _NAMES = ("rx_fou_left", "rx_fou_trains", "rx_fou", "rx_fou_refused", "rx_joined", "rx_unjoined")
 
 
@@ -38,7 +38,7 @@ class Watch:
     def __init__(self) -> None:
         self._since = 0.0
         self._before: Mapping[str, int] | None = None
-        self._refused: float | None = None
+        self._refused: tuple[float, int] | None = None  # when one was first seen, and what had come out by then
 
     def judge(self, counters: Mapping[str, int], now: float) -> Verdict:
         """What the counters say at ``now``, seconds of any clock that does not jump; to be asked often."""
@@ -48,7 +48,7 @@ class Watch:
             return Verdict.KEEP
         left, trains, came, refused, joined, unjoined = (counters[name] - before[name] for name in _NAMES)
         lost = left >= _ENOUGH and came < left // 2
-        if refused and (lost or self._again(now)):
+        if refused and (lost or self._again(now, counters["rx_fou"])):
             return Verdict.TAKE_BACK  # the programs have waited for long enough
         if now - self._since < WINDOW:
             return Verdict.KEEP
@@ -61,11 +61,13 @@ class Watch:
             return Verdict.TRAINS
         return Verdict.KEEP
 
-    def _again(self, now: float) -> bool:
+    def _again(self, now: float, came: int) -> bool:
         """Whether a refusal is another one than the first, which a single packet lost by chance can bring about."""
-        if self._refused is None or now - self._refused > _MEMORY:
-            self._refused = now
-        return now - self._refused > _EPISODE
+        first, came_by_then = self._refused or (now, came)
+        if now - first > _ROW and came > came_by_then:
+            first, came_by_then = now, came
+        self._refused = first, came_by_then
+        return now - first > _EPISODE
 
     def _begin(self, counters: Mapping[str, int], now: float) -> None:
         self._since, self._before = now, {name: counters[name] for name in _NAMES}

@@ -65,6 +65,14 @@ def test_a_firewall_takes_one_train_in_eight_seconds() -> None:
     assert Verdict.TAKE_BACK in said[18:24]
 
 
+def test_a_firewall_takes_a_train_every_other_minute() -> None:
+    """Of flows that are short and far between: nothing has come out since the first was refused."""
+    assert verdicts(*((100.0 * n, (5 * n, 0, n, 0, 0)) for n in range(4))) == [
+        *(Verdict.KEEP, Verdict.KEEP),
+        *(Verdict.TAKE_BACK, Verdict.TAKE_BACK),
+    ]
+
+
 def test_a_chance_loss_every_other_minute_is_no_row() -> None:
     looks = [(70.0 * n, (5 * n, 4 * n, n, 0, 0)) for n in range(20)]
     assert set(verdicts(*looks)) == {Verdict.KEEP}
