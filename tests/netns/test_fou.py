@@ -280,7 +280,11 @@ def test_fou_is_taken_away_where_the_firewall_takes_what_is_left_to_it(pair: Pai
     second(DROP)
     with pinging(first, second) as ended:
         # The programs find another way for the peer at once; that it was no chance, the next trains say.
-        until(lambda: (transfer(first, second, 1), not has_fou(second))[-1], "FOU is taken away")
+        def taken_away() -> bool:
+            transfer(first, second, 1)
+            return not has_fou(second)
+
+        until(taken_away, "FOU is taken away")
         assert ended() == 0
     assert "no FOU (what was left to it did not come out" in second.status()["detail"]
     assert has_fou(first)

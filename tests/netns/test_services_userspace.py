@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,21 @@ def test_a_dial_that_fails_moves_on_to_the_next_endpoint(node: Node, mode: Mode)
     assert [name for name, _ in node.ask("c", *[f"tcp('{VIP}', 80)"] * 6)] == ["a"] * 6
     until(lambda: mode.fact("moved_on") >= 6)
     assert mode.fact("failed") == 0
+
+
+def test_nothing_is_led_to_a_port_before_the_worker_serves_it(node: Node, mode: Mode) -> None:
+    """A connection would be refused there."""
+    mode.apply(table("a"))
+    worker = mode.worker
+    with ThreadPoolExecutor(1) as pool:
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            applied = pool.submit(mode.apply, table("b"))
+            with pytest.raises(TimeoutError):
+                applied.result(0.5)
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        assert applied.result(60).changes
 
 
 def test_a_udp_client_keeps_its_endpoint_until_that_refuses_or_is_gone(node: Node, mode: Mode) -> None:

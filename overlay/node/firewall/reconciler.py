@@ -13,7 +13,7 @@ from overlay.node.firewall.model import EMPTY, Hook, Names, Ruleset
 from overlay.node.firewall.saved import Saved
 
 _ATTEMPTS = 3
-"""Others write too: a plan made from what was read may fail, as a whole, when it is carried out, or be wrong by then."""
+"""Others write too: a plan made from what was read may fail, as a whole, when carried out, or be wrong by then."""
 
 
 class Firewall:

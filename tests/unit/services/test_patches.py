@@ -93,11 +93,11 @@ def test_a_merge_patch(target: Any, patch: Any, result: Any) -> None:
         ([{"op": "replace", "path": "", "value": 3}], 400, "the patch leaves no object"),
         ([{"op": "test", "path": "/a", "value": 1}] * 10_001, 413, "maximum operations"),
         (
-                [{"op": "add", "path": "/b", "value": {}}]
-                + [{"op": "copy", "from": "/b", "path": f"/b/{n}"} for n in range(40)],
-                422,
-                "its copies are of more than",
-            ),
+            [{"op": "add", "path": "/b", "value": {}}]
+            + [{"op": "copy", "from": "/b", "path": f"/b/{n}"} for n in range(40)],
+            422,
+            "its copies are of more than",
+        ),
         ([{"op": "copy", "path": "/b"}], 400, "error decoding patch"),
         ([{"op": "copy", "from": 1, "path": "/b"}], 400, "error decoding patch"),
         ([{"op": "copy", "from": "/c", "path": "/b"}], 422, "due to an error in our request"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
 from overlay.daemon.confined.helper import Helper
@@ -26,6 +27,24 @@ class ProxyHelper(Helper[Link, Status]):
     def __init__(self) -> None:
         super().__init__()
         self.ports = Ports(self._changed)
+
+    async def settled(self) -> None:
+        """Returns once the worker serves the ports as they are: from then on it may be led to them.
+
+        Raises:
+            NodeError: it has ended, or does not answer.
+        """
+        if (link := self.link) is None:
+            return  # the next one serves all of them before it is ready
+        try:
+            async with asyncio.timeout(self.patience):
+                while True:
+                    all_told = not link.is_behind
+                    await link.control.ask()
+                    if all_told:
+                        return
+        except TimeoutError:
+            raise NodeError("does not answer", about=self.name) from None
 
     async def stop(self) -> None:
         """Ends the worker; ports close."""

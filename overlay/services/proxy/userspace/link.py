@@ -37,6 +37,11 @@ class Link:
         )  # fmt: skip
         self.control.pump()
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether there are ports that may be otherwise than the worker was told."""
+        return bool(self._changed)
+
     def changed(self, number: int) -> None:
         """A port may be otherwise, or gone; does not block."""
         self._changed[number] = None

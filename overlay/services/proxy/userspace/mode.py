@@ -48,7 +48,8 @@ class UserspaceMode:
             await helper.start()
             self._helper = helper
         ports = self._helper.ports
-        changes = ports.want(wanted_in(table), address)
+        if changes := ports.want(wanted_in(table), address):
+            await self._helper.settled()
         beneath = await self._beneath.apply(led_to(table, ports))
         ports.drop()
         return replace(beneath, changes=beneath.changes + changes)
