@@ -111,7 +111,8 @@ class _Services:
             "mirror": Following(store, self._follower, boottime, self._mirror_changed),
             "leases": Following(store, self._leases, boottime, self._place.tell),
         }
-        self._docker = Docker(settings.docker_socket, self._pods.tell, rng)
+        self._docker = Docker(settings.docker_socket, self._docker_changed, rng)
+        self._docker_is_here = False
         self._docker_away_since: float | None = None
         self._directory = Directory(settings.pods_dir, self._pods.tell)
         self._registration = Registration(
@@ -198,6 +199,13 @@ class _Services:
 
     def _subnets_here(self) -> list[IPv4Network]:
         return [subnet for subnet in self._here.subnets if isinstance(subnet, IPv4Network)]
+
+    def _docker_changed(self) -> None:
+        self._pods.tell()
+        was_here, self._docker_is_here = self._docker_is_here, self._docker.listed and self._docker.error is None
+        if self._docker_is_here and not was_here:
+            self._keeper.network_changed()  # a dockerd that starts arranges its rules anew, and no device tells of it
+            self._proxy.tell()
 
     async def _hear_of_the_network(self) -> None:
         async for _ in changes(ADDRESSING):

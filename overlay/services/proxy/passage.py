@@ -10,6 +10,10 @@ elsewhere. What a mode has given a backend carries a mark on its connection, and
 Its place is directly before the first chain of Docker's own that keeps networks apart, so that whatever operators deny
 in DOCKER-USER, or before it, is denied. Docker moves its chains to the front when it makes a network, and when it
 starts: the rule is put in its place again when the machine is looked at. Where Docker has no such chain there is none.
+
+Docker 20.10 that is restarted with live-restore leaves DOCKER-USER behind the other. Then a rule before ours asks it::
+
+    -A FORWARD -m connmark --mark 0x200000/0x200000 -m comment --comment "overlay services" -j DOCKER-USER
 """
 
 from __future__ import annotations
@@ -26,12 +30,16 @@ BASE = "-A FORWARD "
 
 COMMENT = '--comment "overlay services"'
 
-RULE = f"-m connmark --mark {TRANSLATED_MARK:#x}/{TRANSLATED_MARK:#x} -m comment {COMMENT} -j ACCEPT"
+_OPERATORS = "DOCKER-USER"
+
+_TRANSLATED = f"-m connmark --mark {TRANSLATED_MARK:#x}/{TRANSLATED_MARK:#x} -m comment {COMMENT}"
+
+RULE = f"{_TRANSLATED} -j ACCEPT"
+
+ASK = f"{_TRANSLATED} -j {_OPERATORS}"
 
 _APART = frozenset({"DOCKER-ISOLATION-STAGE-1", "DOCKER-FORWARD", "DOCKER-INTERNAL"})
 """Chains of Docker's (20.10 to 28) that keep its networks apart."""
-
-_OPERATORS = "DOCKER-USER"
 
 _ATTEMPTS = 5
 """Docker may move its chains between our reading and our writing, so what was written is read again."""
@@ -69,13 +77,16 @@ def plan(listed: Iterable[str], *, wanted: bool = True) -> list[str]:
     others = [rule for rule in rules if COMMENT not in rule]
     chains = list(map(_leads_to, others))
     place = next((index for index, chain in enumerate(chains) if chain in _APART), None)
-    if place is not None and _OPERATORS in chains[place:] and _OPERATORS not in chains[:place]:
-        place = None  # Docker is about to move that to the front; the operator's word comes first
-    right = [*others[:place], RULE, *others[place:]] if wanted and place is not None else others
-    if rules == right:
+    if place is None or not wanted:
+        return [f"-D FORWARD {rule}" for rule in ours]
+    unasked = _OPERATORS in chains[place:] and _OPERATORS not in chains[:place]
+    right = [ASK, RULE] if unasked else [RULE]
+    if rules == [*others[:place], *right, *others[place:]]:
         return []
-    gone = [f"-D FORWARD {rule}" for rule in ours]
-    return gone if right is others or place is None else [*gone, f"-I FORWARD {place + 1} {RULE}"]
+    return [
+        *(f"-D FORWARD {rule}" for rule in ours),
+        *(f"-I FORWARD {number} {rule}" for number, rule in enumerate(right, place + 1)),
+    ]
 
 
 def _leads_to(rule: str) -> str:

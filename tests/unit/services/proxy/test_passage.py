@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from overlay.services.proxy.passage import BASE, RULE, plan
+from overlay.services.proxy.passage import ASK, BASE, RULE, plan
 from tests.support.foreign_rules import DOCKER_26, DOCKER_28
 from tests.support.problems import shown
 
@@ -68,10 +68,15 @@ def test_without_docker_there_is_none(listed: list[str]) -> None:
     assert plan([BASE + RULE, *listed]) == [f"-D FORWARD {RULE}"]
 
 
-def test_while_docker_moves_its_chains_nothing_passes_by_what_operators_say() -> None:
-    moving = ["-A FORWARD -j DOCKER-ISOLATION-STAGE-1", USER]
-    assert plan(moving) == []
-    assert carried_out([BASE + RULE, *moving], plan([BASE + RULE, *moving])) == moving
+@pytest.mark.parametrize("before", [[], [BASE + RULE], [BASE + ASK, BASE + RULE], [BASE + RULE, BASE + ASK]])
+def test_operators_are_asked_first_also_where_docker_left_them_behind(before: list[str]) -> None:
+    left = ["-A FORWARD -j DOCKER-ISOLATION-STAGE-1", USER]
+    rules = carried_out([*before, *left], plan([*before, *left]))
+    assert rules == [BASE + ASK, BASE + RULE, *left]
+    assert plan(rules) == []
+    assert carried_out(rules, plan(rules, wanted=False)) == left
+    mended = [*rules[:2], *reversed(left)]
+    assert carried_out(mended, plan(mended)) == [USER, BASE + RULE, left[0]]
 
 
 def test_what_only_names_dockers_chains_is_none_of_them() -> None:
