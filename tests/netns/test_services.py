@@ -373,7 +373,8 @@ def test_nothing_fails_while_etcd_is_away_and_the_daemon_is_killed(services: Ser
     ports = [{"name": "tcp", "port": 80, "targetPort": PORT}, {"name": "echo", "port": 81, "targetPort": ECHO_PORT}]
     services.put_service("web", clusterIP=VIP, ports=ports)
     with ExitStack() as stack:
-        clients = [stack.enter_context(Steadily(services, each, VIP, 80)) for each in ("n1p1", "n1", "n2p1")]
+        patience = limit(2.0, 10.0)
+        clients = [stack.enter_context(Steadily(services, each, VIP, 80, patience)) for each in ("n1p1", "n1", "n2p1")]
         held = [stack.enter_context(Held(services, each, VIP, 81)) for each in ("n1p1", "n1", "n2p1")]
         services.lab.stop_etcd()
         lasting(OUTAGE_SECONDS / 2)

@@ -319,9 +319,10 @@ class Fault:
 class Steadily:
     """Asks one address again and again, from its beginning to its end; keeps what was no answer."""
 
-    def __init__(self, lab: ServicesLab, machine: str, address: str, port: int) -> None:
+    def __init__(self, lab: ServicesLab, machine: str, address: str, port: int, patience: float = 2.0) -> None:
         self._client = lab.new_client(machine)
         self._where = address, port
+        self._patience = patience
         self._ends = Event()
         self._thread = Thread(target=self._run, daemon=True)
         self.faults: list[Fault] = []
@@ -330,7 +331,7 @@ class Steadily:
     def _run(self) -> None:
         while not self._ends.is_set():
             begun = time.monotonic()
-            (answer,) = self._client.ask("TCP", *self._where, patience=2.0)
+            (answer,) = self._client.ask("TCP", *self._where, patience=self._patience)
             self.asked += 1
             if not isinstance(answer, dict):
                 self.faults.append(Fault(begun, answer))
