@@ -9,10 +9,14 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from overlay.errors import NodeError, PrivilegeError
 from overlay.linux.shortage import is_shortage
 from overlay.text import harmless
+
+LEGACY_TABLES = Path("/proc/net/ip_tables_names")
+"""Which of iptables' older tables this network namespace has (net/ipv4/netfilter/ip_tables.c)."""
 
 _SEARCH_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"))
 
@@ -166,6 +170,14 @@ class Tools:
     def transact(self, commands: str, *, as_json: bool = True) -> None:
         """Carries commands of nft's out, all or none. Raises NodeError, PrivilegeError."""
         _run([_found(self.nft, "nftables"), *(["-j"] if as_json else []), "-f", "-"], commands)
+
+
+def has_legacy_filter() -> bool:
+    """Whether there is an older table ``filter``; asking an iptables of that kind for it would make it."""
+    try:
+        return "filter" in LEGACY_TABLES.read_text().split()
+    except OSError:  # this kernel has none
+        return False
 
 
 def _which(name: str) -> str | None:

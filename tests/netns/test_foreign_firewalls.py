@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from overlay.linux import netfilter
 from overlay.node.firewall import Firewall, desired_rules, others
 from tests.support.foreign_rules import DOCKER_26, DOCKER_28, FIREWALLD, IN_IPTABLES_TABLE, TABLE, Foreign
 from tests.support.problems import shown
@@ -239,7 +240,7 @@ def test_rules_that_no_tool_here_can_read_are_said(
     router: Router, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = tmp_path / "ip_tables_names"
-    monkeypatch.setattr(others, "LEGACY_TABLES", names)
+    monkeypatch.setattr(netfilter, "LEGACY_TABLES", names)
     alone = replace(router.tools, others=())
     for tables, tools, are_said in (
         ("filter\n", alone, True),

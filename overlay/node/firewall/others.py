@@ -10,17 +10,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network
-from pathlib import Path
 from typing import Any
 
-from overlay.linux.netfilter import Tools
+from overlay.linux.netfilter import Tools, has_legacy_filter
 from overlay.node.firewall.nftables import DOCKERS_TABLE
 from overlay.node.firewall.saved import Saved, Tokens
 from overlay.problem import Problem
 from overlay.text import printable
-
-LEGACY_TABLES = Path("/proc/net/ip_tables_names")
-"""Which of iptables' older tables this network namespace has (net/ipv4/netfilter/ip_tables.c)."""
 
 _IPTABLES = frozenset({"filter", "nat", "mangle", "raw", "security"})
 """Its tables of family ip: what is in them is seen as iptables' (``saved``)."""
@@ -89,7 +85,7 @@ def _strings(value: Any) -> set[str]:
 
 def look(tools: Tools, network: IPv4Network, device: str) -> Iterator[Problem]:
     """What in others' firewalls keeps the overlay's packets back. Raises NodeError, PrivilegeError."""
-    if _has_legacy_filter() and all(variant.is_nft for variant in tools.variants):
+    if has_legacy_filter() and all(variant.is_nft for variant in tools.variants):
         yield Problem(
             "firewall-unread",
             "the kernel has rules of legacy iptables, and there is no iptables-legacy to look whether they drop what "
@@ -108,10 +104,3 @@ def prerouting(tools: Tools) -> tuple[Tokens, ...]:
     """The rules of raw PREROUTING, of every variant of iptables. Raises NodeError, PrivilegeError."""
     tables = [Saved.parse_all(variant.tables()) for variant in tools.variants]
     return tuple(rule for table in tables if "raw" in table for rule in table["raw"].chain("PREROUTING"))
-
-
-def _has_legacy_filter() -> bool:
-    try:
-        return "filter" in LEGACY_TABLES.read_text().split()
-    except OSError:  # this kernel has none
-        return False

@@ -19,10 +19,9 @@ Docker 20.10 that is restarted with live-restore leaves DOCKER-USER behind the o
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from overlay.errors import NodeError
-from overlay.linux.netfilter import Iptables, Tools
+from overlay.linux.netfilter import Iptables, Tools, has_legacy_filter
 from overlay.model import TRANSLATED_MARK
 from overlay.problem import Problem
 
@@ -43,9 +42,6 @@ _APART = frozenset({"DOCKER-ISOLATION-STAGE-1", "DOCKER-FORWARD", "DOCKER-INTERN
 
 _ATTEMPTS = 5
 """Docker may move its chains between our reading and our writing, so what was written is read again."""
-
-_LEGACY_TABLES = Path("/proc/net/ip_tables_names")
-"""Which tables of the older kind the kernel has; asking such an iptables for another would make it."""
 
 
 def keep() -> tuple[Problem, ...]:
@@ -95,18 +91,10 @@ def _leads_to(rule: str) -> str:
 
 
 def _listed(tool: Iptables) -> list[str]:
-    if not tool.is_nft and "filter" not in _legacy_tables():
+    if not tool.is_nft and not has_legacy_filter():
         return []
     return tool.chain("filter", "FORWARD").splitlines()
 
 
-def _legacy_tables() -> list[str]:
-    try:
-        return _LEGACY_TABLES.read_text().split()
-    except OSError:
-        return []
-
-
 def _carry_out(tool: Iptables, commands: list[str]) -> None:
-    if commands:
-        tool.carry_out("\n".join(("*filter", *commands, "COMMIT", "")))
+    tool.carry_out("\n".join(("*filter", *commands, "COMMIT", "")))
