@@ -3,8 +3,9 @@
 ``serve NAME PORT… echo:PORT`` answers every connection (TCP) and datagram (UDP) at each port with one line of JSON, the
 server's name and port and the client's address. ``ask`` reads a question a line, and prints its answers as a line; a
 question is ``{"protocol", "address", "port", "count", "patience", "source_port"}``, an answer what the server said, or
-"refused", "silence", or the error's name. ``hold ADDRESS PORT`` keeps one connection to such a server's ``echo:PORT``
-busy until a line comes in, and prints what became of it: how often it was answered, and how it failed.
+"refused", "silence", "connected, then silence", or the error's name. ``hold ADDRESS PORT`` keeps one connection to such
+a server's ``echo:PORT`` busy until a line comes in, and prints what became of it: how often it was answered, and how it
+failed.
 """
 
 from __future__ import annotations
@@ -93,12 +94,18 @@ def _asked(
 def _by_tcp(address: str, port: int, patience: float, source_port: int) -> Any:
     source = ("", source_port) if source_port else None
     try:
-        with socket.create_connection((address, port), patience, source_address=source) as connection:
-            return json.loads(connection.makefile("rb").read())
+        connection = socket.create_connection((address, port), patience, source_address=source)
     except ConnectionRefusedError:
         return "refused"
     except TimeoutError:
         return "silence"
+    except OSError as error:
+        return type(error).__name__
+    try:
+        with connection:
+            return json.loads(connection.makefile("rb").read())
+    except TimeoutError:
+        return "connected, then silence"
     except OSError as error:
         return type(error).__name__
     except ValueError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
@@ -73,7 +73,7 @@ class Keeper:
         self._wish = wish
         self._surroundings = surroundings
         self._applied = applied
-        self._where = Whereabouts()
+        self._where: Whereabouts | None = None
         self._maker = TableMaker()
         self._touched: set[ServiceName] | None = None
         self._config = Configuration()
@@ -112,8 +112,10 @@ class Keeper:
     # --- its work ---------------------------------------------------------------------------------------------------
 
     async def look(self) -> Look:
-        """One turn of the loop. Raises OverlayError where the mode could not do it."""
-        if self._wish == NONE or not self._mirror.loaded:
+        """One turn of the loop. Nothing is done before it is told where this node is: rules that were right before a
+        restart would be written anew without it. Raises OverlayError where the mode could not do it."""
+        where = self._where
+        if self._wish == NONE or not self._mirror.loaded or where is None:
             return Look()
         if self._mode is None and not await self._choose():
             return Look((self._no_mode(),), due=PROBE_SECONDS)
@@ -128,10 +130,10 @@ class Keeper:
         if self._settled is not None and now >= self._settled:
             self._settled = None
             self._changes += 1
-        machine = await self._look_at_machine()
+        machine = await self._look_at_machine(where.subnets)
         revision = self._mirror.revision
         here, problems = place.place_of(
-            machine, self._node, self._where.networks, self._where.subnets, self._service_cidr()
+            machine, self._node, where.networks, where.subnets, self._service_cidr()
         )  # fmt: skip
         table, before = self._make(here), self.table
         done = await mode.apply(table)
@@ -155,13 +157,13 @@ class Keeper:
         settled = None if self._settled is None else max(0.0, self._settled - boottime())
         return min((due for due in (mode, settled) if due is not None), default=None)
 
-    async def _look_at_machine(self) -> place.Machine:
+    async def _look_at_machine(self, subnets: Sequence[IPv4Network]) -> place.Machine:
         """What was found, and found out anew if anything has changed since that look began. Raises NodeError."""
         if self._machine is None or self._looked_at != self._changes:
             begun = self._changes
             machine = await asyncio.to_thread(place.look)
             if not machine.bridged:
-                bridges = machine.bridges_of(self._where.subnets)
+                bridges = machine.bridges_of(subnets)
                 await asyncio.to_thread(hairpin.allow, bridges, self._surroundings.state_dir)
             self._passage = await asyncio.to_thread(passage.keep)
             self._machine, self._looked_at = machine, begun

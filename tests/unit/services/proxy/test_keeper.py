@@ -69,6 +69,9 @@ async def test_what_changes_during_a_look_is_looked_at_in_the_next(
     monkeypatch.setattr(passage, "keep", tuple)
     monkeypatch.setattr(keeper, "choose", choose)
     monkeypatch.setattr(Keeper, "_remove_others", remove_others)
+    await kept.look()
+    assert mode.given == [], "not before it is told where the node is"
+    kept.is_at(Whereabouts())
     for turn in range(5):  # the second one looks in any case: it checks what the first one made
         if turn == 2:
             kept.network_changed()
