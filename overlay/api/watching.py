@@ -17,7 +17,7 @@ from random import Random
 
 from overlay.api.derived import Change, Derived
 from overlay.api.freshness import Freshness
-from overlay.errors import CompactedError, StoreError
+from overlay.errors import CompactedError
 from overlay.services.computed import COMPUTED
 from overlay.services.keys import Keys
 from overlay.services.mirror import ServicesMirror
@@ -25,10 +25,9 @@ from overlay.services.objects import status
 from overlay.services.objects.kinds import Kind
 from overlay.services.reading import Reading
 from overlay.services.storage import Storage
-from overlay.store.contract import Events, KeyRange, KeyValue, Snapshot
-from overlay.store.follower import Follower, Read, Watch
+from overlay.store.contract import Events, KeyRange, KeyValue
 from overlay.store.following import Following
-from overlay.store.recall import Recall
+from overlay.store.mirror_follower import MirrorFollower
 
 RING = 10_000
 """Changes that are kept for clients that come back."""
@@ -84,7 +83,7 @@ class _Noting(ServicesMirror):
         return sorted(found, key=lambda change: (change.revision, change.key))
 
 
-class Hub:
+class Hub(MirrorFollower[_Noting]):
     """One mirror of everything, and those who hear of its changes.
 
     To be used within one event loop. It begins to follow etcd when the first client comes, and ends with :meth:`close`.
@@ -93,14 +92,14 @@ class Hub:
     def __init__(self, storage: Storage, rng: Random | None = None) -> None:
         self._storage = storage
         self._reading = Reading(storage)
-        self._mirror = _Noting(storage.keys)
-        self._derived = Derived(self._mirror)
-        self._follower = Follower(rng or Random())
+        super().__init__(KeyRange(storage.keys.root), _Noting(storage.keys), rng or Random())
+        self._derived = Derived(self.mirror)
         self._ring: deque[Change] = deque()
         self._first = 0  # the number of the ring's first change
         self._weight = 0
         self._from = 0  # the ring has all that happened after this revision
-        self._epoch = 0
+        self._epoch = -1  # of no snapshot yet
+        self._reached = 0
         self._moved = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._freshness = Freshness(storage.store, self, storage.keys.config)
@@ -113,17 +112,7 @@ class Hub:
 
     async def fresh(self) -> ServicesMirror | None:
         """See :class:`~overlay.services.reading.Live`. Nothing is followed for this alone."""
-        return self._mirror if self._task is not None and await self._freshness.proved() else None
-
-    @property
-    def mirror(self) -> ServicesMirror:
-        """See :class:`~overlay.api.freshness.Followed`."""
-        return self._mirror
-
-    @property
-    def connected(self) -> bool:
-        """See :class:`~overlay.api.freshness.Followed`."""
-        return self._follower.connected
+        return self.mirror if self._task is not None and await self._freshness.proved() else None
 
     async def moved(self) -> None:
         """See :class:`~overlay.api.freshness.Followed`."""
@@ -132,7 +121,7 @@ class Hub:
     @property
     def revision(self) -> int:
         """All up to here is known; 0: nothing yet."""
-        return self._mirror.revision
+        return self.mirror.revision
 
     async def now(self) -> int:
         """The store's revision, after which a watch hears of whatever comes. Raises StoreError."""
@@ -150,16 +139,16 @@ class Hub:
         """
         await self._load()
         span, epoch = self._storage.span(kind, namespace), self._epoch
-        if after > self._mirror.revision and after > await self._storage.revision():
-            raise status.expired(f"too large resource version: {after}, current: {self._mirror.revision}")
-        begun = self._derived.begin(kind, self._mirror.revision)
+        if after > self.mirror.revision and after > await self._storage.revision():
+            raise status.expired(f"too large resource version: {after}, current: {self.mirror.revision}")
+        begun = self._derived.begin(kind, self.mirror.revision)
         before = await self._past(kind, namespace, after) if after < max(self._from, begun) else None
         number = self._first + len(self._ring)  # nothing is awaited from here to the first batch
         if before is not None:
-            caught_up = _difference(before, self._now(kind, span), self._mirror.revision)
+            caught_up = _difference(before, self._now(kind, span), self.mirror.revision)
         else:
             caught_up = [each for each in self._ring if each.revision > after and _within(span, each.key)]
-        yield Batch(caught_up, self._mirror.revision, self._follower.connected)
+        yield Batch(caught_up, self.mirror.revision, self._follower.connected)
         loop = asyncio.get_running_loop()
         next_tick = loop.time() + tick
         while True:
@@ -176,7 +165,7 @@ class Hub:
             number = self._first + len(self._ring)
             if ticked := loop.time() >= next_tick:
                 next_tick = loop.time() + tick
-            yield Batch(found, self._mirror.revision, self._follower.connected, ticked)
+            yield Batch(found, self.mirror.revision, self._follower.connected, ticked)
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(next_tick):
                     await moved.wait()
@@ -186,59 +175,26 @@ class Hub:
         if self._task is not None:
             self._task.cancel()
 
-    # --- what a Following asks and tells ---
-
-    @property
-    def span(self) -> KeyRange:
-        """Everything below the prefix."""
-        return KeyRange(self._storage.keys.root)
-
-    def next_step(self, now: float) -> Read | Watch | float:
-        """See :class:`~overlay.store.following.Follows`."""
-        return self._follower.next(now)
-
-    def loaded(self, snapshot: Snapshot, now: float) -> None:
-        """See :class:`~overlay.store.following.Follows`. The first snapshot is where the ring begins."""
-        first = not self._mirror.loaded
-        keys = self._mirror.load(snapshot, self._follower.asked_at)
-        changes = self._mirror.changes(keys, None)
-        if first or self._mirror.epoch != self._epoch:
-            self._epoch = self._mirror.epoch
+    def _mirrored(self, changed: set[str], batch: Events | None) -> None:
+        """Notes what changed for clients. The first snapshot is where the ring begins, as is one of another past."""
+        changes = self.mirror.changes(changed, batch)
+        if self.mirror.epoch != self._epoch:
+            self._epoch = self.mirror.epoch
             self._first += len(self._ring)
             self._ring.clear()
-            self._weight, self._from = 0, snapshot.revision
-            self._derived = Derived(self._mirror)
+            self._weight, self._from = 0, self.mirror.revision
+            self._derived = Derived(self.mirror)
         else:
             self._add(self._derived.follow(changes))
-        self._follower.loaded(snapshot, now)
-
-    def recall(self) -> Recall | None:
-        """See :class:`~overlay.store.following.Follows`."""
-        return self._follower.recall(self._mirror.items.values())
-
-    def proved(self, now: float) -> None:
-        """See :class:`~overlay.store.following.Follows`."""
-        self._follower.proved(now)
-
-    def heard(self, batch: Events, now: float) -> bool:
-        """See :class:`~overlay.store.following.Follows`."""
-        if not self._follower.heard(batch, now):
-            return False
-        before = self._mirror.revision
-        self._add(self._derived.follow(self._mirror.changes(self._mirror.apply(batch), batch)))
-        if not batch.events and self._mirror.revision != before:
+        if batch is not None and not batch.events and batch.revision != self._reached:
             self._tell()  # a Following tells of batches with events alone
-        return True
-
-    def lost(self, error: StoreError, now: float) -> None:
-        """See :class:`~overlay.store.following.Follows`."""
-        self._follower.failed(error, now)
+        self._reached = self.mirror.revision
 
     # --- parts ---
 
     async def _load(self) -> None:
         self.start()
-        while not self._mirror.loaded:
+        while not self.mirror.loaded:
             moved = self._moved
             if self._follower.error is not None:
                 raise self._follower.error
@@ -259,7 +215,7 @@ class Hub:
             self._from = max(self._from, gone.revision)
 
     def _now(self, kind: Kind, span: KeyRange) -> dict[str, KeyValue]:
-        items = self._derived.items if kind in COMPUTED else self._mirror.items
+        items = self._derived.items if kind in COMPUTED else self.mirror.items
         return {key: kv for key, kv in items.items() if _within(span, key)}
 
     async def _past(self, kind: Kind, namespace: str, revision: int) -> dict[str, KeyValue]:

@@ -14,12 +14,10 @@ from random import Random
 
 import msgspec
 
-from overlay.errors import StoreError
 from overlay.linux.files import read_regular
-from overlay.store.contract import Events, KeyRange, Snapshot
-from overlay.store.follower import Follower, Read, Watch
+from overlay.store.contract import KeyRange
 from overlay.store.mirror import Mirror
-from overlay.store.recall import Recall
+from overlay.store.mirror_follower import MirrorFollower
 
 Subnet = IPv4Network | IPv6Network
 
@@ -52,7 +50,7 @@ def _named(path: Path, line: re.Pattern[str]) -> Iterator[Subnet]:
             yield ip_interface(match[1].split(",")[0]).network
 
 
-class LeaseFollower:
+class LeaseFollower(MirrorFollower[Mirror]):
     """Follows all leases of the network, to know at which address a subnet's node is reached.
 
     Args:
@@ -60,52 +58,22 @@ class LeaseFollower:
     """
 
     def __init__(self, prefix: str, rng: Random) -> None:
-        self.span = KeyRange(prefix)
-        self._mirror = Mirror()
-        self._follower = Follower(rng)
+        super().__init__(KeyRange(prefix), Mirror(), rng)
 
     @property
     def known(self) -> bool:
         """Whether the leases have been read."""
-        return self._mirror.loaded
+        return self.mirror.loaded
 
     def public_ip(self, subnet: IPv4Network) -> IPv4Address | None:
         """The address of the node that leases a subnet; None where no lease says one."""
         name = f"{self.span.key}{subnet.network_address}-{subnet.prefixlen}"
-        leases = self._mirror.items
+        leases = self.mirror.items
         kv = leases.get(name) or next((kv for key, kv in leases.items() if key.startswith(f"{name}&")), None)
         try:
             return None if kv is None else IPv4Address(msgspec.json.decode(kv.value, type=_Lease).PublicIP)
         except (msgspec.DecodeError, ValueError):
             return None
-
-    def next_step(self, now: float) -> Read | Watch | float:
-        """See :class:`~overlay.store.following.Follows`."""
-        return self._follower.next(now)
-
-    def loaded(self, snapshot: Snapshot, now: float) -> None:
-        """See :class:`~overlay.store.following.Follows`."""
-        self._follower.loaded(snapshot, now)
-        self._mirror.load(snapshot, self._follower.asked_at)
-
-    def recall(self) -> Recall | None:
-        """See :class:`~overlay.store.following.Follows`."""
-        return self._follower.recall(self._mirror.items.values())
-
-    def proved(self, now: float) -> None:
-        """See :class:`~overlay.store.following.Follows`."""
-        self._follower.proved(now)
-
-    def heard(self, batch: Events, now: float) -> bool:
-        """See :class:`~overlay.store.following.Follows`."""
-        if not self._follower.heard(batch, now):
-            return False
-        self._mirror.apply(batch)
-        return True
-
-    def lost(self, error: StoreError, now: float) -> None:
-        """See :class:`~overlay.store.following.Follows`."""
-        self._follower.failed(error, now)
 
 
 class _Lease(msgspec.Struct):

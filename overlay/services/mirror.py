@@ -8,21 +8,19 @@ beside it only what endpoints are computed from.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from random import Random
 
-from overlay.errors import StoreError
 from overlay.services import endpoints, facts
 from overlay.services.facts import Pod, Service, ServiceName, WrittenEndpoint
 from overlay.services.index import SelectorIndex
 from overlay.services.keys import Keys
 from overlay.services.objects.document import Object, ObjectFormatError, decode
 from overlay.services.pods.node import with_readiness
-from overlay.store.contract import Events, KeyRange, KeyValue, Recollection, Snapshot
-from overlay.store.follower import Follower, Read, Watch
+from overlay.store.contract import Events, KeyRange, KeyValue, Snapshot
 from overlay.store.mirror import Mirror
-from overlay.store.recall import Recall
+from overlay.store.mirror_follower import MirrorFollower
 
 
 class ServicesMirror(Mirror):
@@ -208,72 +206,12 @@ class ServicesMirror(Mirror):
         return with_readiness(record, None if alive is None else alive.mod_revision)
 
 
-class ServicesFollower:
-    """Follows all services' keys for a mirror: what a :class:`~overlay.store.following.Following` drives.
+class ServicesFollower(MirrorFollower[ServicesMirror]):
+    """Follows all services' keys.
 
     Args:
         node: see :class:`ServicesMirror`.
-
-    Attributes:
-        mirror: what is known.
-        error: why the store is not being followed; None while it is.
     """
 
     def __init__(self, keys: Keys, rng: Random, node: str | None = None) -> None:
-        self.span = KeyRange(keys.root)
-        self.mirror = ServicesMirror(keys, node)
-        self._follower = Follower(rng)
-
-    @property
-    def error(self) -> StoreError | None:
-        return self._follower.error
-
-    @property
-    def connected(self) -> bool:
-        """Whether every change is being heard of, as far as one can know."""
-        return self._follower.connected
-
-    @property
-    def last_contact(self) -> float | None:
-        """When the store last answered; None: never."""
-        return self._follower.last_contact
-
-    def next_step(self, now: float) -> Read | Watch | float:
-        """See :class:`~overlay.store.following.Follows`."""
-        return self._follower.next(now)
-
-    def loaded(self, snapshot: Snapshot, now: float) -> None:
-        """See :class:`~overlay.store.following.Follows`."""
-        self._follower.loaded(snapshot, now)
-        self.mirror.load(snapshot, self._follower.asked_at)
-
-    def recall(self) -> Recall | None:
-        """See :class:`~overlay.store.following.Follows`."""
-        recall = self._follower.recall(self.mirror.items.values())
-        return None if recall is None else _RecallOfKept(recall.revision, recall.count, recall.marks, self.mirror.kept)
-
-    def proved(self, now: float) -> None:
-        """See :class:`~overlay.store.following.Follows`."""
-        self._follower.proved(now)
-
-    def heard(self, batch: Events, now: float) -> bool:
-        """See :class:`~overlay.store.following.Follows`."""
-        if not self._follower.heard(batch, now):
-            return False
-        self.mirror.apply(batch)
-        return True
-
-    def lost(self, error: StoreError, now: float) -> None:
-        """See :class:`~overlay.store.following.Follows`."""
-        self._follower.failed(error, now)
-
-
-@dataclass(frozen=True, slots=True)
-class _RecallOfKept(Recall):
-    """A recall by one who does not keep all values: what the store remembers is made what would be kept of it."""
-
-    kept: Callable[[KeyValue], KeyValue]
-
-    def agrees(self, answer: Recollection) -> bool:
-        """See :meth:`Recall.agrees`."""
-        return Recall.agrees(self, replace(answer, items=tuple(map(self.kept, answer.items))))
+        super().__init__(KeyRange(keys.root), ServicesMirror(keys, node), rng)

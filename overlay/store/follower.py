@@ -12,7 +12,7 @@ the simulation on a faulty store.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
 from random import Random
@@ -20,7 +20,7 @@ from random import Random
 from overlay.errors import CompactedError, StoreError
 from overlay.rates import Backoff
 from overlay.store.contract import Events, KeyValue, Snapshot
-from overlay.store.recall import Recall
+from overlay.store.recall import Recall, as_it_is
 
 FIRST_RETRY = 0.25
 """Seconds before the first new attempt; most interruptions are a server that restarts."""
@@ -113,9 +113,13 @@ class Follower:
         self._due = now
         self._enter(FollowPhase.DUE)
 
-    def recall(self, known: Collection[KeyValue]) -> Recall | None:
-        """What of all that is ``known`` the store must remember before a watch counts; None once it has proved that."""
-        return Recall.of(known, self.revision) if self.phase is FollowPhase.PROVING else None
+    def recall(self, known: Collection[KeyValue], kept: Callable[[KeyValue], KeyValue] = as_it_is) -> Recall | None:
+        """What of all that is ``known`` the store must remember before a watch counts; None once it has proved that.
+
+        Args:
+            kept: see :class:`~overlay.store.recall.Recall`.
+        """
+        return Recall.of(known, self.revision, kept) if self.phase is FollowPhase.PROVING else None
 
     def proved(self, now: float) -> None:
         """The watch stands, and goes on from what is known."""

@@ -10,14 +10,19 @@ MARKS keys have the same revisions, values and etcd leases.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from typing import Self
 
 from overlay.store.contract import KeyValue, Recollection
 
 MARKS = 32
 """Keys that are asked for. etcd takes 128 operations in a transaction (``--max-txn-ops``), and 32 cost it 0.1 ms."""
+
+
+def as_it_is(kv: KeyValue) -> KeyValue:
+    """All of a key is kept."""
+    return kv
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +33,19 @@ class Recall:
         revision: that every change up to is known.
         count: of the keys at that revision.
         marks: the newest of them.
+        kept: what is kept of a key, where not all is: the store's answer is made that before it is compared.
     """
 
     revision: int
     count: int
     marks: tuple[KeyValue, ...]
+    kept: Callable[[KeyValue], KeyValue] = field(default=as_it_is, compare=False)
 
     @classmethod
-    def of(cls, items: Collection[KeyValue], revision: int) -> Self:
+    def of(cls, items: Collection[KeyValue], revision: int, kept: Callable[[KeyValue], KeyValue] = as_it_is) -> Self:
         """From all that is known of a range."""
-        return cls(revision, len(items), tuple(heapq.nlargest(MARKS, items, key=lambda item: item.mod_revision)))
+        marks = tuple(heapq.nlargest(MARKS, items, key=lambda item: item.mod_revision))
+        return cls(revision, len(items), marks, kept)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -46,4 +54,4 @@ class Recall:
 
     def agrees(self, answer: Recollection) -> bool:
         """Whether the store remembers the range as we do."""
-        return answer.count == self.count and set(answer.items) == set(self.marks)
+        return answer.count == self.count and set(map(self.kept, answer.items)) == set(self.marks)
