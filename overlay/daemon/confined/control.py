@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 from overlay.errors import OverlayError
 
 ToHelper = TypeVar("ToHelper")
+FromHelper = TypeVar("FromHelper")
 Report = TypeVar("Report")
 
 
@@ -36,14 +37,16 @@ class _Packet:
             os.close(descriptor)
 
 
-class Control(Generic[ToHelper, Report]):
+class Control(Generic[ToHelper, FromHelper, Report]):
     """One helper's control socket on the running loop; it is closed here.
 
     Args:
         encode: a message to the helper as bytes.
         more: the next message where nothing else waits; None for nothing. It counts as said.
         question: makes the message that asks how the helper is, with a number that the answer has to have.
-        take: called with what the helper sent, a whole message.
+        decode: what the helper sent, a whole message; raises ValueError where it is none.
+        take: called with that.
+        complain: told, in words, of what did not decode.
         ended: what those get who wait for a helper that has ended.
         largest: bytes of a message from it, at most.
         handed_over: descriptors that go with a message; those of ours may be closed from then on.
@@ -60,7 +63,9 @@ class Control(Generic[ToHelper, Report]):
         encode: Callable[[ToHelper], bytes],
         more: Callable[[], ToHelper | None],
         question: Callable[[int], ToHelper],
-        take: Callable[[bytes], None],
+        decode: Callable[[bytes], FromHelper],
+        take: Callable[[FromHelper], None],
+        complain: Callable[[str], None],
         ended: Callable[[], OverlayError],
         largest: int,
         handed_over: Callable[[ToHelper], Sequence[int]] = lambda _: (),
@@ -69,7 +74,8 @@ class Control(Generic[ToHelper, Report]):
         self._control = control
         self._control.setblocking(False)
         self._encode, self._more, self._question, self._handed_over = encode, more, question, handed_over
-        self._take, self._ended, self._largest = take, ended, largest
+        self._decode, self._take, self._complain = decode, take, complain
+        self._ended, self._largest = ended, largest
         self.ready: asyncio.Future[str] = self._loop.create_future()
         self.closed = asyncio.Event()
         self._outgoing: list[ToHelper] = []  # at most one of each kind
@@ -159,7 +165,12 @@ class Control(Generic[ToHelper, Report]):
             return
         except OSError:
             data = b""
-        if data:
-            self._take(data)
-        else:
+        if not data:
             self.close()
+            return
+        try:
+            message = self._decode(data)
+        except ValueError as failure:
+            self._complain(f"a message that does not decode: {failure}")
+            return
+        self._take(message)

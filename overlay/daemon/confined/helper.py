@@ -28,7 +28,7 @@ class Link(Protocol):
         control: the socket; it is ready when the process does its work.
     """
 
-    control: Control[Any, Any]
+    control: Control[Any, Any, Any]
 
 
 L = TypeVar("L", bound=Link)

@@ -20,7 +20,7 @@ from overlay.datapath.userspace.messages import (
     MAX_MESSAGE,
     Ask,
     Configure,
-    MalformedMessageError,
+    FromWorker,
     Notice,
     PeerChange,
     Peers,
@@ -98,8 +98,9 @@ class WorkerLink:
         self._have: Subnets = {}
         self._changes = difference({}, peers)
         self._started = False
-        self.control: Control[ToWorker, Status] = Control(
-            control, encode=encode, more=self._more, question=Ask, take=self._take,
+        self.control: Control[ToWorker, FromWorker, Status] = Control(
+            control, encode=encode, more=self._more, question=Ask, decode=decode_from_worker, take=self._take,
+            complain=lambda what: self._notices.say(f"the worker sent {what}", self._loop.time()),
             ended=lambda: DatapathError("the worker has ended"), largest=MAX_MESSAGE,
         )  # fmt: skip
         self.control.say(_configure(spec), *([route_mtus] if route_mtus.mtus else []))
@@ -130,12 +131,7 @@ class WorkerLink:
             return Start()
         return None
 
-    def _take(self, data: bytes) -> None:
-        try:
-            message = decode_from_worker(data)
-        except MalformedMessageError as failure:
-            self._notices.say(f"the worker sent a message that does not decode: {failure}", self._loop.time())
-            return
+    def _take(self, message: FromWorker) -> None:
         match message:
             case Ready():
                 self.control.is_ready(message.detail)

@@ -12,6 +12,7 @@ import logging
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Protocol, TypeAlias, TypeVar
 
@@ -25,7 +26,7 @@ from overlay.services.dns.messages import (
     Ask,
     Changes,
     Complete,
-    MalformedMessageError,
+    FromWorker,
     Ready,
     Settings,
     Status,
@@ -91,8 +92,9 @@ class Feed:
         self._loaded = loaded
         self._dirty: dict[ServiceName, None] = dict.fromkeys(facts.services()) if loaded else {}
         self._looks_at_sets = loaded
-        self.control: Control[ToWorker, Status] = Control(
-            control, encode=encode, more=self._more, question=Ask, take=self._take,
+        self.control: Control[ToWorker, FromWorker, Status] = Control(
+            control, encode=encode, more=self._more, question=Ask, decode=decode_from_worker, take=self._take,
+            complain=partial(_log.debug, "the DNS worker sent %s"),
             ended=lambda: ServicesError("the DNS worker has ended"), largest=MAX_MESSAGE,
         )  # fmt: skip
         self.control.say(settings)
@@ -167,12 +169,7 @@ class Feed:
 
     # --- what comes in ---
 
-    def _take(self, data: bytes) -> None:
-        try:
-            message = decode_from_worker(data)
-        except MalformedMessageError as failure:
-            _log.debug("the DNS worker sent a message that does not decode: %s", failure)
-            return
+    def _take(self, message: FromWorker) -> None:
         match message:
             case Ready():
                 self.control.is_ready()

@@ -8,11 +8,22 @@ from __future__ import annotations
 
 import logging
 import socket
+from functools import partial
 
 from overlay.daemon.confined.control import Control
 from overlay.errors import NodeError
 from overlay.services.proxy.userspace import messages
-from overlay.services.proxy.userspace.messages import Ask, Change, Close, Open, Ready, Start, Status, ToWorker
+from overlay.services.proxy.userspace.messages import (
+    Ask,
+    Change,
+    Close,
+    FromWorker,
+    Open,
+    Ready,
+    Start,
+    Status,
+    ToWorker,
+)
 from overlay.services.proxy.userspace.ports import Ports, Wanted
 
 _log = logging.getLogger(__name__)
@@ -30,8 +41,10 @@ class Link:
         self._has: dict[int, Wanted] = {}
         self._changed: dict[int, None] = dict.fromkeys(ports.numbers())
         self._started = False
-        self.control: Control[ToWorker, Status] = Control(
-            control, encode=messages.encode, more=self._more, question=Ask, take=self._take,
+        self.control: Control[ToWorker, FromWorker, Status] = Control(
+            control, encode=messages.encode, more=self._more, question=Ask,
+            decode=messages.decode_from_worker, take=self._take,
+            complain=partial(_log.debug, "the services worker sent %s"),
             ended=lambda: NodeError("the services worker has ended"), largest=messages.LONGEST,
             handed_over=self._handed_over,
         )  # fmt: skip
@@ -74,12 +87,7 @@ class Link:
             return (port.socket.fileno(),)
         return ()
 
-    def _take(self, data: bytes) -> None:
-        try:
-            message = messages.decode_from_worker(data)
-        except ValueError as failure:
-            _log.debug("the services worker sent a message that does not decode: %s", failure)
-            return
+    def _take(self, message: FromWorker) -> None:
         match message:
             case Ready():
                 self.control.is_ready()
