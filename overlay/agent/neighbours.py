@@ -27,6 +27,7 @@ from overlay.node.docker.restart import Restart, would_help
 from overlay.node.firewall import others, refusals
 from overlay.node.firewall.refusals import Tunnel
 from overlay.node.firewall.saved import Tokens
+from overlay.node.firewall.standstill import Standstill
 from overlay.problem import Problem
 
 _log = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ class Neighbours:
         """
         self._restart = Restart(state_dir) if watch_docker else None
         self._tools = Tools.locate()
+        self._prerouting: Standstill[tuple[Tokens, ...]] = Standstill()
+        self._refusals: Standstill[tuple[Problem, ...]] = Standstill()
 
     async def look(self, desired: Desired | None, interface: str, port: int | None) -> Look:
         """
@@ -67,9 +70,12 @@ class Neighbours:
             found += ways.look(netlink, pool.network, desired.subnet, interface)
         # One that cannot be read is the firewall's own problem already: its rules are checked every few seconds.
         with contextlib.suppress(NodeError):
-            found += others.look(self._tools, pool.network, interface)
             tunnel = None if port is None else Tunnel(port, desired.underlay.interface)
-            found += refusals.look(self._tools, refusals.kinds(pool.network, desired.subnet, interface, tunnel))
+            kinds = refusals.kinds(pool.network, desired.subnet, interface, tunnel)
+            found += self._refusals.known(
+                (self._tools, pool.network, interface, kinds),
+                lambda: (*others.look(self._tools, pool.network, interface), *refusals.look(self._tools, kinds)),
+            )
         return tuple(found)
 
     def _docker(self, desired: Desired, interface: str, restart: Restart) -> Iterator[Problem]:
@@ -78,7 +84,7 @@ class Neighbours:
             return
         rules: tuple[Tokens, ...] = ()
         with contextlib.suppress(NodeError):
-            rules = others.prerouting(self._tools)
+            rules = self._prerouting.known(self._tools, lambda: others.prerouting(self._tools))
         place = judgement.Place(desired.subnet, interface, rules, _addresses())
         # What cannot be written is said by what stays wrong: the remedy is in the status all the while.
         with contextlib.suppress(FileError):

@@ -12,10 +12,11 @@ from functools import cache
 from pathlib import Path
 
 from overlay.errors import NodeError, PrivilegeError
+from overlay.linux import nf_tables
 from overlay.linux.shortage import is_shortage
 from overlay.text import harmless
 
-LEGACY_TABLES = Path("/proc/net/ip_tables_names")
+LEGACY_TABLES = Path("/proc/thread-self/net/ip_tables_names")
 """Which of iptables' older tables this network namespace has (net/ipv4/netfilter/ip_tables.c)."""
 
 _SEARCH_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"))
@@ -178,6 +179,24 @@ def has_legacy_filter() -> bool:
         return "filter" in LEGACY_TABLES.read_text().split()
     except OSError:  # this kernel has none
         return False
+
+
+def state() -> int | None:
+    """Another number once anybody has changed a rule of this network namespace; None where nobody counts changes.
+
+    Nobody counts those of iptables' older tables, so it is None where there are any, and where that is not to be known.
+    """
+    try:
+        if LEGACY_TABLES.read_text():
+            return None
+    except FileNotFoundError:
+        pass  # this kernel has none
+    except OSError:
+        return None
+    try:
+        return nf_tables.generation()
+    except NodeError:
+        return None
 
 
 def _which(name: str) -> str | None:

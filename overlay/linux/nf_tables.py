@@ -1,7 +1,8 @@
-"""Names and elements of one of nftables' tables, asked of the kernel itself (``linux/netfilter/nf_tables.h``).
+"""Of nftables what is asked of the kernel itself (``linux/netfilter/nf_tables.h``): names and elements of a table, and
+whether anything has changed.
 
-nft reads the same, and takes seconds for tens of thousands of elements, which it types and prints. Everything else
-about nftables is nft's (:mod:`overlay.linux.netfilter`).
+nft reads the same, and takes seconds for tens of thousands of elements, which it types and prints, and some
+milliseconds for nothing at all. Everything else about nftables is nft's (:mod:`overlay.linux.netfilter`).
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from typing import TypeAlias
 from overlay.errors import NodeError
 
 _NETFILTER, _NFTABLES, _IPV4 = 12, 10 << 8, 2
-_GET_CHAIN, _GET_SET, _GET_ELEMENTS = 4, 10, 13
-_REQUEST, _DUMP, _INTERRUPTED = 0x1, 0x300, 0x10
+_GET_CHAIN, _GET_SET, _GET_ELEMENTS, _GET_GENERATION = 4, 10, 13, 16
+_REQUEST, _ACKNOWLEDGE, _DUMP, _INTERRUPTED = 0x1, 0x4, 0x300, 0x10
 _ERROR, _DONE = 2, 3
 
 _TABLE, _CHAIN_NAME, _SET_NAME, _ELEMENTS = 1, 3, 2, 3
 """``NFTA_CHAIN_TABLE`` (and ``_SET_``, ``_SET_ELEM_LIST_``), ``NFTA_CHAIN_NAME``, ``NFTA_SET_NAME`` (also of a list of
 elements), ``NFTA_SET_ELEM_LIST_ELEMENTS``."""
+_GENERATION = 1
+"""``NFTA_GEN_ID``."""
 _KEY, _DATA, _VERDICT, _CODE, _CHAIN = 1, 2, 2, 1, 2
 """``NFTA_SET_ELEM_KEY`` and ``_DATA``, ``NFTA_DATA_VERDICT``, ``NFTA_VERDICT_CODE`` and ``_CHAIN``."""
 
@@ -51,6 +54,18 @@ class Verdict:
 
 Value: TypeAlias = bytes | Verdict | None
 """What an element leads to; None in a set."""
+
+
+def generation() -> int:
+    """Another number after each change of any rule in nftables, iptables' there too, in this network namespace.
+
+    Packets, which count in rules and put themselves into sets, change none. Raises NodeError.
+    """
+    try:
+        (_, answer), *_ = _ask(_GET_GENERATION, b"", _ACKNOWLEDGE)
+        return int.from_bytes(dict(_attributes(answer))[_GENERATION], "big")
+    except (OSError, ValueError, KeyError) as error:
+        raise NodeError(f"does not tell whether it has changed: {error}", about="nftables") from error
 
 
 def chains(table: str) -> frozenset[str]:
@@ -112,7 +127,7 @@ def _dump(message: int, asked: bytes) -> list[memoryview]:
     """Attributes of every message of one consistent answer; none where there is nothing of that name."""
     for _ in range(_ATTEMPTS):
         try:
-            answers = list(_ask(message, asked))
+            answers = list(_ask(message, asked, _DUMP))
         except OSError as error:
             if error.errno == errno.ENOENT:
                 return []
@@ -122,10 +137,10 @@ def _dump(message: int, asked: bytes) -> list[memoryview]:
     raise NodeError("changes all the time", about="nftables", remedy="it is tried again")
 
 
-def _ask(message: int, asked: bytes) -> Iterator[tuple[bool, memoryview]]:
+def _ask(message: int, asked: bytes, how: int) -> Iterator[tuple[bool, memoryview]]:
     body = _GENERAL.pack(_IPV4, 0, 0) + asked
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETFILTER) as netlink:
-        netlink.send(_HEADER.pack(_HEADER.size + len(body), _NFTABLES | message, _REQUEST | _DUMP, 1, 0) + body)
+        netlink.send(_HEADER.pack(_HEADER.size + len(body), _NFTABLES | message, _REQUEST | how, 1, 0) + body)
         while True:
             data = memoryview(netlink.recv(1 << 18))
             while data:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -11,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from overlay.errors import NodeError
+from overlay.linux import netfilter
 from overlay.linux.netfilter import Tools
 from overlay.node.firewall import Firewall, Ruleset, desired_rules
+from tests.support.namespaces import namespace
 from tests.support.router import NETWORK, SUBNET, VARIANTS, Router, routing
 
 pytestmark = pytest.mark.root
@@ -289,3 +292,48 @@ def test_the_interface_of_peers_packets_may_change(nft_router: Router) -> None:
     assert nft_router.reaches()
     by_link.remove()
     assert jumps() == []
+
+
+BY_OTHERS = {
+    "iptables": ("iptables-nft", "-I", "FORWARD", "1", "-j", "ACCEPT"),
+    "the other iptables": ("iptables-legacy", "-P", "FORWARD", "DROP"),
+    "a jump of ours": ("iptables-nft", "-t", "nat", "-F", "POSTROUTING"),
+    "nft": ("nft", "add table ip others; add chain ip others forward { type filter hook forward priority 0; }"),
+    "nft flushes": ("nft", "flush ruleset"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", BY_OTHERS)
+def test_rules_are_read_again_once_anybody_has_changed_one_and_not_before(
+    monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    commands: list[str] = []
+    run = netfilter._run
+
+    def noting(command: Sequence[str], text: str = "") -> str:
+        commands.append(os.path.basename(command[0]))
+        return run(command, text)
+
+    monkeypatch.setattr(netfilter, "_run", noting)
+    with namespace("still") as still:
+        firewall = Firewall()
+
+        def looked() -> bool:
+            commands.clear()
+            still.call(lambda: firewall.reconcile(BOTH))
+            return bool(commands)
+
+        while still.call(lambda: firewall.reconcile(BOTH)):
+            pass
+        still.run("nft", "add table ip packets; add set ip packets seen { type ipv4_addr; flags dynamic; size 9; }; "
+                  "add chain ip packets out { type filter hook output priority 0; }; "
+                  "add rule ip packets out counter update @seen { ip daddr }")  # fmt: skip
+        assert looked()
+        for _ in range(3):
+            still.run("ping", "-c1", "127.0.0.1")  # what counts packets is no change
+            assert not looked()
+        if still.attempt(*BY_OTHERS[change]).returncode:
+            assert change == "the other iptables"
+            pytest.skip("this kernel has no older iptables")
+        assert looked()
+        assert still.call(lambda: Firewall().reconcile(BOTH)) == [], "and what is wrong then is mended"

@@ -30,7 +30,7 @@ from overlay.datapath.kernel.findings import (
 from overlay.datapath.kernel.fou import NOT_WANTED, Wish, forsake, socket_ports
 from overlay.datapath.kernel.fou_watch import Verdict, Watch
 from overlay.datapath.kernel.machine import Machine, cleanup
-from overlay.datapath.kernel.maps import read_counters
+from overlay.datapath.kernel.maps import read_counter, read_counters
 from overlay.datapath.kernel.programs import OBJECT, Loaded, load, pin_directory
 from overlay.datapath.kernel.proof import Asker
 from overlay.datapath.kernel.state import OBSTACLE, WAITING, State
@@ -306,7 +306,7 @@ class KernelDatapath:
             async with self._turn:
                 if self._machine is None:
                     continue
-                now, heard = time.monotonic(), self._counters().get("icmp_too_big", 0)
+                now, heard = time.monotonic(), read_counter(self._machine.loaded.counters, "icmp_too_big")
                 if heard != claims:
                     claims, attentive = heard, now + _ATTENTION
                 if now >= attentive and now - looked < _LEARN_ANYWAY:
@@ -346,9 +346,11 @@ class KernelDatapath:
             await asyncio.sleep(_ASK)
             async with self._turn:
                 machine, table = self._machine, self._table
-                if machine is None or table is None or (endpoint := machine.endpoint) is None:
+                if machine is None or table is None:
                     continue
                 if self._asker is None:
+                    if (endpoint := machine.endpoint) is None:
+                        continue
                     try:
                         self._asker = Asker(machine.spec.device, endpoint, machine.loaded.peers)
                     except OSError as error:

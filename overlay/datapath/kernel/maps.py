@@ -234,10 +234,19 @@ def _key(subnet: IPv4Network) -> bytes:
 
 def read_counters(causes: Map) -> Mapping[str, int]:
     """The sums over all CPUs, by name."""
+    values = _per_cpu(causes)
+    return {name: sum(values[at::_COUNTER_PLACES]) for at, name in enumerate(COUNTERS)}
+
+
+def read_counter(causes: Map, name: str) -> int:
+    """One of them: to read often."""
+    return sum(_per_cpu(causes)[COUNTERS.index(name) :: _COUNTER_PLACES])
+
+
+def _per_cpu(causes: Map) -> memoryview:
     cpus = possible_cpus()
     raw = causes.get(_ONLY, copies=cpus) or bytes(cpus * _COUNTER_PLACES * 8)
-    values = struct.unpack(f"={cpus * _COUNTER_PLACES}Q", raw)
-    return {name: sum(values[at::_COUNTER_PLACES]) for at, name in enumerate(COUNTERS)}
+    return memoryview(raw).cast("Q")
 
 
 def read_table(subnets: Map) -> PeerTable:

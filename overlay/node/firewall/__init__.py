@@ -7,6 +7,7 @@
 * ``others``, ``refusals``: what in others' firewalls keeps our packets back; ``fate`` what a table does to one kind of
   packet, ``native`` nft's tables in its words: pure.
 * ``husks``: iptables' tables that were not there before, made and taken away: pure.
+* ``standstill``: what was found out is known for as long as nobody changes a rule.
 * ``reconciler``: :class:`Firewall`, which reads, compares and writes only what differs, by the tools that
   :mod:`overlay.linux.netfilter` finds and runs.
 

@@ -11,6 +11,7 @@ from overlay.model import FLANNELS_DEVICE
 from overlay.node.firewall import husks, iptables, nftables
 from overlay.node.firewall.model import EMPTY, Hook, Names, Ruleset
 from overlay.node.firewall.saved import Saved
+from overlay.node.firewall.standstill import Standstill
 
 _ATTEMPTS = 3
 """Others write too: a plan made from what was read may fail, as a whole, when carried out, or be wrong by then."""
@@ -20,7 +21,8 @@ class Firewall:
     """One agent's rules on this machine (in this network namespace), in iptables or nftables.
 
     Every method blocks for some milliseconds, or longer where others hold iptables' lock: asynchronous code calls it
-    through ``asyncio.to_thread``, one call at a time.
+    through ``asyncio.to_thread``, one call at a time. Where no rule has changed since all was right, it still is, and
+    nothing is read.
 
     The accepts for forwarded packets may be needed more than once: the kernel asks nftables' base chains, iptables'
     rules and those of iptables' other variant, and a drop in any of them is final, so an accept in another changes
@@ -48,6 +50,7 @@ class Firewall:
         self._enable_nftables = enable_nftables
         self._nftables = enable_nftables or not self._tools.has_iptables
         self._leftovers_gone = False
+        self._standstill: Standstill[list[str]] = Standstill()
         self._printed: dict[str, tuple[list[nftables.Json], list[nftables.Json]]] = {}
 
     @property
@@ -63,6 +66,14 @@ class Firewall:
             NodeError: a tool is missing or refused; nothing half-done is left in any one table.
         """
         self._find_what_was_missing()
+        if not self._looks_again:  # with tools that were given: who knows which machine they are of
+            return self._reconciled(ruleset)
+        changes = self._standstill.known((ruleset, self._tools), lambda: self._reconciled(ruleset))
+        if changes:
+            self._standstill.forget()
+        return changes
+
+    def _reconciled(self, ruleset: Ruleset) -> list[str]:
         changes = []
         if (own := self._tools.own_iptables) is not None:
             changes += self._in_iptables(own, ruleset, only_where_needed=self._nftables)
