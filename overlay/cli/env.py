@@ -8,7 +8,7 @@ import click
 
 from overlay.cli.options import Etcd, etcd_flags, services_prefix_flag
 from overlay.errors import UsageError
-from overlay.services import facts
+from overlay.services import facts_of
 from overlay.services.environment import ALWAYS, variables
 from overlay.services.facts import Service
 from overlay.services.keys import Keys
@@ -45,7 +45,7 @@ async def _services(store: Store, keys: Keys, namespace: str) -> list[Service]:
     found = []
     for item in items.values():
         try:
-            found.append(facts.service(decode(item.value, item.mod_revision, item.key)))
+            found.append(facts_of.service(decode(item.value, item.mod_revision, item.key)))
         except ObjectFormatError as error:
             print(f"overlay env: passed over: {error}", file=sys.stderr)
     return found

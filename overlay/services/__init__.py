@@ -15,11 +15,12 @@ Concepts, and which way they flow::
 * ``storage``: objects to keys and back; what must be unique is taken in the transaction that writes the object.
 * ``expiry``: the etcd leases of objects that live for a while (Events).
 * ``pods``: each node registers its own containers.
-* ``facts`` (pure): of a Service and a pod what endpoints are computed from; ``index`` (pure): which pods each Service
-  selects; ``mirror``: one consistent view of all keys, kept with both.
+* ``facts`` (pure): of a Service and a pod what endpoints are computed from, found in documents by ``facts_of``;
+  ``index`` (pure): which pods each Service selects; ``mirror``: one consistent view of all keys, kept with both.
 * ``endpoints`` (pure): from Services and pods to Endpoints and EndpointSlices. Nobody stores those: every node and
   every API server computes the same from the same revision, so that there is neither controller nor leader.
-* ``table`` (pure): what each virtual address means on this node; ``meeting`` (pure): what a connection meets there.
+* ``table`` (pure): what each virtual address means on this node, made by ``table_maker``; ``meeting`` (pure): what a
+  connection meets there.
 * ``environment`` (pure): Services as variables.
 * ``proxy``: makes the addresses answer, in one of several modes.
 * ``events``: what a mode cannot do for a Service, told to its owner.

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from random import Random
 
-from overlay.services import endpoints, facts
+from overlay.services import endpoints, facts_of
 from overlay.services.facts import Pod, Service, ServiceName, WrittenEndpoint
 from overlay.services.index import SelectorIndex
 from overlay.services.keys import Keys
@@ -83,7 +83,7 @@ class ServicesMirror(Mirror):
     def _entered(self, kv: KeyValue) -> None:
         try:
             if (pod_key := self.keys.parse_pod(kv.key)) is not None:
-                pod = facts.pod(kv.key, kv.value)
+                pod = facts_of.pod(kv.key, kv.value)
                 self._pods_of.setdefault(pod_key.node, set()).add(kv.key)
                 self.touched |= self._index.add_pod(pod)
             elif kv.key.startswith(self.keys.objects("services")):
@@ -96,7 +96,7 @@ class ServicesMirror(Mirror):
             self.malformed[kv.key] = error
 
     def _enter_service(self, kv: KeyValue) -> None:
-        service = facts.service(decode(kv.value, kv.mod_revision, kv.key))
+        service = facts_of.service(decode(kv.value, kv.mod_revision, kv.key))
         if (named := self.keys.object("services", *service.full_name)) != kv.key:
             raise ObjectFormatError(f"is the Service of the key {named}", about=kv.key)
         self._service_keys[kv.key] = service.full_name
@@ -107,8 +107,8 @@ class ServicesMirror(Mirror):
         if (key := self.keys.parse_object(kv.key, namespaced=True)) is None:
             raise ObjectFormatError("is none of our keys", about=kv.key)
         if key.resource == "endpoints":
-            owner, found = (key.namespace, key.name), facts.endpoints_written(document)
-        elif (told := facts.slice_written(document)) is not None:
+            owner, found = (key.namespace, key.name), facts_of.endpoints_written(document)
+        elif (told := facts_of.slice_written(document)) is not None:
             owner, found = told
         else:
             return

@@ -27,12 +27,13 @@ from overlay.lab.cluster import Lab
 from overlay.lab.machine import Node
 from overlay.lab.process import Process, poll
 from overlay.lab.shell import overlay_command
-from overlay.services import facts
+from overlay.services import facts, facts_of
 from overlay.services.facts import Pod, Service, ServiceName, WrittenEndpoint
 from overlay.services.meeting import Meeting, meets
 from overlay.services.objects.document import Object, encode
 from overlay.services.proxy.ebpf import programs
-from overlay.services.table import Place, Table, TableMaker
+from overlay.services.table import Place, Table
+from overlay.services.table_maker import TableMaker
 from tests.support.cgroup import cgroup, words_in
 
 PORT = 8080
@@ -268,8 +269,8 @@ class ServicesLab:
     def table(self, node: str) -> Table:
         """What a node's table is to be, from the documents."""
         known = _Known(
-            {("default", name): facts.service(each) for name, each in self.services.items()},
-            [facts.pod(f"/overlay/pods/{each['spec']['nodeName']}/{name}", encode(each))
+            {("default", name): facts_of.service(each) for name, each in self.services.items()},
+            [facts_of.pod(f"/overlay/pods/{each['spec']['nodeName']}/{name}", encode(each))
              for name, each in self.pods.items()],
         )  # fmt: skip
         if node not in self._addresses:

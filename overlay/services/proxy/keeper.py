@@ -23,7 +23,8 @@ from overlay.services.mirror import ServicesMirror
 from overlay.services.proxy import hairpin, passage, place
 from overlay.services.proxy.base import Mode, Surroundings
 from overlay.services.proxy.modes import MODES, NONE, choose
-from overlay.services.table import Entry, Kind, Place, PortName, Table, TableMaker
+from overlay.services.table import Entry, Kind, Place, PortName, Table
+from overlay.services.table_maker import TableMaker
 
 _log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay.services import endpoints, facts
+from overlay.services import endpoints, facts_of
 from overlay.services.facts import Pod, Service
 from overlay.services.objects.document import Object, encode
 
@@ -39,11 +39,11 @@ def pod_document(number: int = 1, *, ready: bool = True, **more: Any) -> Object:
 
 
 def pods_of(documents: list[Object]) -> list[Pod]:
-    return [facts.pod(f"/overlay/pods/n1/{number}", encode(document)) for number, document in enumerate(documents)]
+    return [facts_of.pod(f"/overlay/pods/n1/{number}", encode(document)) for number, document in enumerate(documents)]
 
 
 def service_of(**spec: Any) -> Service:
-    return facts.service(service_document(**spec))
+    return facts_of.service(service_document(**spec))
 
 
 # --- the oracle: straight from documents, no grouping but by comparing everything with everything ---------------------
@@ -188,7 +188,7 @@ def pod_lists(draw: st.DrawFn) -> list[Object]:
 
 @given(services, pod_lists())
 def test_they_are_what_kubernetes_controllers_make(service: Object, pods: list[Object]) -> None:
-    known = facts.service(service)
+    known = facts_of.service(service)
     made = endpoints.endpoints(known, pods_of(pods))
     slices = endpoints.slices(known, pods_of(pods))
     assert seen_in_endpoints(made) == oracle_endpoints(service, pods)
@@ -203,7 +203,7 @@ def test_they_are_what_kubernetes_controllers_make(service: Object, pods: list[O
 
 @given(services, pod_lists(), st.randoms())
 def test_the_order_in_which_pods_are_known_does_not_matter(service: Object, pods: list[Object], rng: Any) -> None:
-    known, listed = facts.service(service), pods_of(pods)
+    known, listed = facts_of.service(service), pods_of(pods)
     shuffled = list(listed)
     rng.shuffle(shuffled)
     assert endpoints.endpoints(known, listed) == endpoints.endpoints(known, shuffled)
@@ -337,7 +337,7 @@ members = st.dictionaries(
 @given(members, members | junk, members | junk)
 def test_documents_of_another_form_break_nothing_and_are_read_alike(metadata: Any, spec: Any, status: Any) -> None:
     document = {"metadata": {"name": "x", **metadata}, "spec": spec, "status": status}
-    service, pod = facts.service(document), facts.pod("k", encode(document))
-    assert pod == facts._pod_of_another_form("k", document), "quickly or slowly"
+    service, pod = facts_of.service(document), facts_of.pod("k", encode(document))
+    assert pod == facts_of._pod_of_another_form("k", document), "quickly or slowly"
     assert endpoints.slices(service, [pod])
     assert endpoints.endpoints(service, [pod])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from overlay.services import facts
+from overlay.services import facts_of
 from overlay.services.environment import variables
 from overlay.services.facts import Service
 
 
 def service(name: str, address: str, *ports: dict[str, Any], namespace: str = "test", **spec: Any) -> Service:
-    return facts.service(
+    return facts_of.service(
         {
             "metadata": {"name": name, "namespace": namespace},
             "spec": {"clusterIP": address, "clusterIPs": [address], "ports": list(ports), **spec},

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay.services import endpoints, facts
+from overlay.services import endpoints, facts_of
 from overlay.services.keys import Keys
 from overlay.services.mirror import ServicesFollower, ServicesMirror
 from overlay.store.contract import Delete, KeyRange, KeyValue, Put, Recollection, Snapshot
@@ -69,11 +69,11 @@ def test_what_is_selected_is_what_a_look_at_all_finds(
             mirror.apply(core.events(ALL, mirror.revision))
         held = core.read(ALL, 0.0).items
         documents = {item.key: msgspec.json.decode(item.value) for item in held}
-        pods = [facts.pod(item.key, item.value) for item in held if "/pods/" in item.key]
+        pods = [facts_of.pod(item.key, item.value) for item in held if "/pods/" in item.key]
         expected = {}
         for key, document in documents.items():
             if "/services/" in key:
-                known = facts.service(document)
+                known = facts_of.service(document)
                 chosen = [p for p in pods if p.namespace == known.namespace and known.selects(p.labels)]
                 expected[known.full_name] = sorted(p.key for p in chosen)
         assert {name: [p.key for p in mirror.selected(name)] for name in mirror.services} == expected

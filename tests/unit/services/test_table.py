@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay.services import facts
+from overlay.services import facts, facts_of
 from overlay.services.facts import Pod, Service, ServiceName, WrittenEndpoint
 from overlay.services.keys import Keys
 from overlay.services.meeting import meets
 from overlay.services.mirror import ServicesMirror
 from overlay.services.objects.document import Object, encode
-from overlay.services.table import Answer, Backend, Entry, Frontend, Kind, Place, PortName, Table, TableMaker
+from overlay.services.table import Answer, Backend, Entry, Frontend, Kind, Place, PortName, Table
+from overlay.services.table_maker import TableMaker
 from overlay.store.contract import Delete, KeyRange, Put
 from tests.support.memory_store import MemoryCore
 
@@ -67,8 +68,8 @@ class Held:
 
 
 def held(services: list[Object], pods: list[Object] = [], **by_hand: Any) -> Held:  # noqa: B006 (is not changed)
-    known = [facts.service(each) for each in services]
-    found = [facts.pod(f"/overlay/pods/{each['spec']['nodeName']}/{number}", encode(each))
+    known = [facts_of.service(each) for each in services]
+    found = [facts_of.pod(f"/overlay/pods/{each['spec']['nodeName']}/{number}", encode(each))
              for number, each in enumerate(pods)]  # fmt: skip
     return Held({each.full_name: each for each in known}, found, {("default", k): v for k, v in by_hand.items()})
 
