@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
@@ -18,6 +19,7 @@ from overlay.daemon.reconcile import Look, Loop
 from overlay.daemon.threads import in_thread
 from overlay.daemon.troubles import Troubles
 from overlay.datapath.base import Datapath, DatapathStatus, Meanwhile
+from overlay.datapath.kernel import fou_watch
 from overlay.datapath.kernel.attach import fou_device, gro_pair
 from overlay.datapath.kernel.findings import (
     FIREWALL,
@@ -30,7 +32,7 @@ from overlay.datapath.kernel.findings import (
 from overlay.datapath.kernel.fou import NOT_WANTED, Wish, forsake, socket_ports
 from overlay.datapath.kernel.fou_watch import Verdict, Watch
 from overlay.datapath.kernel.machine import Machine, cleanup
-from overlay.datapath.kernel.maps import read_counter, read_counters
+from overlay.datapath.kernel.maps import read_counters
 from overlay.datapath.kernel.programs import OBJECT, Loaded, load, pin_directory
 from overlay.datapath.kernel.proof import Asker
 from overlay.datapath.kernel.state import OBSTACLE, WAITING, State
@@ -49,18 +51,39 @@ NAME = "kernel"
 _MATTERS = Group.LINKS | Group.TRAFFIC_CONTROL | Group.ROUTES
 _BURST = 0.5
 """Seconds between two looks at least, unless there are new peers: changes come in bursts, and a look costs 20 ms."""
-_ASK = 0.5
-"""Seconds between two rounds of questions to peers: as long a flow takes the detour before the first answer."""
-_LEARN, _LEARN_ANYWAY = 0.2, 10.0
-"""Seconds between two looks whether somebody said something about paths, and whether what was learnt still holds."""
-_WATCH_FOU = 0.25
-"""Seconds between two looks whether FOU does what it is there for."""
+_TICK = 0.25
+"""Seconds between two looks at what the programs count: what somebody said about paths, and whether FOU does what it is
+there for. One for both, as waking up costs more than what is done then."""
+_TICKS_TO_ASK = 2
+"""From one round of questions to peers to the next: as long a flow takes the detour before the first answer."""
+_LEARN_ANYWAY = 10.0
+"""Seconds after which it is looked whether what was learnt still holds."""
 _ATTENTION = 3.0
 """Seconds that the slow path may take to make sure of what somebody said."""
 _LOOK_ANYWAY, _LOOK_AGAIN = 30.0, 1.0
 """Seconds between two looks at most, and while there is a problem."""
 
+CLAIMS = "icmp_too_big"
+_CLAIMS, _ATTENDED = (CLAIMS,), (CLAIMS, *fou_watch.NAMES)
+"""Counters that are read at each tick, without FOU and with it."""
+
 log = logging.getLogger(__name__)
+
+
+class _Attention:
+    """When it is worth asking the slow path about paths: for a while after claims came, and now and then."""
+
+    def __init__(self) -> None:
+        self._claims, self._until, self._looked = 0, 0.0, 0.0
+
+    def is_due(self, claims: int, now: float) -> bool:
+        """Whether to look now, after so many claims in all; if so, that is done."""
+        if claims != self._claims:
+            self._claims, self._until = claims, now + _ATTENTION
+        if now >= self._until and now - self._looked < _LEARN_ANYWAY:
+            return False
+        self._looked = now
+        return True
 
 
 class SlowPath(Datapath, Protocol):
@@ -102,6 +125,8 @@ class KernelDatapath:
         self._loop = Loop(OBSTACLE, self._look, Troubles(), every=_LOOK_ANYWAY, retry=_LOOK_AGAIN)
         self._follower: asyncio.Task[None] | None = None
         self._asker: Asker | None = None
+        self._cannot_ask = False
+        self._attention = _Attention()
         self._once = Once(log)
 
     async def load(self, device: str) -> None:
@@ -125,6 +150,8 @@ class KernelDatapath:
         """
         async with self._turn:
             former = self._machine
+            if former is not None and former.spec == replace(spec, socket_port=former.spec.socket_port):
+                return  # what others break is mended by the loop
             same_device = former is not None and former.spec.device == spec.device
             loaded = former.loaded if former and same_device else await self._loaded(spec.device)
             try:
@@ -294,71 +321,64 @@ class KernelDatapath:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(changes_of_this_machine(self._loop.occasion, of=_MATTERS, burst=_BURST))
             tasks.create_task(self._loop.run())
-            tasks.create_task(self._ask())
-            tasks.create_task(self._learn_paths())
-            tasks.create_task(self._follow_fou())
+            tasks.create_task(self._attend())
 
-    async def _learn_paths(self) -> None:
-        """Tells the programs what the slow path has made sure of: soon after claims came, and anyway."""
-        claims, attentive, looked = 0, 0.0, 0.0
-        while True:
-            await asyncio.sleep(_LEARN)
-            async with self._turn:
-                if self._machine is None:
-                    continue
-                now, heard = time.monotonic(), read_counter(self._machine.loaded.counters, "icmp_too_big")
-                if heard != claims:
-                    claims, attentive = heard, now + _ATTENTION
-                if now >= attentive and now - looked < _LEARN_ANYWAY:
-                    continue
-                looked = now
-                limits = (await self._slow.status()).path_mtus
-                path_mtus = {peer: limit + UDP_ENCAPSULATION for peer, limit in limits.items()}
-                try:
-                    await in_thread(self._machine.loaded.peers.limit, path_mtus)
-                except OverlayError as error:
-                    log.warning("the programs could not be told the paths' MTUs: %s", error)
-
-    async def _follow_fou(self) -> None:
-        """Takes FOU away where what is left to it gets lost, and gives it more where that is of use."""
-        while not self._without_fou:
-            await asyncio.sleep(_WATCH_FOU)
+    async def _attend(self) -> None:
+        """What is done some times a second, in one turn."""
+        for tick in count():
+            await asyncio.sleep(_TICK)
             async with self._turn:
                 if (machine := self._machine) is None:
                     continue
-                verdict = self._watch_fou.judge(self._counters(), time.monotonic())
-                if verdict is Verdict.TAKE_BACK:
-                    machine.without_fou = LOST_IN_FOU
-                    log.warning("kernel datapath: FOU is taken away: %s", LOST_IN_FOU)
-                elif verdict is Verdict.ALL_TCP and not machine.fou_tcp:
-                    machine.fou_tcp = True
-                    log.info("kernel datapath: nothing joins TCP's segments here but FOU, which gets all of them")
-                elif verdict is Verdict.TRAINS and machine.fou_tcp:
-                    machine.fou_tcp = False
-                    log.info("kernel datapath: the underlay joins TCP's segments by now; FOU gets what it has joined")
-                else:
-                    continue
-            await self._loop.once()
+                counters = read_counters(machine.loaded.counters, _CLAIMS if self._without_fou else _ATTENDED)
+                if tick % _TICKS_TO_ASK == 0:
+                    self._ask(machine)
+                await self._learn_paths(machine, counters)
+                changed = not self._without_fou and self._follow_fou(machine, counters)
+            if changed:
+                await self._loop.once()
 
-    async def _ask(self) -> None:
+    async def _learn_paths(self, machine: Machine, counters: Mapping[str, int]) -> None:
+        """Tells the programs what the slow path has made sure of: soon after claims came, and anyway."""
+        if not self._attention.is_due(counters[CLAIMS], time.monotonic()):
+            return
+        limits = (await self._slow.status()).path_mtus
+        path_mtus = {peer: limit + UDP_ENCAPSULATION for peer, limit in limits.items()}
+        try:
+            await in_thread(machine.loaded.peers.limit, path_mtus)
+        except OverlayError as error:
+            log.warning("the programs could not be told the paths' MTUs: %s", error)
+
+    def _follow_fou(self, machine: Machine, counters: Mapping[str, int]) -> bool:
+        """Takes FOU away where what is left to it gets lost, gives it more where that is of use; whether either."""
+        verdict = self._watch_fou.judge(counters, time.monotonic())
+        if verdict is Verdict.TAKE_BACK:
+            machine.without_fou = LOST_IN_FOU
+            log.warning("kernel datapath: FOU is taken away: %s", LOST_IN_FOU)
+        elif verdict is Verdict.ALL_TCP and not machine.fou_tcp:
+            machine.fou_tcp = True
+            log.info("kernel datapath: nothing joins TCP's segments here but FOU, which gets all of them")
+        elif verdict is Verdict.TRAINS and machine.fou_tcp:
+            machine.fou_tcp = False
+            log.info("kernel datapath: the underlay joins TCP's segments by now; FOU gets what it has joined")
+        else:
+            return False
+        return True
+
+    def _ask(self, machine: Machine) -> None:
         """Has the peers proven to which something is sent."""
-        while True:
-            await asyncio.sleep(_ASK)
-            async with self._turn:
-                machine, table = self._machine, self._table
-                if machine is None or table is None:
-                    continue
-                if self._asker is None:
-                    if (endpoint := machine.endpoint) is None:
-                        continue
-                    try:
-                        self._asker = Asker(machine.spec.device, endpoint, machine.loaded.peers)
-                    except OSError as error:
-                        self._once.say("ask", f"peers cannot be asked, so all is finished for them: {error.strerror}")
-                        if is_shortage(error):
-                            continue
-                        return
-                self._asker.ask(table, time.monotonic())
+        if self._table is None or self._cannot_ask:
+            return
+        if self._asker is None:
+            if (endpoint := machine.endpoint) is None:
+                return
+            try:
+                self._asker = Asker(machine.spec.device, endpoint, machine.loaded.peers)
+            except OSError as error:
+                self._once.say("ask", f"peers cannot be asked, so all is finished for them: {error.strerror}")
+                self._cannot_ask = not is_shortage(error)
+                return
+        self._asker.ask(self._table, time.monotonic())
 
     def _forget_asker(self) -> None:
         if self._asker is not None:

@@ -17,7 +17,8 @@ _EPISODE = 9.0
 """Seconds in which all that the programs refuse may come from one loss: they forget it after eight."""
 _ROW = 60.0
 """Seconds after which another refusal is one more chance loss, if anything has come out of FOU meanwhile."""
-_NAMES = ("rx_fou_left", "rx_fou_trains", "rx_fou", "rx_fou_refused", "rx_joined", "rx_unjoined")
+NAMES = ("rx_fou_left", "rx_fou_trains", "rx_fou", "rx_fou_refused", "rx_joined", "rx_unjoined")
+"""Of the counters that it judges by."""
 
 
 class Verdict(Enum):
@@ -43,10 +44,10 @@ class Watch:
     def judge(self, counters: Mapping[str, int], now: float) -> Verdict:
         """What the counters say at ``now``, seconds of any clock that does not jump; to be asked often."""
         before = self._before
-        if before is None or any(counters[name] < before[name] for name in _NAMES):
+        if before is None or any(counters[name] < before[name] for name in NAMES):
             self._begin(counters, now)
             return Verdict.KEEP
-        left, trains, came, refused, joined, unjoined = (counters[name] - before[name] for name in _NAMES)
+        left, trains, came, refused, joined, unjoined = (counters[name] - before[name] for name in NAMES)
         lost = left >= _ENOUGH and came < left // 2
         if refused and (lost or self._again(now, counters["rx_fou"])):
             return Verdict.TAKE_BACK  # the programs have waited for long enough
@@ -70,4 +71,4 @@ class Watch:
         return now - first > _EPISODE
 
     def _begin(self, counters: Mapping[str, int], now: float) -> None:
-        self._since, self._before = now, {name: counters[name] for name in _NAMES}
+        self._since, self._before = now, {name: counters[name] for name in NAMES}

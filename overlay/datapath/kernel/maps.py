@@ -7,7 +7,7 @@ changes the meaning of one gives it another name, so that no program ever reads 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
@@ -61,6 +61,7 @@ COUNTERS = (
     "rx_fou_trains",
 )
 """Names in the order of ``enum counter``; what each says is in :mod:`overlay.datapath.counters`."""
+_PLACE_OF = {name: at for at, name in enumerate(COUNTERS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,21 +233,11 @@ def _key(subnet: IPv4Network) -> bytes:
     return struct.pack("=I", subnet.prefixlen) + subnet.network_address.packed
 
 
-def read_counters(causes: Map) -> Mapping[str, int]:
-    """The sums over all CPUs, by name."""
-    values = _per_cpu(causes)
-    return {name: sum(values[at::_COUNTER_PLACES]) for at, name in enumerate(COUNTERS)}
-
-
-def read_counter(causes: Map, name: str) -> int:
-    """One of them: to read often."""
-    return sum(_per_cpu(causes)[COUNTERS.index(name) :: _COUNTER_PLACES])
-
-
-def _per_cpu(causes: Map) -> memoryview:
+def read_counters(causes: Map, names: Iterable[str] = COUNTERS) -> Mapping[str, int]:
+    """The sums over all CPUs, by name: of all, or of those that are wanted."""
     cpus = possible_cpus()
-    raw = causes.get(_ONLY, copies=cpus) or bytes(cpus * _COUNTER_PLACES * 8)
-    return memoryview(raw).cast("Q")
+    values = memoryview(causes.get(_ONLY, copies=cpus) or bytes(cpus * _COUNTER_PLACES * 8)).cast("Q")
+    return {name: sum(values[_PLACE_OF[name] :: _COUNTER_PLACES]) for name in names}
 
 
 def read_table(subnets: Map) -> PeerTable:
