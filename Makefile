@@ -22,7 +22,7 @@ endif
 # requirements/packages.sh. Docker's client is a package of its own from Debian 13 on.
 RUNTIME := python3-venv iproute2 libbpf1 iptables nftables procps
 LAB     := etcd=etcd-server etcdctl=etcd-client iputils-ping iperf3 sockperf ethtool tcpdump kubectl=kubectl,kubernetes-client
-TESTS   := man-db dockerd=docker.io docker=docker-cli,docker.io openssl busybox-static musl-gcc=musl-tools dnsmasq=dnsmasq-base dig=bind9-dnsutils dbus systemd clang llvm libbpf-dev
+TESTS   := man-db dockerd=docker.io docker=docker-cli,docker.io openssl curl busybox-static mksquashfs=squashfs-tools musl-gcc=musl-tools dnsmasq=dnsmasq-base dig=bind9-dnsutils dbus systemd clang llvm libbpf-dev
 PLATFORMS := qemu-system-x86 debootstrap kmod cpio squashfs-tools
 .DEFAULT_GOAL := help
 

@@ -10,6 +10,8 @@
     What drives a follower against a store.
 ``mirror``
     All keys of a range as of one revision, fed by a follower.
+``mirror_follower``
+    The two together, for who follows a range and has it mirrored.
 ``recall``
     Whether a store's past is the one that we know, so that a watch may go on where another one ended.
 ``session``

@@ -89,7 +89,7 @@ FOLLOWER = (
     Mutant("store/follower", "        self.connected = True\n", ""),
     Mutant("store/following", "                    if not known.agrees(past):", "                    if False:"),
     Mutant("store/recall", "answer.count == self.count and set", "True or set"),
-    Mutant("store/recall", " and set(answer.items) == set(self.marks)", ""),
+    Mutant("store/recall", " and set(map(self.kept, answer.items)) == set(self.marks)", ""),
     Mutant("rates", "self.limit, self.first * 2.0 ** min(self.failures - 1, 16)", "self.limit, 0.0"),
     Mutant(
         "store/follower",

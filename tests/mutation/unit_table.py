@@ -46,6 +46,13 @@ UNIT_MUTANTS: tuple[Mutant, ...] = (
         ("        self.revision = batch.revision\n", ""),
         (" + self._size * SPREAD * self._rng.random()", ""),
     ),
+    *_of(
+        "store/mirror_follower",
+        "services/test_mirror",
+        ("self.mirror.items.values(), self.mirror.kept)", "self.mirror.items.values())"),
+        ("        if not self._follower.heard(batch, now):\n            return False\n", ""),
+        ("        self._mirrored(self.mirror.apply(batch), batch)\n", ""),
+    ),
     *_of("store/recall", "store/test_follower", ("heapq.nlargest(", "heapq.nsmallest(")),
     *_of(
         "store/session",

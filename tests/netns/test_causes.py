@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -25,18 +26,21 @@ from overlay.linux.tc import Filter, Hook, TrafficControl
 from overlay.packet import virtio
 from tests.support.admission import ipv4, plain_checksum
 from tests.support.problems import shown
-from tests.support.programs import TAG, compiled
+from tests.support.programs import GUARD, TAG, compiled
 from tests.support.tunnels import (
     UNPROVEN,
+    XDP_FLAGS_DRV_MODE,
     Node,
     entering,
     filters,
     gained,
+    linux_version,
     lost,
     nodes,
     ping,
     run,
     running,
+    set_xdp,
     start_all,
     until,
 )
@@ -226,8 +230,14 @@ def joining(first: Node, second: Node) -> None:
     """The first node's interface joins the tunnel's datagrams before any program sees them: one skb, many datagrams.
 
     Only those with a checksum are joined (``udp_gro_receive``), which a socket's have; rx-udp-gro-forwarding is the
-    same but where some socket of this machine has UDP_GRO.
+    same but where some socket of this machine has UDP_GRO. Before Linux 5.13 a veth has no GRO without an XDP program.
     """
+    if linux_version() < (5, 13):
+        with TemporaryDirectory() as directory, Object(compiled(GUARD, Path(directory))) as opened:
+            opened.load()
+            guard = opened.program("guard")
+            set_xdp(first, guard.fd, XDP_FLAGS_DRV_MODE)
+            guard.close()
     first("ethtool -K eth0 gro on rx-gro-list on")
     run("ethtool -K n1 tso off gso off", first.switch)  # or veth takes no detour by way of GRO
     second("ethtool -K eth0 tx-udp-segmentation off")  # single datagrams, many at a time

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -59,7 +60,8 @@ async def port(tmp_path: Path) -> AsyncIterator[int]:
     [
         ("ok.example", dns.rcode.NOERROR, 1, 0),
         ("lying.example", dns.rcode.NOERROR, 2, 2),
-        ("garbage.example", dns.rcode.NOERROR, 1, 2),
+        # asyncio sends an empty datagram from Python 3.13 on.
+        ("garbage.example", dns.rcode.NOERROR, 1, 3 if sys.version_info >= (3, 13) else 2),
         ("big.example", dns.rcode.NOERROR, 100, 0),
         ("torn.example", dns.rcode.NOERROR, 1, 0),
         ("bad.example", dns.rcode.SERVFAIL, 0, 0),
