@@ -50,6 +50,10 @@ UNIT_MUTANTS: tuple[Mutant, ...] = (
         "store/mirror_follower",
         "services/test_mirror",
         ("self.mirror.items.values(), self.mirror.kept)", "self.mirror.items.values())"),
+    ),
+    *_of(
+        "store/mirror_follower",
+        "store/test_mirror_follower",
         ("        if not self._follower.heard(batch, now):\n            return False\n", ""),
         ("        self._mirrored(self.mirror.apply(batch), batch)\n", ""),
     ),
