@@ -175,10 +175,7 @@ class Tools:
 
 def has_legacy_filter() -> bool:
     """Whether there is an older table ``filter``; asking an iptables of that kind for it would make it."""
-    try:
-        return "filter" in LEGACY_TABLES.read_text().split()
-    except OSError:  # this kernel has none
-        return False
+    return "filter" in (_legacy_tables() or ())
 
 
 def state() -> int | None:
@@ -186,16 +183,21 @@ def state() -> int | None:
 
     Nobody counts those of iptables' older tables, so it is None where there are any, and where that is not to be known.
     """
-    try:
-        if LEGACY_TABLES.read_text():
-            return None
-    except FileNotFoundError:
-        pass  # this kernel has none
-    except OSError:
+    if _legacy_tables() != []:
         return None
     try:
         return nf_tables.generation()
     except NodeError:
+        return None
+
+
+def _legacy_tables() -> list[str] | None:
+    """The older tables that there are; None where that is not to be known."""
+    try:
+        return LEGACY_TABLES.read_text().split()
+    except FileNotFoundError:  # this kernel has none
+        return []
+    except OSError:
         return None
 
 
