@@ -80,6 +80,8 @@ _TRAFFIC = (
     Counter("rx_fou", Unit.PACKETS, "of rx_packets that FOU unwrapped"),
     Counter("rx_joined", Unit.PACKETS, "of rx_packets that the GRO pair joined"),
     Counter("rx_unjoined", Unit.PACKETS, "of rx_packets that it could not join, though large"),
+    Counter("rx_sampled", Unit.TIMES, "that a train of the GRO pair was looked at for the mark of a tunnel"),
+    Counter("rx_sampled_marked", Unit.TIMES, "that it had that, so that the kernel cuts it again"),
 )
 
 _REFUSED = (

@@ -17,7 +17,8 @@ _EPISODE = 9.0
 """Seconds in which all that the programs refuse may come from one loss: they forget it after eight."""
 _ROW = 60.0
 """Seconds after which another refusal is one more chance loss, if anything has come out of FOU meanwhile."""
-NAMES = ("rx_fou_left", "rx_fou_trains", "rx_fou", "rx_fou_refused", "rx_joined", "rx_unjoined")
+_SAMPLES = ("rx_sampled", "rx_sampled_marked")
+NAMES = ("rx_fou_left", "rx_fou_trains", "rx_fou", "rx_fou_refused", "rx_joined", "rx_unjoined", *_SAMPLES)
 """Of the counters that it judges by."""
 
 
@@ -28,7 +29,8 @@ class Verdict(Enum):
     TAKE_BACK = "take back"
     """What is left to FOU does not come out of it: something between takes it, as a firewall does."""
     ALL_TCP = "all TCP"
-    """Neither the underlay nor the GRO pair joins anything on this machine, and FOU's device does."""
+    """Neither the underlay nor the GRO pair joins anything on this machine, or the kernel cuts again what the pair has
+    joined; FOU's device joins it for good."""
     TRAINS = "trains"
     """The underlay joins most of it: FOU needs no more than trains, and single packets cost less without it."""
 
@@ -47,7 +49,7 @@ class Watch:
         if before is None or any(counters[name] < before[name] for name in NAMES):
             self._begin(counters, now)
             return Verdict.KEEP
-        left, trains, came, refused, joined, unjoined = (counters[name] - before[name] for name in NAMES)
+        left, trains, came, refused, joined, unjoined, _, marked = (counters[name] - before[name] for name in NAMES)
         lost = left >= _ENOUGH and came < left // 2
         if refused and (lost or self._again(now, counters["rx_fou"])):
             return Verdict.TAKE_BACK  # the programs have waited for long enough
@@ -58,6 +60,8 @@ class Watch:
             return Verdict.TAKE_BACK
         if unjoined >= _BULK and _FEW * (joined + left) < unjoined:
             return Verdict.ALL_TCP
+        if marked and 2 * counters["rx_sampled_marked"] > counters["rx_sampled"]:
+            return Verdict.ALL_TCP  # from most nodes: what comes from others is joined at less cost by the pair
         if trains >= _BULK and 2 * trains > left:
             return Verdict.TRAINS
         return Verdict.KEEP

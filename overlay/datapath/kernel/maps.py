@@ -59,6 +59,8 @@ COUNTERS = (
     "rx_joined",
     "rx_unjoined",
     "rx_fou_trains",
+    "rx_sampled",
+    "rx_sampled_marked",
 )
 """Names in the order of ``enum counter``; what each says is in :mod:`overlay.datapath.counters`."""
 _PLACE_OF = {name: at for at, name in enumerate(COUNTERS)}

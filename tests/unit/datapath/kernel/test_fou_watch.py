@@ -7,7 +7,10 @@ import pytest
 from overlay.datapath.kernel.fou import socket_ports
 from overlay.datapath.kernel.fou_watch import WINDOW, Verdict, Watch
 
-NAMES = ("rx_fou_left", "rx_fou", "rx_fou_refused", "rx_joined", "rx_unjoined", "rx_fou_trains")
+NAMES = (
+    *("rx_fou_left", "rx_fou", "rx_fou_refused", "rx_joined", "rx_unjoined", "rx_fou_trains"),
+    *("rx_sampled", "rx_sampled_marked"),
+)
 
 
 def counted(*numbers: int) -> dict[str, int]:
@@ -41,6 +44,10 @@ NOTHING = (0, 0, 0, 0, 0)
         ((20_000, 20_000, 0, 0, 0, 10_000), Verdict.KEEP),  # as many singly: from elsewhere, perhaps
         ((9_999, 9_999, 0, 0, 0, 9_999), Verdict.KEEP),
         ((20_000, 0, 0, 0, 0, 20_000), Verdict.TAKE_BACK),
+        ((0, 0, 0, 65_536, 0, 0, 1, 0), Verdict.KEEP),
+        ((0, 0, 0, 65_536, 0, 0, 1, 1), Verdict.ALL_TCP),  # joined, and cut again
+        ((0, 0, 0, 131_072, 0, 0, 2, 1), Verdict.KEEP),  # from some nodes only
+        ((0, 0, 0, 196_608, 0, 0, 3, 2), Verdict.ALL_TCP),
     ],
 )
 def test_what_a_window_says(gained: tuple[int, ...], verdict: Verdict) -> None:
@@ -80,6 +87,12 @@ def test_a_chance_loss_every_other_minute_is_no_row() -> None:
 
 def test_what_was_counted_before_is_no_matter_of_this_agent() -> None:
     assert verdicts((0.0, (9000, 0, 700, 0, 90_000)), (WINDOW, (9000, 0, 700, 0, 90_000))) == [Verdict.KEEP] * 2
+
+
+def test_what_most_samples_say_holds() -> None:
+    """One of an odd node among a thousand of others, however it falls into a window."""
+    looks = [(WINDOW * n, (0, 0, 0, 65_536 * n, 0, 0, n, n // 3)) for n in range(20)]
+    assert set(verdicts(*looks)) == {Verdict.KEEP}
 
 
 def test_windows_follow_each_other() -> None:
