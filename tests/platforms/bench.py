@@ -1,7 +1,8 @@
 """``make bench-vm``: the bench on Debian's kernels, with time counted in instructions, so that its ratios repeat.
 
 Each machine has one processor and skips what it would wait: both nodes and both ends take turns on it, and what a way
-costs is what it executes. Only ratios mean anything, and the hardware's share of a packet is not in them.
+costs is what it executes, at a nanosecond an instruction. Only ratios mean anything, and the hardware's share of a
+packet is not in them.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def main(
 def _measure(version: str, job: str, hubs: int) -> list[Row]:
     log = CACHE / "logs" / f"bench-{version}{'-cards' if hubs else ''}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    on_kernel(version, job, log, hardware=vm.Hardware(shift=1, hubs=hubs))
+    on_kernel(version, job, log, hardware=vm.Hardware(processor=vm.WHOLE, hubs=hubs))
     printed = log.read_text(errors="replace").replace("\r", "")
     _, begun, rest = printed.partition(f"\n{_BEGIN}\n")
     text, ended, _ = rest.partition(f"\n{_END}\n")
