@@ -60,7 +60,8 @@
 #define PROOF_HOLDS 3 /* seconds */
 #define LARGE 1000    /* bytes: of a packet that is one of many */
 #define SAMPLED 65536 /* segments; one train of them is tried for the mark of a tunnel */
-#define EALREADY 114  /* asm-generic/errno.h */
+#define ENOUGH_SAMPLES 64 /* without it, on each processor */
+#define EALREADY 114	  /* asm-generic/errno.h */
 #define ANSWER_IN 1000000000 /* nanoseconds from question to answer at most */
 
 struct outer {
@@ -920,13 +921,15 @@ static __always_inline int is_marked(struct __sk_buff *skb)
 	return bpf_skb_adjust_room(skb, -room, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO);
 }
 
-/* Of all that the GRO stage has joined, one train in some thousand. */
+/* Of all that the GRO stage has joined, one train in some thousand; and no more of them once enough had no mark: kernel and
+ * links are as they are. */
 static __always_inline int is_sample(__u32 segments)
 {
 	__u32 zero = 0;
 	const struct counters *mine = bpf_map_lookup_elem(&causes, &zero);
 
-	return mine && (mine->of[RX_JOINED] + segments) / SAMPLED != mine->of[RX_JOINED] / SAMPLED;
+	return mine && (mine->of[RX_JOINED] + segments) / SAMPLED != mine->of[RX_JOINED] / SAMPLED &&
+	       mine->of[RX_SAMPLED] - mine->of[RX_SAMPLED_MARKED] < ENOUGH_SAMPLES;
 }
 
 /* Only overlay_decap sends here: what else turns up (a neighbour solicitation of the pair's own) has no business
