@@ -43,7 +43,6 @@ class Hardware:
         memory: in MiB.
         processor: WHOLE or QUICK. What is counted differs: the kernel copies a byte an instruction on WHOLE, as on what
             is built today (``rep movsb``), and eight on QUICK.
-        shift: an instruction takes two to the power of this many nanoseconds.
         cards: virtio-net cards eth0, eth1, …, with two queues and all offloads, joined by a bridge of this machine's.
             What is under way on that bridge is waited for, so then waits take time.
         hubs: so many networks of three virtio-net cards each, eth0 to eth2 on the first, without offloads: a hub that
@@ -52,7 +51,6 @@ class Hardware:
 
     memory: int = 4096
     processor: str = QUICK
-    shift: int = 0
     cards: int = 0
     hubs: int = 0
 
@@ -78,7 +76,7 @@ def run_in(
         command = [
             *("qemu-system-x86_64", "-machine", "pc,nvdimm=on"),
             *("-accel", "tcg,thread=single", "-cpu", hardware.processor),
-            *("-icount", f"shift={hardware.shift},sleep={'on' if hardware.cards else 'off'}", "-rtc", "clock=vm"),
+            *("-icount", f"shift=0,sleep={'on' if hardware.cards else 'off'}", "-rtc", "clock=vm"),
             *("-smp", "1", "-m", f"{hardware.memory},slots=16,maxmem=64G"),
             *("-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio", "-net", "none"),
             *("-kernel", str(kernel.image), "-initrd", str(_initial_disk(kernel, job, Path(work)))),
