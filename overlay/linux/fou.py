@@ -1,8 +1,8 @@
 """FOU and ipip: IPv4 packets in UDP, unwrapped by the kernel (``net/ipv4/fou_core.c``, ``ipip.c``).
 
 FOU takes a UDP port of this network namespace for itself and hands what the datagrams hold to the IP stack as a packet
-of some protocol; with that of IP in IP (4) it comes out of an ipip device. One such device in a namespace may be
-``external``: it takes whatever no other ipip device claims, and a program on it is told who sent it.
+of some protocol; with that of IP in IP (4) it comes out of an ipip device: one for both of its addresses, or one for
+its destination, from anywhere, or one that is ``external``, for whose programs each packet's tunnel is described.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import IPv4Address
 
 from overlay.errors import NodeError
 from overlay.linux.netlink import (
@@ -42,7 +44,9 @@ _DIRECT = 1
 """linux/fou.h; a direct one has nothing between the UDP header and the packet."""
 _RTM_NEWLINK, _IFF_UP = 16, 0x1
 _IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_INFO_KIND, _IFLA_INFO_DATA = 3, 18, 1, 2
-_IFLA_IPTUN_COLLECT_METADATA = 19
+_IFLA_IPTUN_LOCAL = 2
+"""linux/if_tunnel.h."""
+_ANY = IPv4Address(0)
 _PATIENCE = 10.0
 """Seconds for modprobe(8)."""
 
@@ -151,27 +155,60 @@ class Fou:
                 return
 
 
+@dataclass(frozen=True, slots=True)
+class IpipDevice:
+    """An ipip device as the kernel describes it; an address of 0 stands for any."""
+
+    name: str
+    up: bool
+    external: bool
+    local: IPv4Address
+    remote: IPv4Address
+
+    def is_for(self, address: IPv4Address) -> bool:
+        """Whether it is as :meth:`Ipip.ensure_for` makes it."""
+        return (self.external, self.local, self.remote) == (False, address, _ANY)
+
+    def claim(self, address: IPv4Address) -> str:
+        """Why it takes packets to ``address`` from anybody, or would but for ours; empty if it does not."""
+        if self.remote == _ANY and self.external:
+            return f"{self.name} is external"
+        if self.remote == _ANY and self.up and self.local in (_ANY, address):
+            return f"{self.name} is up"
+        if self.is_for(address):
+            return f"{self.name} is for {address}"
+        return ""
+
+
 class Ipip(RouteSocket):
     """The ipip devices of this namespace."""
 
-    def claimants(self, but: str) -> list[str]:
-        """Devices of others that take packets from anybody, or would if ours did not, each in a few words."""
-        found = []
+    def devices(self) -> list[IpipDevice]:
+        """All of them."""
         with explained("ipip devices"):
-            for message in self._route.get_links():
-                info, name = message.get_attr("IFLA_LINKINFO"), message.get_attr("IFLA_IFNAME")
-                if info is None or info.get_attr("IFLA_INFO_KIND") != KIND or name == but:
-                    continue
-                data = info.get_attr("IFLA_INFO_DATA")
-                remote = data.get_attr("IFLA_IPIP_REMOTE") if data is not None else None
-                if data is not None and data.get_attr("IFLA_IPIP_COLLECT_METADATA") is not None:
-                    found.append(f"{name} is external")
-                elif remote in (None, "0.0.0.0") and message["flags"] & _IFF_UP:
-                    found.append(f"{name} is up")
-        return found
+            return list(self._devices())
 
-    def ensure_external(self, name: str) -> tuple[Link, bool]:
-        """The ``external`` device of this name, and whether it was made: it is down then, and nothing comes out of it.
+    def _devices(self) -> Iterator[IpipDevice]:
+        for message in self._route.get_links():
+            info = message.get_attr("IFLA_LINKINFO")
+            if info is None or info.get_attr("IFLA_INFO_KIND") != KIND:
+                continue
+            data = info.get_attr("IFLA_INFO_DATA")
+            local, remote, external = (
+                data.get_attr(f"IFLA_IPIP_{what}") if data is not None else None
+                for what in ("LOCAL", "REMOTE", "COLLECT_METADATA")
+            )
+            yield IpipDevice(
+                message.get_attr("IFLA_IFNAME"),
+                bool(message["flags"] & _IFF_UP),
+                external is not None,
+                IPv4Address(local or 0),
+                IPv4Address(remote or 0),
+            )
+
+    def ensure_for(self, name: str, address: IPv4Address) -> tuple[Link, bool]:
+        """The device of this name for what comes to ``address`` from anywhere, and whether it was made: it is down
+        then, and nothing comes out of it. A device for both addresses of a packet goes before it.
 
         Nothing that it receives is anything to the IP stack, whatever becomes of the filter on it: by reverse path, it
         would have to be routed back to it (ip-sysctl, rp_filter), and no route ever leads there.
@@ -182,7 +219,7 @@ class Ipip(RouteSocket):
         link, made = self.link(name), False
         if link is None:
             kind = attribute(_IFLA_INFO_KIND, KIND.encode())
-            data = nested(_IFLA_INFO_DATA, attribute(_IFLA_IPTUN_COLLECT_METADATA, b""))
+            data = nested(_IFLA_INFO_DATA, attribute(_IFLA_IPTUN_LOCAL, address.packed))
             attributes = attribute(_IFLA_IFNAME, name.encode() + b"\0") + nested(_IFLA_LINKINFO, kind + data)
             change_link(f"ipip device {name}", _RTM_NEWLINK, 0, attributes, _NLM_F_CREATE | _NLM_F_EXCL)
             link, made = self.link(name), True

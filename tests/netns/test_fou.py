@@ -212,11 +212,15 @@ def test_a_pod_gets_tcp_joined_whoever_joins_it(pair: Pair) -> None:
         def all_tcp() -> bool:
             return f"all TCP is unwrapped by FOU ({DEVICE})" in second.status()["detail"]
 
+        def by_fou() -> bool:
+            said = f"trains of TCP, also those that the GRO stage has joined, are unwrapped by FOU ({DEVICE})"
+            return said in second.status()["detail"]
+
         def joined() -> bool:
             """At the pod, and long enough for it to be known what the pair is good for."""
             large = mean_packet(first, second, 64) > 4 * MTU
             sampled, marked = gained(second, before, "rx_sampled", "rx_sampled_marked")
-            return large and (all_tcp() or sampled > marked)
+            return large and (all_tcp() or by_fou() or sampled > marked)
 
         for _ in range(20):
             if joined():
@@ -233,6 +237,24 @@ def test_a_pod_gets_tcp_joined_whoever_joins_it(pair: Pair) -> None:
             for _ in range(3):
                 transfer(first, second, 64)
             assert (gained(second, before, "rx_fou_trains") == [0]) == all_tcp()
+        if by_fou():
+            before = second.counters()
+            transfer(first, second)
+            packets, left, came, refused, joined_here = gained(
+                second, before, "rx_packets", "rx_fou_left", "rx_fou", "rx_fou_refused", "rx_joined"
+            )
+            assert came == left > 0 == refused, (left, came, refused)
+            assert joined_here < packets / 10, "by FOU, not cut again"
+            assert packets < (4 << 20) / (MTU - 100) * 1.2, "each is counted once"
+            # They come to FOU's device as IP in IP, which a firewall may take though it lets the tunnel's port through.
+            second("iptables -w -A INPUT -p ipencap -j DROP")
+
+            def given_all() -> bool:
+                transfer(first, second, 16)
+                return all_tcp()
+
+            until(given_all, "all TCP goes by FOU instead")
+            assert mean_packet(first, second, 16) > 4 * MTU
     finally:
         second("ethtool -K eth0 gro on")
         second.stop()
@@ -250,8 +272,8 @@ def test_what_the_slow_path_would_get_goes_by_fou(pair: Pair) -> None:
     assert "Time to live exceeded" in printed
 
 
-def test_nothing_enters_as_ip_in_ip_that_a_peer_may_not_send(pair: Pair) -> None:
-    """It comes out of the same device; a stranger's, and a peer's with another's source, are dropped and counted."""
+def test_nothing_enters_as_ip_in_ip(pair: Pair) -> None:
+    """It comes out of the same device, and is dropped and counted: not even a peer sends IP in IP."""
     first, second = pair
     send = (
         "import socket, sys\nfrom tests.support.admission import ipv4\n"
@@ -259,16 +281,68 @@ def test_nothing_enters_as_ip_in_ip_that_a_peer_may_not_send(pair: Pair) -> None
         "for _ in range(3): s.sendto(ipv4(*sys.argv[2:4]), (sys.argv[4], 0))\n"
     )
     run("ip address replace 172.31.0.66/24 dev br0", first.switch)
-    for namespace, outer, inner, counter in (
-        (first.switch, "172.31.0.66", first.pod_address, "drop_outer_source"),
-        (first.namespace, first.address, "10.0.9.9", "drop_inner_source"),
-        (first.namespace, first.address, second.pod_address, "drop_inner_source"),
+    for namespace, outer, inner in (
+        (first.switch, "172.31.0.66", first.pod_address),
+        (first.namespace, first.address, "10.0.9.9"),
+        (first.namespace, first.address, second.pod_address),
+        (first.namespace, first.address, first.pod_address),
     ):
         before = second.counters()
         words = [sys.executable, "-c", send, outer, inner, second.pod_address, second.address]
         subprocess.run([*entering(namespace), *words], cwd=ROOT, check=True, timeout=60)
-        until(lambda: gained(second, before, counter) == [3], f"{counter}, {outer}, {inner}")  # noqa: B023
+        until(lambda: gained(second, before, "drop_outer_source") == [3], f"{outer}, {inner}")  # noqa: B023
         assert gained(second, before, "rx_packets") == [0]
+
+
+def test_fragments_are_put_together_and_judged(pair: Pair) -> None:
+    """By FOU's side of the stack nobody knows who sent them; the program on the underlay has seen the first."""
+    first, second = pair
+    receive = "import socket; s=socket.socket(type=socket.SOCK_DGRAM); s.bind(('',7777)); s.settimeout(20)\n"
+    receive += "print('on', flush=True); print(len(s.recv(1<<16)))"
+    send = (
+        "import socket, sys\nfrom tests.support.admission import ipv4\n"
+        "s = socket.socket(type=socket.SOCK_DGRAM); s.setsockopt(0, 10, 0)\n"  # IP_MTU_DISCOVER: no
+        "data = bytes.fromhex('1e611e6105800000') + bytes(1400)\n"
+        "s.sendto(ipv4(*sys.argv[1:3], payload=data, protocol=17), (sys.argv[3], 8285))\n"
+    )
+
+    def sent(source: str) -> None:
+        words = [sys.executable, "-c", send, source, second.pod_address, second.address]
+        subprocess.run([*entering(first.namespace), *words], cwd=ROOT, check=True, timeout=60)
+
+    first(f"ip route add {second.address}/32 dev eth0 mtu 1000")
+    before = second.counters()
+    with subprocess.Popen(
+        [*entering(second.pod), sys.executable, "-c", receive], stdout=subprocess.PIPE, text=True
+    ) as receiver:
+        try:
+            assert receiver.stdout is not None
+            assert receiver.stdout.readline() == "on\n"
+            sent("10.0.9.9")
+            sent(first.pod_address)
+            assert receiver.stdout.readline() == "1400\n"
+        finally:
+            receiver.kill()
+            first(f"ip route del {second.address}/32")
+    names = ("drop_inner_source", "drop_outer_source", "rx_fou")
+    assert gained(second, before, *names) == [1, 0, 1]
+
+
+def test_an_earlier_versions_device_is_replaced(pair: Pair) -> None:
+    first, second = pair
+    second.kill()
+    second(f"ip link del {DEVICE}")
+    second(f"ip link add {DEVICE} type ipip external")
+    second(f"ip link set {DEVICE} up")
+    second.start("kernel-fou", peers=peers_of(second, pair))
+    until(lambda: attached(second), "programs")
+    assert has_fou(second)
+    assert "external" not in second(f"ip -d link show {DEVICE}")
+    proves(first, second)
+    before = second.counters()
+    transfer(first, second, 1)
+    left, came = gained(second, before, "rx_fou_left", "rx_fou")
+    assert came == left > 0
 
 
 def test_without_the_program_nothing_comes_out_of_the_device(pair: Pair) -> None:
@@ -359,6 +433,7 @@ def test_killed_and_forbidden_by_the_next(pair: Pair) -> None:
         (("ip link set tunl0 up",), "tunl0 is up"),
         (("ip link add theirs type ipip external",), "theirs is external"),
         (("ip link add theirs type ipip local 172.31.0.1", "ip link set theirs up"), "theirs is up"),
+        (("ip link add theirs type ipip local 172.31.0.1",), "theirs is for 172.31.0.1"),
     ],
 )
 def test_other_users_of_ip_in_ip_are_respected(commands: tuple[str, ...], name: str) -> None:

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 import pytest
 
-from overlay.datapath.kernel.maps import Endpoint, read_counters, write_endpoint
+from overlay.datapath.kernel.maps import Endpoint, ToFou, read_counters, write_endpoint
 from overlay.datapath.kernel.programs import OBJECT, Loaded, load
 from overlay.datapath.userspace.worker.admission import Verdict, admit
 from overlay.datapath.userspace.worker.routes import Routes
@@ -218,7 +218,7 @@ def test_path_mtu_message_gets_the_sockets_port(loaded: Loaded) -> None:
 
 def test_with_fou_the_slow_path_has_another_port(with_fou: Loaded) -> None:
     """What routers say is for it, and nobody else has business there."""
-    write_endpoint(with_fou.endpoint, Endpoint(OUR_ADDRESS, PORT, OWN, TUN, GRO, socket=8286, fou=True))
+    write_endpoint(with_fou.endpoint, Endpoint(OUR_ADDRESS, PORT, OWN, TUN, GRO, socket=8286, to_fou=ToFou.TRAINS))
     frame, _ = too_big(50124)
     changed = dry_run(with_fou.decap, frame).packet[len(ETHERNET) + 20 :]
     assert changed[28:30] == struct.pack("!H", 8286)
@@ -240,19 +240,18 @@ FORGED_SEGMENT = Outer(IPv4Address("172.31.0.3")).around(ipv4(payload=bytes(1200
 
 
 @pytest.mark.parametrize(
-    ("all_tcp", "frame", "verdict"),
+    ("to_fou", "frame", "verdict"),
     [
-        (True, TCP_SEGMENT, NEXT_FILTER),
-        (True, UDP_DATAGRAM, REDIRECT),
-        (True, FORGED_SEGMENT, DROP),
-        (False, TCP_SEGMENT, REDIRECT),
+        (ToFou.ALL_TCP, TCP_SEGMENT, NEXT_FILTER),
+        (ToFou.ALL_TCP, UDP_DATAGRAM, REDIRECT),
+        (ToFou.ALL_TCP, FORGED_SEGMENT, DROP),
+        (ToFou.JOINED, TCP_SEGMENT, REDIRECT),
+        (ToFou.TRAINS, TCP_SEGMENT, REDIRECT),
     ],
 )
-def test_what_is_left_to_fou(with_fou: Loaded, all_tcp: bool, frame: bytes, verdict: int) -> None:
+def test_what_is_left_to_fou(with_fou: Loaded, to_fou: ToFou, frame: bytes, verdict: int) -> None:
     """As it came, and only what may come in; of trains, which no dry run has, tests/netns/test_fou.py tells."""
-    write_endpoint(
-        with_fou.endpoint, Endpoint(OUR_ADDRESS, PORT, OWN, TUN, GRO, second=1000, fou=True, fou_tcp=all_tcp)
-    )
+    write_endpoint(with_fou.endpoint, Endpoint(OUR_ADDRESS, PORT, OWN, TUN, GRO, second=1000, to_fou=to_fou))
     ran = dry_run(with_fou.decap, frame)
     assert ran.verdict == verdict
     left = verdict == NEXT_FILTER
@@ -262,21 +261,41 @@ def test_what_is_left_to_fou(with_fou: Loaded, all_tcp: bool, frame: bytes, verd
 
 
 def test_what_fou_swallows_is_carried_soon_and_tried_again_later(with_fou: Loaded) -> None:
-    endpoint = Endpoint(OUR_ADDRESS, PORT, OWN, TUN, GRO, second=40, fou=True, fou_tcp=True)
+    endpoint = Endpoint(OUR_ADDRESS, PORT, OWN, TUN, GRO, second=40, to_fou=ToFou.ALL_TCP)
     write_endpoint(with_fou.endpoint, endpoint)
     until(lambda: dry_run(with_fou.decap, TCP_SEGMENT).verdict == REDIRECT, "the programs' patience ends")
     counted = read_counters(with_fou.counters)
     assert counted["rx_fou_left"] > 0
     assert counted["rx_fou_refused"] == counted["rx_packets"] == 1
     until(lambda: dry_run(with_fou.decap, TCP_SEGMENT).verdict == NEXT_FILTER, "it is forgotten")
-    write_endpoint(with_fou.endpoint, replace(endpoint, fou=False))
+    write_endpoint(with_fou.endpoint, replace(endpoint, to_fou=ToFou.NOTHING))
     assert dry_run(with_fou.decap, TCP_SEGMENT).verdict == REDIRECT
 
 
-def test_behind_fou_only_a_tunnel_is_believed(with_fou: Loaded) -> None:
-    """Nobody else sends what comes to that device."""
-    write_endpoint(with_fou.endpoint, Endpoint(OUR_ADDRESS, PORT, OWN, TUN, GRO, fou=True))
-    assert dry_run(with_fou.fou, TCP_SEGMENT).verdict == DROP
+@pytest.mark.parametrize("packet", [ipv4(payload=bytes(1200), protocol=6), ipv4(), bytes(20)])
+def test_behind_fou_only_what_was_judged_is_believed(with_fou: Loaded, packet: bytes) -> None:
+    """Nobody else has passes; with one: tests/netns/test_fou.py."""
+    write_endpoint(with_fou.endpoint, Endpoint(OUR_ADDRESS, PORT, OWN, TUN, GRO, to_fou=ToFou.TRAINS))
+    assert dry_run(with_fou.fou, ETHERNET + packet).verdict == DROP
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "cause"),
+    [
+        ("172.31.0.2", ipv4(payload=bytes(1200)), None),
+        ("172.31.0.3", ipv4(payload=bytes(1200)), "drop_inner_source"),
+        ("172.31.0.66", ipv4(payload=bytes(1200)), "drop_outer_source"),
+        ("172.31.0.2", bytes(19), "drop_malformed"),
+        ("172.31.0.2", bytes(1200), "drop_malformed"),
+    ],
+)
+def test_with_fou_the_first_fragment_is_judged(with_fou: Loaded, outer: str, inner: bytes, cause: str | None) -> None:
+    """For who sent it nobody knows where it comes out."""
+    write_endpoint(with_fou.endpoint, Endpoint(OUR_ADDRESS, PORT, OWN, TUN, GRO, socket=8286, to_fou=ToFou.TRAINS))
+    frame = Outer(IPv4Address(outer), fragment=0x2000).around(inner)
+    assert dry_run(with_fou.decap, frame).verdict == (DROP if cause else NEXT_FILTER)
+    counted = read_counters(with_fou.counters)
+    assert counted[cause or "slow_rx_fragment"] == 1
 
 
 FLANNELD = {

@@ -32,7 +32,7 @@ from overlay.datapath.kernel.findings import (
 from overlay.datapath.kernel.fou import NOT_WANTED, Wish, forsake, socket_ports
 from overlay.datapath.kernel.fou_watch import Verdict, Watch
 from overlay.datapath.kernel.machine import Machine, cleanup
-from overlay.datapath.kernel.maps import read_counters
+from overlay.datapath.kernel.maps import ToFou, read_counters
 from overlay.datapath.kernel.programs import OBJECT, Loaded, load, pin_directory
 from overlay.datapath.kernel.proof import Asker
 from overlay.datapath.kernel.state import OBSTACLE, WAITING, State
@@ -64,6 +64,12 @@ _LOOK_ANYWAY, _LOOK_AGAIN = 30.0, 1.0
 """Seconds between two looks at most, and while there is a problem."""
 
 CLAIMS = "icmp_too_big"
+_SHARES = {
+    Verdict.ALL_TCP: (ToFou.ALL_TCP, "nothing joins TCP's segments here but FOU, which gets all of them"),
+    Verdict.JOINED: (ToFou.JOINED, "what the GRO stage has joined would be cut again; FOU gets it, which mends that"),
+    Verdict.TRAINS: (ToFou.TRAINS, "the underlay joins TCP's segments by now; FOU gets what it has joined"),
+}
+"""What FOU gets by what the counters say, and why."""
 _CLAIMS, _ATTENDED = (CLAIMS,), (CLAIMS, *fou_watch.NAMES)
 """Counters that are read at each tick, without FOU and with it."""
 
@@ -352,15 +358,17 @@ class KernelDatapath:
     def _follow_fou(self, machine: Machine, counters: Mapping[str, int]) -> bool:
         """Takes FOU away where what is left to it gets lost, gives it more where that is of use; whether either."""
         verdict = self._watch_fou.judge(counters, time.monotonic())
-        if verdict is Verdict.TAKE_BACK:
+        if verdict is Verdict.TAKE_BACK and machine.to_fou is ToFou.JOINED:
+            # They came to its device as IP in IP: there may be a rule for that, and another for the tunnel's port.
+            self._watch_fou = Watch()
+            machine.to_fou = ToFou.ALL_TCP
+            log.warning("kernel datapath: what the GRO stage has joined does not come out of FOU: it gets all TCP")
+        elif verdict is Verdict.TAKE_BACK:
             machine.without_fou = LOST_IN_FOU
             log.warning("kernel datapath: FOU is taken away: %s", LOST_IN_FOU)
-        elif verdict is Verdict.ALL_TCP and not machine.fou_tcp:
-            machine.fou_tcp = True
-            log.info("kernel datapath: nothing joins TCP's segments here but FOU, which gets all of them")
-        elif verdict is Verdict.TRAINS and machine.fou_tcp:
-            machine.fou_tcp = False
-            log.info("kernel datapath: the underlay joins TCP's segments by now; FOU gets what it has joined")
+        elif verdict in _SHARES and machine.to_fou is not _SHARES[verdict][0]:
+            machine.to_fou, why = _SHARES[verdict]
+            log.info("kernel datapath: %s", why)
         else:
             return False
         return True

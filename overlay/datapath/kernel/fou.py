@@ -1,7 +1,7 @@
 """The FOU stage: the kernel itself unwraps trains of TCP that the underlay has joined (docs/decisions/kernel-fou.md).
 
 FOU has the tunnel's UDP port and hands what the datagrams hold to an ipip device, ``DEVICE-fou``, on whose ingress
-``overlay_fou`` judges it and passes it on to the TUN device::
+``overlay_fou`` passes on to the TUN device what ``overlay_decap`` has judged::
 
     underlay ─▶ [overlay_decap] ─ train ─▶ INPUT ─▶ FOU ─▶ ipip ─▶ [overlay_fou] ─▶ TUN device
 
@@ -14,15 +14,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
 
 from overlay.datapath.kernel import attach
 from overlay.datapath.kernel.attach import Attachment
-from overlay.datapath.kernel.maps import read_endpoint, write_endpoint
+from overlay.datapath.kernel.maps import ToFou, read_endpoint, write_endpoint
+from overlay.datapath.kernel.programs import Loaded
 from overlay.datapath.spec import ASIDE
 from overlay.errors import DatapathError, NodeError
 from overlay.linux import fou
 from overlay.linux.fou import Fou, Ipip
-from overlay.linux.libbpf import Map, Program
+from overlay.linux.libbpf import Map
 from overlay.linux.netlink import Link
 from overlay.linux.tc import Hook, TrafficControl
 from overlay.model import UDP_PORT
@@ -43,34 +45,48 @@ class Wish:
 NOT_WANTED = Wish(False, "not asked for")
 
 
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What the stage has to be: for the TUN device ``device``, and datagrams to ``address`` and ``port``."""
+
+    device: str
+    address: IPv4Address
+    port: int
+
+
 def socket_ports(port: int) -> range:
     """Ports of which the slow path's socket may have one while FOU has the tunnel's."""
     first = (port if port + ASIDE + _CANDIDATES < _FLOW_PORTS else UDP_PORT) + ASIDE
     return range(first, first + _CANDIDATES)
 
 
-def set_up(device: str, port: int, tc: TrafficControl, program: Program, mended: list[str]) -> Link:
-    """The ipip device with the program on it, and FOU on the port; what is so already is left alone.
+def set_up(stage: Stage, tc: TrafficControl, loaded: Loaded, mended: list[str]) -> Link:
+    """The ipip device with the program on it, and FOU on the port; what is so already is left alone, and a device that
+    is an earlier version's, or for another address, made anew, with the programs going on without it.
 
     Raises:
         OverlayError: this kernel, or somebody else on this machine, does not let us; see :func:`remove`.
     """
-    name = attach.fou_device(device)
+    name = attach.fou_device(stage.device)
     with Ipip() as ipip, Fou(load=True) as ports:
-        if others := ipip.claimants(but=name):
+        present = {each.name: each for each in ipip.devices()}
+        ours = present.pop(name, None)
+        if others := [claim for each in present.values() if (claim := each.claim(stage.address))]:
             raise DatapathError(
                 f"somebody else unwraps IP in IP here: {', '.join(others)}",
                 about="FOU",
                 remedy="nothing need be done; without that device, start the agent again",
             )
-        link, made = ipip.ensure_external(name)
-        if attach.ensure(tc, device, Attachment(link, Hook.INGRESS, program)):
-            mended.append(f"attached {program.name} to ingress of {name}")
+        if ours is not None and not ours.is_for(stage.address):
+            mended.extend(f"took away {each}" for each in forsake(loaded.endpoint, stage.device))
+        link, made = ipip.ensure_for(name, stage.address)
+        if attach.ensure(tc, stage.device, Attachment(link, Hook.INGRESS, loaded.fou)):
+            mended.append(f"attached {loaded.fou.name} to ingress of {name}")
         if made or not link.up:  # not before the program is there
             ipip.set_up(link)
-        if not ports.takes_packets(port):
-            ports.add(port)
-            mended.append(f"gave UDP port {port} to FOU")
+        if not ports.takes_packets(stage.port):
+            ports.add(stage.port)
+            mended.append(f"gave UDP port {stage.port} to FOU")
     return link
 
 
@@ -81,9 +97,9 @@ def forsake(endpoints: Map, device: str) -> list[str]:
         PrivilegeError, NodeError: something could not be removed.
     """
     former = read_endpoint(endpoints)
-    if former is not None and former.fou:
-        write_endpoint(endpoints, replace(former, fou=False, fou_tcp=False))
-    return list(remove(device, former.port if former is not None and former.fou else None))
+    if former is not None and former.to_fou:
+        write_endpoint(endpoints, replace(former, to_fou=ToFou.NOTHING))
+    return list(remove(device, former.port if former is not None and former.to_fou else None))
 
 
 def remove(device: str, port: int | None) -> Iterator[str]:

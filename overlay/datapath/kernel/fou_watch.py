@@ -29,8 +29,9 @@ class Verdict(Enum):
     TAKE_BACK = "take back"
     """What is left to FOU does not come out of it: something between takes it, as a firewall does."""
     ALL_TCP = "all TCP"
-    """Neither the underlay nor the GRO pair joins anything on this machine, or the kernel cuts again what the pair has
-    joined; FOU's device joins it for good."""
+    """Neither the underlay nor the GRO pair joins anything on this machine; FOU's device does."""
+    JOINED = "joined"
+    """The kernel would cut again what the GRO pair has joined, but for FOU."""
     TRAINS = "trains"
     """The underlay joins most of it: FOU needs no more than trains, and single packets cost less without it."""
 
@@ -61,7 +62,7 @@ class Watch:
         if unjoined >= _BULK and _FEW * (joined + left) < unjoined:
             return Verdict.ALL_TCP
         if marked and 2 * counters["rx_sampled_marked"] > counters["rx_sampled"]:
-            return Verdict.ALL_TCP  # from most nodes: what comes from others is joined at less cost by the pair
+            return Verdict.JOINED  # from most nodes; what comes from others takes no harm
         if trains >= _BULK and 2 * trains > left:
             return Verdict.TRAINS
         return Verdict.KEEP

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from overlay.datapath.kernel import attach
 from overlay.datapath.kernel import fou as fou_stage
 from overlay.datapath.kernel.attach import Attachment
-from overlay.datapath.kernel.maps import Endpoint, read_endpoint, write_endpoint
+from overlay.datapath.kernel.maps import Endpoint, ToFou, read_endpoint, write_endpoint
 from overlay.datapath.kernel.programs import Known, Loaded, pin_directory, recall, unpin, unpin_dead
 from overlay.datapath.kernel.proof import say_farewell, ticks_per_second
 from overlay.datapath.kernel.state import OBSTACLE, WAITING, State
@@ -30,6 +31,11 @@ _SAMPLE = 8
 """Peers whose routes are looked up; thousands of them leave by the same few interfaces."""
 _MAX_QUEUES = 16
 """Of the veth pair, so that as many CPUs can merge segments at a time."""
+_WHAT = {
+    ToFou.TRAINS: "joined trains of TCP are",
+    ToFou.JOINED: "trains of TCP, also those that the GRO stage has joined, are",
+    ToFou.ALL_TCP: "all TCP is",
+}
 
 
 class _NoPeersYetError(Exception):
@@ -42,7 +48,7 @@ class Machine:
     Attributes:
         spec: may be changed for one whose slow path has another port.
         without_fou: why there is no FOU stage; empty where there is one, or is to be.
-        fou_tcp: whether that has all TCP.
+        to_fou: what it has while it is there.
     """
 
     def __init__(self, spec: TunnelSpec, loaded: Loaded, *, without_fou: str) -> None:
@@ -53,9 +59,9 @@ class Machine:
         # A predecessor's is kept, lest every flow gets another port.
         former = read_endpoint(loaded.endpoint)
         self.secret = former.secret if former is not None and former.secret else int.from_bytes(os.urandom(8), "big")
-        self.fou_tcp = former is not None and former.fou_tcp
+        self.to_fou = former.to_fou if former is not None and former.to_fou else ToFou.TRAINS
         self._fou_may_be = True  # a predecessor's
-        self._former_port = former.port if former is not None and former.fou else None
+        self._former_port = former.port if former is not None and former.to_fou else None
 
     @property
     def endpoint(self) -> Endpoint | None:
@@ -107,10 +113,11 @@ class Machine:
             second=ticks_per_second(),
             secret=self.secret,
             socket=spec.socket_port or 0,
-            fou=fou is not None,
-            fou_tcp=fou is not None and self.fou_tcp,
+            to_fou=self.to_fou if fou is not None else ToFou.NOTHING,
         )
-        if write_endpoint(loaded.endpoint, endpoint):
+        told = self.endpoint
+        leaves_already = told is not None and told.to_fou
+        if write_endpoint(loaded.endpoint, endpoint if leaves_already else replace(endpoint, to_fou=ToFou.NOTHING)):
             mended.append(f"told the programs {spec.underlay_address}:{spec.port}, {spec.subnet}")
         self._release_former_port(mended)
         attachments = tuple(self._attachments(tun, outer, stage, fou))
@@ -118,6 +125,9 @@ class Machine:
             if attach.ensure(tc, spec.device, attachment):
                 where = f"{attachment.hook.name.lower()} of {attachment.device.name}"
                 mended.append(f"attached {attachment.program.name} to {where}")
+        # Not before these programs are everywhere: what an earlier version's leave to FOU has no pass.
+        if write_endpoint(loaded.endpoint, endpoint):
+            mended.append("told the programs that there is FOU")
         wanted = {attachment.device.index: attachment.device for attachment in attachments}
         if self._table is not None:
             # Once all of them: an agent with another underlay may have left filters of ours on other interfaces.
@@ -130,7 +140,7 @@ class Machine:
             merging = f"no GRO stage ({without_stage}), trains of UDP take the slow path"
         names = ", ".join(device.name for device in outer)
         if fou is not None:
-            joined = f"{'all TCP is' if self.fou_tcp else 'joined trains of TCP are'} unwrapped by FOU ({fou.name})"
+            joined = f"{_WHAT[self.to_fou]} unwrapped by FOU ({fou.name})"
         else:
             joined = f"no FOU ({self.without_fou})"
         detail = f"{len(loaded.peers)} subnets, {spec.device} and {names}, {merging}, {joined}"
@@ -197,7 +207,8 @@ class Machine:
         if not self.without_fou:
             self._fou_may_be = True
             try:
-                return fou_stage.set_up(self.spec.device, self.spec.port, tc, self.loaded.fou, mended)
+                stage = fou_stage.Stage(self.spec.device, self.spec.underlay_address, self.spec.port)
+                return fou_stage.set_up(stage, tc, self.loaded, mended)
             except (OverlayError, OSError) as error:
                 if is_shortage(error):
                     raise
@@ -295,7 +306,9 @@ def cleanup(device: str) -> list[str]:
                 continue  # no moment without the program on it: it goes as a whole, and what still comes is judged
             if number := attach.detach(tc, device, link):
                 removed.append(f"{number} eBPF filter{'s' * (number > 1)} on {link.name}")
-        removed += fou_stage.remove(device, known.endpoint.port if known is not None and known.endpoint.fou else None)
+        removed += fou_stage.remove(
+            device, known.endpoint.port if known is not None and known.endpoint.to_fou else None
+        )
         sender = tc.link(pair[0])
         if sender is not None and sender.kind == "veth":
             tc.delete_link(sender)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from ipaddress import IPv4Address, IPv4Network
 
 from overlay.errors import OverlayError
@@ -17,7 +18,7 @@ from overlay.model import Peer, PeerTable
 
 _ONLY = struct.pack("=I", 0)
 """The key of a map with one entry."""
-_COPY_DSCP, _FOU_TRAINS, _FOU_TCP = 1, 2, 4
+_COPY_DSCP = 1
 _COUNTER_PLACES = 64
 """Of ``struct counters``: more than there are counters, so that more can come."""
 _REST = struct.Struct("=HIIIH2sQ")
@@ -25,6 +26,20 @@ _REST = struct.Struct("=HIIIH2sQ")
 _PROOF = struct.Struct("=4xQQ")
 """Of ``struct peer``, behind the address: ``proven`` and ``wanted``, both in ticks."""
 _NONE = bytes(_PROOF.size)
+
+
+class ToFou(IntEnum):
+    """What the programs leave to FOU; the values are flags of ``struct config``."""
+
+    NOTHING = 0
+    TRAINS = 2
+    """Trains of TCP that the underlay has joined."""
+    ALL_TCP = 2 | 4
+    JOINED = 2 | 8
+    """Trains that the underlay has joined, and those that the GRO stage has."""
+
+
+_TO_FOU = max(ToFou) | ToFou.ALL_TCP
 
 COUNTERS = (
     "tx_packets",
@@ -81,8 +96,7 @@ class Endpoint:
         second: ticks of the kernel in one.
         secret: 64 random bits, for what nobody else may know.
         socket: the slow path's UDP port, where FOU has the tunnel's; 0 if it is the tunnel's.
-        fou: whether trains are left to FOU.
-        fou_tcp: whether all TCP is.
+        to_fou: what is left to FOU.
     """
 
     address: IPv4Address
@@ -95,11 +109,10 @@ class Endpoint:
     second: int = 0
     secret: int = 0
     socket: int = 0
-    fou: bool = False
-    fou_tcp: bool = False
+    to_fou: ToFou = ToFou.NOTHING
 
     def pack(self) -> bytes:
-        flags = _COPY_DSCP * self.copy_dscp | _FOU_TRAINS * self.fou | _FOU_TCP * self.fou_tcp
+        flags = _COPY_DSCP * self.copy_dscp | self.to_fou
         socket = self.socket.to_bytes(2, "big")
         return b"".join(
             (
@@ -128,8 +141,7 @@ class Endpoint:
             second=second,
             secret=secret,
             socket=int.from_bytes(socket, "big"),
-            fou=bool(flags & _FOU_TRAINS),
-            fou_tcp=bool(flags & _FOU_TCP),
+            to_fou=ToFou(flags & _TO_FOU),
         )
 
 

@@ -57,6 +57,7 @@
 #define COPY_DSCP 1   /* a flag of struct config */
 #define FOU_TRAINS 2  /* another: the kernel's own FOU socket has the port, and takes trains */
 #define FOU_TCP 4     /* and all TCP */
+#define FOU_JOINED 8  /* and what the GRO stage has joined */
 #define PROOF_HOLDS 3 /* seconds */
 #define LARGE 1000    /* bytes: of a packet that is one of many */
 #define SAMPLED 65536 /* segments; one train of them is tried for the mark of a tunnel */
@@ -80,14 +81,14 @@ struct config {
 	__be32 subnet;	/* our own subnet: base … */
 	__be32 netmask; /* … and mask */
 	__be16 port;	/* every node's UDP port */
-	__u16 flags;	/* COPY_DSCP, FOU_TRAINS, FOU_TCP */
+	__u16 flags;	/* COPY_DSCP, FOU_TRAINS, FOU_TCP, FOU_JOINED */
 	__u32 tun;	/* ifindex of flannel0 */
 	/* ifindexes of the veth pair's ends; 0: there is none */
 	__u32 gro;    /* what leaves here comes out merged at the other end */
 	__u32 finish; /* what leaves here comes out with its checksums and segments done */
 	__u16 second; /* in the kernel's ticks */
 	__be16 socket; /* the slow path's port, where FOU has the tunnel's; 0: it is the tunnel's */
-	__u64 secret; /* random: nobody else can make an answer of it, or tell a flow's port from its addresses */
+	__u64 secret; /* random: nobody else can make an answer or a pass of it, or tell a flow's port from its addresses */
 };
 
 struct {
@@ -609,6 +610,53 @@ static __always_inline enum counter judge(const struct config *own, __be32 sourc
 	return NONE;
 }
 
+/* Behind FOU nobody can tell who sent a packet, and plain IP in IP comes out there too. So what overlay_decap has judged, and
+ * leaves to the stack, has a pass: its hash, which the stack keeps for the packet's flow and nothing on the wire can set.
+ * As all packets of a flow have the same, GRO behind FOU joins them, and with nothing else. Which kind it is stands in the
+ * middle: GRO takes the lowest bits of a hash to tell flows apart, queues and processors the highest. */
+enum pass {
+	JUDGED = 1 << 12, /* it may come in */
+	DONE = 1 << 13,	  /* and is counted, with one hop less */
+};
+
+/* Up to its ports, where they follow the header. */
+struct inner {
+	struct iphdr ip;
+	__u32 ports;
+};
+
+static __always_inline int has_ports(const struct iphdr *ip)
+{
+	return ip->protocol == IPPROTO_TCP && ip->ihl == 5 && !(ip->frag_off & bpf_htons(IP_MORE_OR_OFFSET));
+}
+
+static __always_inline __u32 pass_of(const struct config *own, const struct inner *inner, enum pass kind)
+{
+	__u32 hash = ((inner->ip.saddr ^ (__u32)own->secret) * 0x61c88647 ^ inner->ip.daddr) * 0x61c88647 ^ inner->ports;
+
+	hash = (hash ^ (__u32)(own->secret >> 32)) * 0x61c88647 + inner->ip.protocol;
+	return ((hash ^ hash >> 16) & ~(JUDGED | DONE)) | kind;
+}
+
+/* From `at` on; whether there is as much. */
+static __always_inline int read_inner(struct __sk_buff *skb, __u32 at, struct inner *inner)
+{
+	inner->ports = 0;
+	if (bpf_skb_load_bytes(skb, at, &inner->ip, sizeof(inner->ip)))
+		return 0;
+	return !has_ports(&inner->ip) ||
+	       !bpf_skb_load_bytes(skb, at + sizeof(inner->ip), &inner->ports, sizeof(inner->ports));
+}
+
+/* Lets the packet that begins at `at`, and is judged, through behind FOU. */
+static __always_inline void give_pass(struct __sk_buff *skb, __u32 at, const struct config *own)
+{
+	struct inner inner;
+
+	if (read_inner(skb, at, &inner))
+		bpf_set_hash(skb, pass_of(own, &inner, JUDGED));
+}
+
 /* Where GRO has joined a train of TCP, the kernel unwraps it at less cost than we do: by FOU, its own socket for just this
  * format, behind which overlay_fou takes the packet. The socket is asked by GRO as well, which looks into datagrams for it
  * alone. On some links the GRO stage joins nothing, and all TCP is left to FOU, which joins it behind the socket.
@@ -616,22 +664,17 @@ static __always_inline enum counter judge(const struct config *own, __be32 sourc
  * But on the way to the socket is the host's firewall. What it takes there does not come out; so once something has not
  * for half a second, the peer's trains are carried as if there were no FOU, whether or not an agent lives. It takes
  * FOU away then; what was lost by chance is forgotten after eight seconds. */
-static __always_inline int left_to_fou(struct __sk_buff *skb, const struct config *own, struct peer *peer, __u8 protocol)
+static __always_inline int left_to_fou(const struct config *own, struct peer *peer, __u32 segments)
 {
-	__u32 now = bpf_jiffies64(), since = peer->left, segments;
+	__u32 now = bpf_jiffies64(), since = peer->left;
 
-	if (!(own->flags & FOU_TRAINS) || protocol != IPPROTO_TCP || !(skb->gso_size || (own->flags & FOU_TCP)))
-		return 0;
 	if (!since || now - since > 8 * own->second) {
 		peer->left = now ? now : 1;
 	} else if (now - since > own->second / 2) {
 		count(RX_FOU_REFUSED, 1);
 		return 0;
 	}
-	segments = skb->gso_segs > 1 ? skb->gso_segs : 1;
 	count(RX_FOU_LEFT, segments);
-	if (skb->gso_size)
-		count(RX_FOU_TRAINS, segments);
 	return 1;
 }
 
@@ -676,19 +719,33 @@ static __always_inline int path_mtu(struct __sk_buff *skb, __u32 at, const struc
 }
 
 /* With options, or a fragment: the stack makes of it what the socket gets. But a stranger wakes no process, as far as the
- * packet tells for whom it is: only a first fragment does. */
+ * packet tells for whom it is: only a first fragment does. Where no socket gets it but FOU, it is judged here, by as much of
+ * the inner packet as every link carries in one piece (RFC 791: 68 bytes). */
 static __always_inline int unusual(struct __sk_buff *skb, __u32 at, const struct config *own, const struct iphdr *outer)
 {
-	__u32 header_length = outer->ihl * 4;
+	__u32 inner_at = at + outer->ihl * 4 + sizeof(struct udphdr), payload = 0xffff;
 	__be16 fragment = outer->frag_off & bpf_htons(IP_MORE_OR_OFFSET);
 	__be32 source = outer->saddr;
+	struct peer *peer = NULL;
+	enum counter refused;
 	struct udphdr udp;
+	struct iphdr ip;
 
-	if ((fragment & bpf_htons(IP_OFFSET)) || bpf_skb_load_bytes(skb, at + header_length, &udp, sizeof(udp)) ||
+	if ((fragment & bpf_htons(IP_OFFSET)) || bpf_skb_load_bytes(skb, inner_at - sizeof(udp), &udp, sizeof(udp)) ||
 	    udp.dest != own->port)
 		return NEXT_FILTER;
 	if (!bpf_map_lookup_elem(&senders, &source))
 		return drop(DROP_OUTER_SOURCE);
+	if (own->socket) {
+		if (bpf_skb_load_bytes(skb, inner_at, &ip, sizeof(ip)))
+			return drop(DROP_MALFORMED);
+		if (!fragment)
+			payload = skb->len - inner_at;
+		refused = judge(own, source, &ip, payload, &peer);
+		if (refused != NONE)
+			return drop(refused);
+		give_pass(skb, inner_at, own);
+	}
 	return slow_path(fragment ? SLOW_RX_FRAGMENT : SLOW_RX_OTHER);
 }
 
@@ -765,7 +822,7 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const __u32 at, co
 	const struct outer *outer;
 	struct iphdr *inner;
 	struct peer *peer = NULL;
-	enum counter refused;
+	enum counter refused, cause;
 	__u8 protocol;
 
 	/* As the IP stack would: not what is addressed to another machine, and not what is in a VLAN, whose own
@@ -814,16 +871,21 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const __u32 at, co
 			count(RX_CUT, 1);
 			return bpf_redirect(own->finish, 0);
 		}
-		count(SLOW_RX_TRAIN, skb->gso_segs > 1 ? skb->gso_segs : 1);
-		return NEXT_FILTER;
+		count(SLOW_RX_TRAIN, (skb->gso_segs > 1 ? skb->gso_segs : 1) - 1);
+		cause = SLOW_RX_TRAIN;
+		goto slow;
 	}
+	cause = SLOW_RX_OPTIONS;
 	if (header_length != sizeof(*inner))
-		return slow_path(SLOW_RX_OPTIONS);
+		goto slow;
+	cause = SLOW_RX_OTHER;
 	if (length != payload || bpf_ntohs(outer->ip.tot_len) != payload + sizeof(*outer) ||
 	    skb->len < at + payload + sizeof(*outer))
-		return slow_path(SLOW_RX_OTHER);
-	if (inner->ttl <= 1)
-		return slow_path(SLOW_RX_TTL);
+		goto slow;
+	if (inner->ttl <= 1) {
+		cause = SLOW_RX_TTL;
+		goto slow;
+	}
 	/* A train of inner datagrams, from an older agent over a virtual wire: it is cut before it is unwrapped. */
 	if (skb->gso_size && own->finish && at && protocol != IPPROTO_TCP) {
 		count(RX_CUT, 1);
@@ -835,13 +897,18 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const __u32 at, co
 		if (done != NEXT_FILTER)
 			return done;
 	}
-	if (first && left_to_fou(skb, own, peer, protocol))
-		return NEXT_FILTER;
 	segments = skb->gso_segs > 1 ? skb->gso_segs : 1;
+	if (first && protocol == IPPROTO_TCP && (own->flags & FOU_TRAINS) &&
+	    (skb->gso_size || (own->flags & FOU_TCP)) && left_to_fou(own, peer, segments)) {
+		if (skb->gso_size)
+			count(RX_FOU_TRAINS, segments);
+		give_pass(skb, at + sizeof(*outer), own);
+		return NEXT_FILTER;
+	}
 
 	/* The first change: the outer headers go, the link layer's moves up to the inner packet. */
 	if (bpf_skb_adjust_room(skb, -(__s32)sizeof(*outer), BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
-		return slow_path(SLOW_RX_OTHER);
+		goto slow;
 	inner = header(skb, at, sizeof(*inner));
 	if (!inner)
 		return drop(DROP_RX_MEMORY);
@@ -863,6 +930,10 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const __u32 at, co
 		return bpf_redirect(own->gro, 0);
 	}
 	return bpf_redirect(own->tun, BPF_F_INGRESS);
+slow:
+	if (own->socket)
+		give_pass(skb, at + sizeof(*outer), own);
+	return slow_path(cause);
 }
 
 SEC("tc")
@@ -932,6 +1003,59 @@ static __always_inline int is_sample(__u32 segments)
 	       mine->of[RX_SAMPLED] - mine->of[RX_SAMPLED_MARKED] < ENOUGH_SAMPLES;
 }
 
+/* Leaves a train that has the mark (see is_marked) to the device behind FOU, which takes it away: as IP in IP from the peer,
+ * the train comes in by the underlay once more. Once for a whole train, that costs next to nothing. (Not in UDP: Linux takes
+ * no train for a tunnel's socket that was not sent or joined as one, udp_unexpected_gso.) Returns what bpf_redirect does;
+ * NEXT_FILTER: the train is as it was. */
+static __always_inline int left_joined_to_fou(struct __sk_buff *skb, const struct config *own)
+{
+	__u32 length = skb->len - sizeof(struct ethhdr) + sizeof(struct iphdr);
+	struct bpf_fib_lookup route;
+	struct iphdr outer;
+	struct inner inner;
+	struct peer *peer;
+
+	if (length > 0xffff || !read_inner(skb, sizeof(struct ethhdr), &inner))
+		return NEXT_FILTER;
+	peer = peer_of(inner.ip.saddr);
+	if (!peer || find_route(skb, own, peer->address, own->port, 0, 0, &route) != BPF_FIB_LKUP_RET_SUCCESS ||
+	    !left_to_fou(own, peer, 1))
+		return NEXT_FILTER;
+	outer = (struct iphdr){
+		.version = 4,
+		.ihl = 5,
+		.tot_len = bpf_htons(length),
+		.frag_off = bpf_htons(IP_DF),
+		.ttl = OUTER_TTL,
+		.protocol = IPPROTO_IPIP,
+		.saddr = peer->address,
+		.daddr = own->address,
+	};
+	outer.check = ~header_sum(&outer);
+	if (bpf_skb_adjust_room(skb, sizeof(outer), BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO) ||
+	    bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_dest), route.smac, sizeof(route.smac), 0) ||
+	    bpf_skb_store_bytes(skb, sizeof(struct ethhdr), &outer, sizeof(outer), 0))
+		return drop(DROP_RX_MEMORY);
+	bpf_set_hash(skb, pass_of(own, &inner, DONE));
+	bpf_skb_change_type(skb, PACKET_HOST);
+	return bpf_redirect(route.ifindex, BPF_F_INGRESS);
+}
+
+/* Tries one train in some thousand for the mark. Whether the train is there still. */
+static __always_inline int sampled(struct __sk_buff *skb, const struct config *own, __u32 segments)
+{
+	int marked;
+
+	if (!(own->flags & FOU_TRAINS) || !is_sample(segments))
+		return 1;
+	marked = is_marked(skb);
+	if (marked < 0)
+		return 0;
+	count(RX_SAMPLED, 1);
+	count(RX_SAMPLED_MARKED, marked);
+	return 1;
+}
+
 /* Only overlay_decap sends here: what else turns up (a neighbour solicitation of the pair's own) has no business
  * here. */
 SEC("tc")
@@ -939,24 +1063,24 @@ int overlay_gro(struct __sk_buff *skb)
 {
 	__u32 zero = 0, segments;
 	const struct config *own = bpf_map_lookup_elem(&endpoint, &zero);
+	int answer;
 
 	if (!own || skb->protocol != bpf_htons(ETH_P_IP))
 		return TC_ACT_SHOT;
-	segments = skb->gso_segs;
 	if (!skb->gso_size) {
 		if (skb->len > LARGE)
 			count(RX_UNJOINED, 1);
-	} else {
-		if ((own->flags & FOU_TRAINS) && is_sample(segments)) {
-			int marked = is_marked(skb);
-
-			if (marked < 0)
-				return drop(DROP_RX_MEMORY);
-			count(RX_SAMPLED, 1);
-			count(RX_SAMPLED_MARKED, marked);
-		}
-		count(RX_JOINED, segments);
+		return bpf_redirect(own->tun, BPF_F_INGRESS);
 	}
+	segments = skb->gso_segs;
+	if (own->flags & FOU_JOINED) {
+		answer = left_joined_to_fou(skb, own);
+		if (answer != NEXT_FILTER)
+			return answer;
+	} else if (!sampled(skb, own, segments)) {
+		return drop(DROP_RX_MEMORY);
+	}
+	count(RX_JOINED, segments);
 	return bpf_redirect(own->tun, BPF_F_INGRESS);
 }
 
@@ -973,27 +1097,35 @@ static __always_inline int is_at(struct __sk_buff *skb, __u32 at, const struct i
 }
 
 /* Behind an ipip device that takes what FOU unwraps: trains that overlay_decap has left to it, and what it leaves to the
- * slow path where there is no FOU. But also what comes as IP in IP without UDP (protocol 4), so everything is judged, and
- * nothing is left to the IP stack of this device. TTLs that end, and options, are the IP stack's behind flannel0. */
+ * slow path where there is no FOU. But also what comes as IP in IP without UDP (protocol 4), so only what has a pass goes on,
+ * and nothing is left to the IP stack of this device. TTLs that end, and options, are the IP stack's behind flannel0. */
 SEC("tc")
 int overlay_fou(struct __sk_buff *skb)
 {
-	__u32 zero = 0, segments, at;
+	__u32 zero = 0, segments, at, is_counted;
 	const struct config *own = bpf_map_lookup_elem(&endpoint, &zero);
-	struct bpf_tunnel_key key = {};
-	struct peer *peer = NULL;
-	enum counter refused;
+	struct inner inner = {};
+	struct peer *peer;
 	struct iphdr ip;
 
-	if (!own || !own->address || bpf_skb_get_tunnel_key(skb, &key, offsetof(struct bpf_tunnel_key, local_ipv4), 0))
-		return TC_ACT_SHOT;
-	if (skb->protocol != bpf_htons(ETH_P_IP) ||
+	if (!own || !own->address || skb->protocol != bpf_htons(ETH_P_IP) ||
 	    bpf_skb_load_bytes_relative(skb, 0, &ip, sizeof(ip), BPF_HDR_START_NET))
-		return drop(blame(bpf_htonl(key.remote_ipv4), DROP_MALFORMED));
-	refused = judge(own, bpf_htonl(key.remote_ipv4), &ip, skb->len, &peer);
-	if (refused != NONE)
-		return drop(refused);
-	peer->left = 0;
+		return TC_ACT_SHOT;
+	inner.ip = ip;
+	if (has_ports(&ip))
+		bpf_skb_load_bytes_relative(skb, sizeof(ip), &inner.ports, sizeof(inner.ports), BPF_HDR_START_NET);
+	is_counted = skb->hash == pass_of(own, &inner, DONE);
+	if (!is_counted && skb->hash != pass_of(own, &inner, JUDGED))
+		return drop(DROP_OUTER_SOURCE);
+	if (bpf_ntohs(ip.tot_len) > skb->len) /* of fragments, nobody has known how much they come to */
+		return drop(DROP_MALFORMED);
+	peer = peer_of(ip.saddr);
+	if (peer)
+		peer->left = 0;
+	if (is_counted) {
+		count(RX_FOU, 1);
+		return bpf_redirect(own->tun, BPF_F_INGRESS);
+	}
 	/* Before Linux 5.14 the packet's data begins with what was around it: the underlay's link layer, if it has one, and
 	 * the outer headers. */
 	if (is_at(skb, 0, &ip))

@@ -33,6 +33,7 @@ from overlay.linux.routes import Route
 from overlay.linux.shortage import is_shortage
 from overlay.linux.tc import Hook, TrafficControl
 from overlay.model import Peer, PeerTable
+from overlay.packet.ip import with_checksum
 from overlay.packet.mtu import UDP_ENCAPSULATION
 
 _PATIENCE = 2.0
@@ -50,12 +51,25 @@ _MTU = 1472
 _PAYLOAD = bytes(_MTU - UDP_ENCAPSULATION)
 """As large as fits: some kernels before 5.12 carry small packets only (``__bpf_skb_max_len``)."""
 
-_NOT_OURS = {"slow_tx_not_ipv4", "slow_tx_no_peer"}
-"""Counters that also grow by what a new interface says of itself: IPv6's solicitations, IGMP."""
+_NOT_OURS = {"slow_tx_not_ipv4", "slow_tx_no_peer", "slow_rx_options"}
+"""Counters that also grow by what a new interface says of itself (IPv6's solicitations, IGMP), and by what is FOU's."""
+_SOCKET_PORT = 8286
+_UDP = struct.Struct("!HHHH")
+_NO_OPERATIONS = b"\1\1\1\0"
+"""IP options that say nothing (RFC 791): with them a packet is left to whoever has the port."""
 
 
-Unwraps = Callable[[Loaded, Link, TrafficControl], None]
-"""Puts in its place what is to unwrap packets from the underlay."""
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What is tried.
+
+    Attributes:
+        unwraps: puts in its place what is to unwrap packets from the underlay.
+        options: IP options of the packet that is unwrapped.
+    """
+
+    unwraps: Callable[[Loaded, Link, TrafficControl], None]
+    options: bytes = b""
 
 
 class _UndecidedError(OverlayError):
@@ -83,19 +97,19 @@ def probe(path: Path = OBJECT) -> ProbeResult:
 
     Nothing is left behind, and nothing of this namespace is touched.
     """
-    return _in_scratch_namespace(path, _unwraps_itself)
+    return _in_scratch_namespace(path, Way(_unwraps_itself))
 
 
 def probe_fou(path: Path = OBJECT) -> ProbeResult:
-    """The same with the kernel's FOU on the way in, in the place of the program that unwraps."""
-    return _in_scratch_namespace(path, _unwraps_by_fou)
+    """The same with the kernel's FOU on the way in, to which a packet is left."""
+    return _in_scratch_namespace(path, Way(_unwraps_by_fou, _NO_OPERATIONS))
 
 
-def _in_scratch_namespace(path: Path, unwraps: Unwraps) -> ProbeResult:
+def _in_scratch_namespace(path: Path, way: Way) -> ProbeResult:
     result = [ProbeResult(Answer.UNKNOWN, f"no result within {_LIMIT:.0f} s")]
 
     def run() -> None:
-        result[0] = _probe(path, unwraps)
+        result[0] = _probe(path, way)
 
     # Only a thread's own network namespace changes; it ends with the thread, with all that was made in it.
     thread = threading.Thread(target=run, name="kernel-probe", daemon=True)
@@ -104,7 +118,7 @@ def _in_scratch_namespace(path: Path, unwraps: Unwraps) -> ProbeResult:
     return result[0]
 
 
-def _probe(path: Path, unwraps: Unwraps) -> ProbeResult:
+def _probe(path: Path, way: Way) -> ProbeResult:
     try:
         possible_cpus()  # or no counter could ever be read
         loaded = load(path, None)
@@ -118,7 +132,7 @@ def _probe(path: Path, unwraps: Unwraps) -> ProbeResult:
                 f"programs load, but there is no namespace to try them in: {error.strerror} (CAP_SYS_ADMIN makes one)"
             )
             return ProbeResult(Answer.UNKNOWN, cause)
-        _there_and_back(loaded, unwraps)
+        _there_and_back(loaded, way)
     except DatapathError as error:
         return ProbeResult(Answer.UNKNOWN if is_shortage(error) else Answer.NO, str(error))
     except (OverlayError, OSError) as error:
@@ -128,19 +142,19 @@ def _probe(path: Path, unwraps: Unwraps) -> ProbeResult:
     return ProbeResult(Answer.YES, "a packet went through")
 
 
-def _there_and_back(loaded: Loaded, unwraps: Unwraps) -> None:
+def _there_and_back(loaded: Loaded, way: Way) -> None:
     queues: list[int] = []
     try:
         for name in (_DEVICE, _UNDERLAY):
             queues.append(tun.open_queue(name, vnet_hdr=False))
-        _attach(loaded, *_links(), unwraps)
+        _attach(loaded, *_links(), way)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as near:
             near.bind((str(_OWN.network_address), 0))
             far = (str(_FAR.network_address + 1), 9)
             near.sendto(_PAYLOAD, far)
             if (packet := _read_tunnelled(queues[1])) is None:
                 raise _silence("a packet did not come out encapsulated", loaded)
-            os.write(queues[1], _answer(packet))
+            os.write(queues[1], _answer(packet, way.options))
             near.settimeout(_PATIENCE)
             try:
                 received = near.recvfrom(1 << 16)
@@ -179,13 +193,13 @@ def _links() -> tuple[Link, Link]:
     return device, underlay
 
 
-def _attach(loaded: Loaded, device: Link, underlay: Link, unwraps: Unwraps) -> None:
-    write_endpoint(loaded.endpoint, Endpoint(_OWN_OUTER, _PORT, _OWN, device.index, 0))
+def _attach(loaded: Loaded, device: Link, underlay: Link, way: Way) -> None:
+    write_endpoint(loaded.endpoint, Endpoint(_OWN_OUTER, _PORT, _OWN, device.index, 0, socket=_SOCKET_PORT))
     loaded.peers.replace(PeerTable.of(_OWN, [Peer(_FAR, _FAR_OUTER)]))
     with TrafficControl() as tc:
         try:
             attach.ensure(tc, _DEVICE, Attachment(device, Hook.EGRESS, loaded.encap))
-            unwraps(loaded, underlay, tc)
+            way.unwraps(loaded, underlay, tc)
         except NodeError as error:
             raise DatapathError(str(error), about="eBPF") from error
 
@@ -194,11 +208,12 @@ def _unwraps_itself(loaded: Loaded, underlay: Link, tc: TrafficControl) -> None:
     attach.ensure(tc, _DEVICE, Attachment(underlay, Hook.INGRESS, loaded.decap_l3))
 
 
-def _unwraps_by_fou(loaded: Loaded, _: Link, tc: TrafficControl) -> None:
+def _unwraps_by_fou(loaded: Loaded, underlay: Link, tc: TrafficControl) -> None:
     try:
-        fou.set_up(_DEVICE, _PORT, tc, loaded.fou, [])
+        fou.set_up(fou.Stage(_DEVICE, _OWN_OUTER, _PORT), tc, loaded, [])
     except NodeError as error:
         raise DatapathError(str(error)) from error
+    _unwraps_itself(loaded, underlay, tc)
 
 
 def _read_tunnelled(underlay: int) -> bytes | None:
@@ -212,10 +227,15 @@ def _read_tunnelled(underlay: int) -> bytes | None:
     return None
 
 
-def _answer(packet: bytes) -> bytes:
-    """The same packet from the far end: addresses and inner ports swapped, which leaves every checksum right."""
-    outer, udp, inner = bytearray(packet[:20]), packet[20:28], bytearray(packet[28:])
+def _answer(packet: bytes, options: bytes) -> bytes:
+    """The same packet from the far end, with IP options: addresses and inner ports are swapped."""
+    outer, inner, data = bytearray(packet[:20]), bytearray(packet[28:48]) + options, bytearray(packet[48:])
+    length = len(inner) + len(data)
+    inner[0] += len(options) // 4
+    inner[2:4] = struct.pack("!H", length)
+    outer[2:4] = struct.pack("!H", len(outer) + _UDP.size + length)
     for header in (outer, inner):
         header[12:16], header[16:20] = header[16:20], header[12:16]
-    inner[20:22], inner[22:24] = inner[22:24], inner[20:22]
-    return bytes(outer) + udp + bytes(inner)
+    data[0:2], data[2:4] = data[2:4], data[0:2]
+    udp = _UDP.pack(_PORT, _PORT, _UDP.size + length, 0)
+    return b"".join((with_checksum(outer), udp, with_checksum(inner, len(inner)), data))

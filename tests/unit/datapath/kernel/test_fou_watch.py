@@ -45,9 +45,9 @@ NOTHING = (0, 0, 0, 0, 0)
         ((9_999, 9_999, 0, 0, 0, 9_999), Verdict.KEEP),
         ((20_000, 0, 0, 0, 0, 20_000), Verdict.TAKE_BACK),
         ((0, 0, 0, 65_536, 0, 0, 1, 0), Verdict.KEEP),
-        ((0, 0, 0, 65_536, 0, 0, 1, 1), Verdict.ALL_TCP),  # joined, and cut again
+        ((0, 0, 0, 65_536, 0, 0, 1, 1), Verdict.JOINED),  # joined, and cut again
         ((0, 0, 0, 131_072, 0, 0, 2, 1), Verdict.KEEP),  # from some nodes only
-        ((0, 0, 0, 196_608, 0, 0, 3, 2), Verdict.ALL_TCP),
+        ((0, 0, 0, 196_608, 0, 0, 3, 2), Verdict.JOINED),
     ],
 )
 def test_what_a_window_says(gained: tuple[int, ...], verdict: Verdict) -> None:

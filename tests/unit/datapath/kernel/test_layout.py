@@ -8,13 +8,16 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from overlay.datapath.kernel import attach
-from overlay.datapath.kernel.maps import Endpoint
+from overlay.datapath.kernel.maps import Endpoint, ToFou
 from overlay.datapath.kernel.programs import OBJECT
 
 SOURCE = OBJECT.with_suffix(".c").read_text()
 
 
-def test_config_has_the_programs_layout() -> None:
+@pytest.mark.parametrize(
+    ("to_fou", "flags"), [(ToFou.NOTHING, 1), (ToFou.TRAINS, 3), (ToFou.ALL_TCP, 7), (ToFou.JOINED, 11)]
+)
+def test_config_has_the_programs_layout(to_fou: ToFou, flags: int) -> None:
     body = re.search(r"struct config \{(.*?)\n\};", SOURCE, re.DOTALL)
     assert body is not None
     fields = re.findall(r"^\t(__\w+) (\w+);", body[1], re.MULTILINE)
@@ -30,8 +33,7 @@ def test_config_has_the_programs_layout() -> None:
         second=250,
         secret=1 << 63,
         socket=8286,
-        fou=True,
-        fou_tcp=True,
+        to_fou=to_fou,
     )
     packed = endpoint.pack()
     assert Endpoint.unpack(packed) == endpoint
@@ -46,7 +48,7 @@ def test_config_has_the_programs_layout() -> None:
         "subnet": 0x0A000100,
         "netmask": 0xFFFFFF00,
         "port": 8285,
-        "flags": 7,
+        "flags": flags,
         "tun": 7,
         "gro": 8,
         "finish": 9,
