@@ -48,11 +48,13 @@ class MemoryCore:
     Attributes:
         revision: of the newest change; 1 when empty, as etcd's.
         compacted: watches after revisions before this one are refused.
+        lives: how many times it has been wiped; nobody who was connected before is now.
     """
 
     def __init__(self) -> None:
         self.revision = 1
         self.compacted = 0
+        self.lives = 0
         self._keys: dict[str, KeyValue] = {}
         self._leases: dict[int, _EtcdLease] = {}
         self._history: deque[Event] = deque()
@@ -181,9 +183,9 @@ class MemoryCore:
 
     def wipe(self) -> None:
         """Becomes an empty store at its first revision, as an etcd whose data directory was lost."""
-        listeners = self._listeners
+        listeners, lives = self._listeners, self.lives
         self.__init__()  # type: ignore[misc]
-        self._listeners = listeners
+        self._listeners, self.lives = listeners, lives + 1
         self._tell()
 
     def _end(self, lease_id: int) -> None:
@@ -296,7 +298,7 @@ class MemoryStore:
     async def watch(self, span: KeyRange, after: int) -> AsyncIterator[Events]:
         """See :meth:`overlay.store.contract.Store.watch`. Also ends, as a lost server would, once the core is wiped."""
         await self._answer()
-        changed = asyncio.Event()
+        changed, life = asyncio.Event(), self.core.lives
         self._watches.add(changed)
         unlisten = self.core.listen(changed.set)
         try:
@@ -304,10 +306,10 @@ class MemoryStore:
             self._check()
             while True:
                 changed.clear()
+                if self.core.lives != life:  # also where the new history has passed the old one's revision by now
+                    raise StoreUnavailableError("the store was lost", about="store in memory")
                 self.core.expire(self._clock())
                 batch = self.core.events(span, after)
-                if batch.revision < after:
-                    raise StoreUnavailableError("the store went back in time", about="store in memory")
                 if batch.events:
                     yield batch
                 after = batch.revision

@@ -120,6 +120,7 @@ steps = st.lists(st.sampled_from(["pod", "end", "beside", "hold", "flow", "ask",
 @given(steps)
 @example(["wipe", "end", "pod", "hold", "end", "end", "wipe", "pod"])  # … which was proved until later
 @example(["ask", "pod", "hold", "pod", "wipe", "pod"])  # the new history comes to the old one's revision
+@example(["pod", "pod", "hold", "pod", "wipe", "pod", "pod", "pod", "flow"])  # … and passes it, before that is heard of
 async def test_whatever_happens_the_answer_is_what_the_store_has(plan: list[str]) -> None:
     store = Store()
     with pytest.MonkeyPatch.context() as patch:
