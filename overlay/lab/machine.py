@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Interface
 
 from overlay.errors import LabError
 from overlay.lab import plan
@@ -159,15 +159,22 @@ class Node(Machine):
     def connect_pods(self) -> SubnetFile:
         """Gives docker0 and the pods the addresses and MTU of subnet.env, as a restart of Docker would.
 
+        Where docker0, which is last, has them already, nothing is touched: packets may be on their way through it.
+
         Raises:
             LabError: there is no subnet file.
         """
         subnet = self.subnet_file
         if subnet is None:
             raise LabError("is not there", about=str(self.files.subnet_file), remedy="start the agent first")
-        run_batch(plan.connect_node_batch(self.spec, subnet), namespace=self.namespace)
+        (bridge,) = json.loads(self.run("ip", "-j", "addr", "show", "dev", plan.POD_BRIDGE).stdout)
+        addresses = [each for each in bridge["addr_info"] if each["family"] == "inet"]
+        present = [IPv4Interface(f"{each['local']}/{each['prefixlen']}") for each in addresses]
+        if (present, bridge["mtu"]) == ([subnet.gateway], subnet.mtu):
+            return subnet
         for namespace, batch in plan.connect_pod_batches(self.spec, subnet):
             run_batch(batch, namespace=namespace)
+        run_batch(plan.connect_node_batch(self.spec, subnet), namespace=self.namespace)
         return subnet
 
     def overlay(self, *arguments: str, timeout: float = 30.0, check: bool = True) -> subprocess.CompletedProcess[str]:
