@@ -245,17 +245,27 @@ FORGED_SEGMENT = Outer(IPv4Address("172.31.0.3")).around(ipv4(payload=bytes(1200
         (ToFou.ALL_TCP, TCP_SEGMENT, NEXT_FILTER),
         (ToFou.ALL_TCP, UDP_DATAGRAM, REDIRECT),
         (ToFou.ALL_TCP, FORGED_SEGMENT, DROP),
+        (ToFou.ALL_IN_IP, TCP_SEGMENT, NEXT_FILTER),
+        (ToFou.ALL_IN_IP, UDP_DATAGRAM, REDIRECT),
+        (ToFou.ALL_IN_IP, FORGED_SEGMENT, DROP),
         (ToFou.JOINED, TCP_SEGMENT, REDIRECT),
         (ToFou.TRAINS, TCP_SEGMENT, REDIRECT),
     ],
 )
 def test_what_is_left_to_fou(with_fou: Loaded, to_fou: ToFou, frame: bytes, verdict: int) -> None:
-    """As it came, and only what may come in; of trains, which no dry run has, tests/netns/test_fou.py tells."""
+    """As it came or as IP in IP, and only what may come in; of trains, which no dry run has, test_fou.py tells."""
     write_endpoint(with_fou.endpoint, Endpoint(OUR_ADDRESS, PORT, OWN, TUN, GRO, second=1000, to_fou=to_fou))
     ran = dry_run(with_fou.decap, frame)
     assert ran.verdict == verdict
     left = verdict == NEXT_FILTER
-    assert not left or ran.packet == frame
+    if to_fou is ToFou.ALL_IN_IP and left:
+        assert (ran.packet[:14], ran.packet[42:]) == (frame[:14], frame[42:])
+        outer, option = ran.packet[14:34], ran.packet[34:42]
+        assert (outer[0], outer[9], plain_checksum(outer + option)) == (0x47, 4, 0)
+        assert (outer[1:9], outer[12:]) == (frame[15:23], frame[26:34])
+        assert option == bytes([30, 8, 0, 0, 0, 0, 0, 0])
+    else:
+        assert not left or ran.packet == frame
     assert read_counters(with_fou.counters)["rx_fou_left"] == left
     assert read_counters(with_fou.counters)["rx_packets"] == (verdict == REDIRECT)
 

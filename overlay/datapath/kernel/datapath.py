@@ -65,11 +65,13 @@ _LOOK_ANYWAY, _LOOK_AGAIN = 30.0, 1.0
 
 CLAIMS = "icmp_too_big"
 _SHARES = {
-    Verdict.ALL_TCP: (ToFou.ALL_TCP, "nothing joins TCP's segments here but FOU, which gets all of them"),
+    Verdict.ALL_TCP: (ToFou.ALL_IN_IP, "nothing joins TCP's segments here but FOU, which gets all of them"),
     Verdict.JOINED: (ToFou.JOINED, "what the GRO stage has joined would be cut again; FOU gets it, which mends that"),
     Verdict.TRAINS: (ToFou.TRAINS, "the underlay joins TCP's segments by now; FOU gets what it has joined"),
 }
 """What FOU gets by what the counters say, and why."""
+_IN_IP = (ToFou.JOINED, ToFou.ALL_IN_IP)
+"""Of which some comes to its device as IP in IP."""
 _CLAIMS, _ATTENDED = (CLAIMS,), (CLAIMS, *fou_watch.NAMES)
 """Counters that are read at each tick, without FOU and with it."""
 
@@ -120,6 +122,7 @@ class KernelDatapath:
         self._without_fou = "" if fou.wanted else fou.reason
         self._ahead: tuple[str, Loaded] | None = None
         self._watch_fou = Watch()
+        self._takes_no_ip_in_ip = False  # this machine's firewall, as seen
         self._machine: Machine | None = None
         self._table: PeerTable | None = None
         self._state = State()
@@ -358,16 +361,19 @@ class KernelDatapath:
     def _follow_fou(self, machine: Machine, counters: Mapping[str, int]) -> bool:
         """Takes FOU away where what is left to it gets lost, gives it more where that is of use; whether either."""
         verdict = self._watch_fou.judge(counters, time.monotonic())
-        if verdict is Verdict.TAKE_BACK and machine.to_fou is ToFou.JOINED:
-            # They came to its device as IP in IP: there may be a rule for that, and another for the tunnel's port.
-            self._watch_fou = Watch()
+        share, why = _SHARES.get(verdict, (machine.to_fou, ""))
+        if self._takes_no_ip_in_ip and share in _IN_IP:
+            share = ToFou.ALL_TCP
+        if verdict is Verdict.TAKE_BACK and machine.to_fou in _IN_IP:
+            # There may be a rule for that, and another for the tunnel's port.
+            self._watch_fou, self._takes_no_ip_in_ip = Watch(), True
             machine.to_fou = ToFou.ALL_TCP
-            log.warning("kernel datapath: what the GRO stage has joined does not come out of FOU: it gets all TCP")
+            log.warning("kernel datapath: IP in IP does not come out of FOU's device: its socket gets all TCP")
         elif verdict is Verdict.TAKE_BACK:
             machine.without_fou = LOST_IN_FOU
             log.warning("kernel datapath: FOU is taken away: %s", LOST_IN_FOU)
-        elif verdict in _SHARES and machine.to_fou is not _SHARES[verdict][0]:
-            machine.to_fou, why = _SHARES[verdict]
+        elif machine.to_fou is not share:
+            machine.to_fou = share
             log.info("kernel datapath: %s", why)
         else:
             return False

@@ -35,6 +35,7 @@ _WHAT = {
     ToFou.TRAINS: "joined trains of TCP are",
     ToFou.JOINED: "trains of TCP, also those that the GRO stage has joined, are",
     ToFou.ALL_TCP: "all TCP is",
+    ToFou.ALL_IN_IP: "all TCP, as IP in IP, is",
 }
 
 

@@ -35,11 +35,14 @@ class ToFou(IntEnum):
     TRAINS = 2
     """Trains of TCP that the underlay has joined."""
     ALL_TCP = 2 | 4
+    """To its socket."""
+    ALL_IN_IP = 2 | 4 | 16
+    """All TCP, but for trains as IP in IP to the device behind the socket."""
     JOINED = 2 | 8
-    """Trains that the underlay has joined, and those that the GRO stage has."""
+    """Trains that the underlay has joined, and those that the GRO stage has, these as IP in IP."""
 
 
-_TO_FOU = max(ToFou) | ToFou.ALL_TCP
+_TO_FOU = ToFou.ALL_TCP | ToFou.ALL_IN_IP | ToFou.JOINED
 
 COUNTERS = (
     "tx_packets",

@@ -57,7 +57,9 @@
 #define COPY_DSCP 1   /* a flag of struct config */
 #define FOU_TRAINS 2  /* another: the kernel's own FOU socket has the port, and takes trains */
 #define FOU_TCP 4     /* and all TCP */
-#define FOU_JOINED 8  /* and what the GRO stage has joined */
+#define FOU_JOINED 8  /* and what the GRO stage has joined, as IP in IP */
+#define FOU_IN_IP 16  /* all TCP, single packets as IP in IP */
+#define IP_EXPERIMENT 30 /* an option that means nothing (RFC 4727, 3.2) */
 #define PROOF_HOLDS 3 /* seconds */
 #define LARGE 1000    /* bytes: of a packet that is one of many */
 #define SAMPLED 65536 /* segments; one train of them is tried for the mark of a tunnel */
@@ -81,7 +83,7 @@ struct config {
 	__be32 subnet;	/* our own subnet: base … */
 	__be32 netmask; /* … and mask */
 	__be16 port;	/* every node's UDP port */
-	__u16 flags;	/* COPY_DSCP, FOU_TRAINS, FOU_TCP, FOU_JOINED */
+	__u16 flags;	/* COPY_DSCP, FOU_TRAINS, FOU_TCP, FOU_JOINED, FOU_IN_IP */
 	__u32 tun;	/* ifindex of flannel0 */
 	/* ifindexes of the veth pair's ends; 0: there is none */
 	__u32 gro;    /* what leaves here comes out merged at the other end */
@@ -106,7 +108,7 @@ struct subnet_key {
 
 struct peer {
 	__be32 address;
-	__u32 left;   /* tick since which what is left to FOU has not appeared behind it (see left_to_fou); 0: all did */
+	__u32 left;   /* tick since which what is left to FOU has not appeared behind it, and the way (see left_to_fou); 0: all did */
 	__u64 proven; /* tick of the last proof that what is unfinished reaches it whole (see question); 0: none */
 	__u64 wanted; /* tick at which the agent was last told that a proof would be of use */
 };
@@ -259,10 +261,10 @@ static __always_inline void *header(struct __sk_buff *skb, __u32 offset, __u32 l
 	return start;
 }
 
+/* Of a few 32-bit words' sum: what is over after the first line is so small that the last has nothing left to carry. */
 static __always_inline __u16 fold(__u64 sum)
 {
 	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
 	return (__u16)sum;
@@ -651,10 +653,13 @@ static __always_inline int read_inner(struct __sk_buff *skb, __u32 at, struct in
 /* Lets the packet that begins at `at`, and is judged, through behind FOU. */
 static __always_inline void give_pass(struct __sk_buff *skb, __u32 at, const struct config *own)
 {
-	struct inner inner;
+	const struct inner *here = (void *)(long)skb->data + at;
+	struct inner copy;
 
-	if (read_inner(skb, at, &inner))
-		bpf_set_hash(skb, pass_of(own, &inner, JUDGED));
+	if ((void *)(here + 1) <= (void *)(long)skb->data_end && has_ports(&here->ip))
+		bpf_set_hash(skb, pass_of(own, here, JUDGED));
+	else if (read_inner(skb, at, &copy))
+		bpf_set_hash(skb, pass_of(own, &copy, JUDGED));
 }
 
 /* Where GRO has joined a train of TCP, the kernel unwraps it at less cost than we do: by FOU, its own socket for just this
@@ -663,19 +668,39 @@ static __always_inline void give_pass(struct __sk_buff *skb, __u32 at, const str
  *
  * But on the way to the socket is the host's firewall. What it takes there does not come out; so once something has not
  * for half a second, the peer's trains are carried as if there were no FOU, whether or not an agent lives. It takes
- * FOU away then; what was lost by chance is forgotten after eight seconds. */
+ * FOU away then; what was lost by chance is forgotten after eight seconds, and at once where the agent has since chosen
+ * another way to FOU's device, which is the lowest bit. */
 static __always_inline int left_to_fou(const struct config *own, struct peer *peer, __u32 segments)
 {
+	__u32 way = !!(own->flags & (FOU_JOINED | FOU_IN_IP));
 	__u32 now = bpf_jiffies64(), since = peer->left;
 
-	if (!since || now - since > 8 * own->second) {
-		peer->left = now ? now : 1;
+	if (!since || (since & 1) != way || now - since > 8 * own->second) {
+		peer->left = (now & ~1) | way;
 	} else if (now - since > own->second / 2) {
 		count(RX_FOU_REFUSED, 1);
 		return 0;
 	}
 	count(RX_FOU_LEFT, segments);
 	return 1;
+}
+
+/* Makes IP in IP of a datagram without options, in place, and so without what a socket costs each packet: the UDP header
+ * becomes an IP option. The IP header's sum changes by what is known; where a NIC has summed up all of the packet
+ * (CHECKSUM_COMPLETE), the UDP header is in it no more, for an IP header's own sum is nothing. */
+static __always_inline void to_ip_in_ip(struct __sk_buff *skb, struct outer *outer)
+{
+	const __u64 option = (__u64)IP_EXPERIMENT << 56 | (__u64)sizeof(struct udphdr) << 48;
+	const __u16 more = (sizeof(struct outer) - sizeof(struct iphdr)) / 4 << 8, less = IPPROTO_UDP - IPPROTO_IPIP;
+	__u32 check = outer->ip.check + bpf_htons(0xffff - more - (option >> 48) + less);
+	const __u32 *udp = (const void *)&outer->udp;
+	__u64 sum = (__u64)(__u32)~udp[0] + (__u32)~udp[1];
+
+	outer->ip.check = (__u16)(check + (check >= 0xffff));
+	outer->ip.ihl = sizeof(struct outer) / 4;
+	outer->ip.protocol = IPPROTO_IPIP;
+	*(__be64 *)&outer->udp = bpf_cpu_to_be64(option);
+	bpf_csum_update(skb, (__u32)(sum + (sum >> 32)));
 }
 
 /* A router on the way says "too big" (RFC 1191) and quotes our datagram, whose source port is a flow's hash that no
@@ -824,6 +849,7 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const __u32 at, co
 	struct peer *peer = NULL;
 	enum counter refused, cause;
 	__u8 protocol;
+	int train;
 
 	/* As the IP stack would: not what is addressed to another machine, and not what is in a VLAN, whose own
 	 * interface sees it next. */
@@ -866,7 +892,8 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const __u32 at, co
 	 * own datagrams (one skb, but the first inner packet ends before it does), which GRO has joined, or a virtual
 	 * wire never cut, is cut first, and then each is judged. */
 	protocol = inner->protocol;
-	if (skb->gso_size && length < payload) {
+	train = skb->gso_size != 0;
+	if (train && length < payload) {
 		if (own->finish && at) {
 			count(RX_CUT, 1);
 			return bpf_redirect(own->finish, 0);
@@ -887,23 +914,25 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const __u32 at, co
 		goto slow;
 	}
 	/* A train of inner datagrams, from an older agent over a virtual wire: it is cut before it is unwrapped. */
-	if (skb->gso_size && own->finish && at && protocol != IPPROTO_TCP) {
+	if (train && own->finish && at && protocol != IPPROTO_TCP) {
 		count(RX_CUT, 1);
 		return bpf_redirect(own->finish, 0);
+	}
+	segments = train && skb->gso_segs > 1 ? skb->gso_segs : 1;
+	if (first && protocol == IPPROTO_TCP && (own->flags & FOU_TRAINS) && (train || (own->flags & FOU_TCP)) &&
+	    left_to_fou(own, peer, segments)) {
+		give_pass(skb, at + sizeof(*outer), own);
+		if (train)
+			count(RX_FOU_TRAINS, segments);
+		else if (own->flags & FOU_IN_IP)
+			to_ip_in_ip(skb, (void *)outer);
+		return NEXT_FILTER;
 	}
 	if (protocol == IPPROTO_ICMP && length == sizeof(struct question)) {
 		int done = talk(skb, at, own, peer);
 
 		if (done != NEXT_FILTER)
 			return done;
-	}
-	segments = skb->gso_segs > 1 ? skb->gso_segs : 1;
-	if (first && protocol == IPPROTO_TCP && (own->flags & FOU_TRAINS) &&
-	    (skb->gso_size || (own->flags & FOU_TCP)) && left_to_fou(own, peer, segments)) {
-		if (skb->gso_size)
-			count(RX_FOU_TRAINS, segments);
-		give_pass(skb, at + sizeof(*outer), own);
-		return NEXT_FILTER;
 	}
 
 	/* The first change: the outer headers go, the link layer's moves up to the inner packet. */
@@ -919,7 +948,7 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const __u32 at, co
 
 	/* TCP is worth a detour through GRO: what it merges crosses the bridge, the firewall and the pod's socket
 	 * once. A packet that already is a train has that behind it. */
-	if (protocol == IPPROTO_TCP && !skb->gso_size && own->gro) {
+	if (protocol == IPPROTO_TCP && !train && own->gro) {
 		if (!at) { /* veth is an Ethernet device: it reads the protocol from a header that is not there yet */
 			struct ethhdr eth = {.h_proto = bpf_htons(ETH_P_IP)};
 

@@ -15,7 +15,8 @@ SOURCE = OBJECT.with_suffix(".c").read_text()
 
 
 @pytest.mark.parametrize(
-    ("to_fou", "flags"), [(ToFou.NOTHING, 1), (ToFou.TRAINS, 3), (ToFou.ALL_TCP, 7), (ToFou.JOINED, 11)]
+    ("to_fou", "flags"),
+    [(ToFou.NOTHING, 1), (ToFou.TRAINS, 3), (ToFou.ALL_TCP, 7), (ToFou.JOINED, 11), (ToFou.ALL_IN_IP, 23)],
 )
 def test_config_has_the_programs_layout(to_fou: ToFou, flags: int) -> None:
     body = re.search(r"struct config \{(.*?)\n\};", SOURCE, re.DOTALL)
