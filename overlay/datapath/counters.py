@@ -78,6 +78,7 @@ _TRAFFIC = (
     Counter("rx_fou_left", Unit.PACKETS, "left to the kernel's FOU to unwrap"),
     Counter("rx_fou_trains", Unit.PACKETS, "of rx_fou_left that the underlay had joined"),
     Counter("rx_fou", Unit.PACKETS, "of rx_packets that FOU unwrapped"),
+    Counter("rx_fou_unseen", Unit.PACKETS, "of drop_outer_source that came to FOU without having met our program"),
     Counter("rx_joined", Unit.PACKETS, "of rx_packets that the GRO pair joined"),
     Counter("rx_unjoined", Unit.PACKETS, "of rx_packets that it could not join, though large"),
     Counter("rx_sampled", Unit.TIMES, "that a train of the GRO pair was looked at for the mark of a tunnel"),

@@ -294,6 +294,44 @@ def test_nothing_enters_as_ip_in_ip(pair: Pair) -> None:
         assert gained(second, before, "rx_packets") == [0]
 
 
+@pytest.mark.parametrize(
+    ("sender", "hook", "action"),
+    [(False, "ingress", "action ok"), (True, "egress", "action vlan push id 0 priority 3")],
+    ids=["a filter is before ours", "a priority tag"],
+)
+def test_what_passes_by_our_program_comes_by_the_socket_soon(pair: Pair, sender: bool, hook: str, action: str) -> None:
+    """FOU would unwrap it, and lets nothing in that was not judged."""
+    first, second = pair
+    node = first if sender else second
+    node(f"tc filter add dev eth0 {hook} pref 1 matchall {action}")
+    try:
+        before = second.counters()
+        until(lambda: lost(ping(first, second, "-c 1 -W 1")) == 0, "packets come again")
+        assert gained(second, before, "rx_fou_unseen") > [0]
+        assert "no FOU (packets from peers came to it without having met our program" in second.status()["detail"]
+        transfer(first, second)
+    finally:
+        node(f"tc filter del dev eth0 {hook} pref 1")
+
+
+def test_a_process_here_sends_nothing_into_a_pod(pair: Pair) -> None:
+    """A connected socket gives its packets a hash, as a pass is one. What that costs is FOU."""
+    first, second = pair
+    send = (
+        "import socket, sys, time\nfrom tests.support.admission import ipv4\n"
+        "for _ in range(8):\n"
+        "    s = socket.socket(type=socket.SOCK_DGRAM); s.connect((sys.argv[1], 8285)); s.send(ipv4(*sys.argv[2:]))\n"
+        "    time.sleep(0.1)\n"
+    )
+    before = second.counters()
+    words = [sys.executable, "-c", send, second.address, first.pod_address, second.pod_address]
+    subprocess.run([*entering(second.pod), *words], cwd=ROOT, check=True, timeout=60)
+    until(lambda: "no FOU (packets from peers" in second.status()["detail"], "FOU is taken away")
+    unseen, dropped, entered = gained(second, before, "rx_fou_unseen", "drop_outer_source", "rx_packets")
+    assert dropped >= unseen > 1, (dropped, unseen)
+    assert entered == 0
+
+
 def test_fragments_are_put_together_and_judged(pair: Pair) -> None:
     """By FOU's side of the stack nobody knows who sent them; the program on the underlay has seen the first."""
     first, second = pair

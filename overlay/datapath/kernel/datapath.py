@@ -25,6 +25,7 @@ from overlay.datapath.kernel.findings import (
     FIREWALL,
     FIREWALL_WITH_FOU,
     LOST_IN_FOU,
+    UNSEEN_BY_US,
     causes_of,
     problems_of,
     slow_path_counters,
@@ -364,11 +365,14 @@ class KernelDatapath:
         share, why = _SHARES.get(verdict, (machine.to_fou, ""))
         if self._takes_no_ip_in_ip and share in _IN_IP:
             share = ToFou.ALL_TCP
-        if verdict is Verdict.TAKE_BACK and machine.to_fou in _IN_IP:
+        if verdict is Verdict.UNSEEN:
+            machine.without_fou = UNSEEN_BY_US
+            log.warning("kernel datapath: FOU is taken away: %s", UNSEEN_BY_US)
+        elif verdict is Verdict.TAKE_BACK and machine.to_fou in _IN_IP:
             # There may be a rule for that, and another for the tunnel's port.
             self._watch_fou, self._takes_no_ip_in_ip = Watch(), True
             machine.to_fou = ToFou.ALL_TCP
-            log.warning("kernel datapath: IP in IP does not come out of FOU's device: its socket gets all TCP")
+            log.warning("kernel datapath: what is left to FOU's device as IP in IP is lost: its socket gets all TCP")
         elif verdict is Verdict.TAKE_BACK:
             machine.without_fou = LOST_IN_FOU
             log.warning("kernel datapath: FOU is taken away: %s", LOST_IN_FOU)

@@ -18,11 +18,15 @@ FIREWALL = (
 )
 """What whoever has rules for the tunnel's port must know."""
 FIREWALL_WITH_FOU = (
-    "the host's firewall (INPUT) is asked about those of the tunnel's datagrams that the underlay has joined, and must "
-    "accept them; it and IPsec are not asked about others on the kernel path; --fou=false asks about none, --datapath "
-    "userspace about all"
+    "the host's firewall (INPUT) is asked about those of the tunnel's datagrams that the underlay has joined (all TCP, "
+    "or IP in IP, where that is said), and must accept them; it and IPsec are not asked about others on the kernel "
+    "path; --fou=false asks about none, --datapath userspace about all"
 )
 """The same where FOU takes trains."""
+UNSEEN_BY_US = (
+    "packets from peers came to it without having met our program, and would be lost: by an interface where none of "
+    "ours is, with a priority tag (VID 0), past a filter that is before ours, or sent by a process here"
+)
 LOST_IN_FOU = (
     "what was left to it did not come out; does the host's firewall (INPUT) accept the tunnel's UDP port? Start the "
     "agent again once it does"

@@ -17,8 +17,13 @@ _EPISODE = 9.0
 """Seconds in which all that the programs refuse may come from one loss: they forget it after eight."""
 _ROW = 60.0
 """Seconds after which another refusal is one more chance loss, if anything has come out of FOU meanwhile."""
+_MOMENT = 0.2
+"""Seconds that packets may pass by our program, as on an interface that is just made, before it is attached."""
 _SAMPLES = ("rx_sampled", "rx_sampled_marked")
-NAMES = ("rx_fou_left", "rx_fou_trains", "rx_fou", "rx_fou_refused", "rx_joined", "rx_unjoined", *_SAMPLES)
+NAMES = (
+    *("rx_fou_left", "rx_fou_trains", "rx_fou", "rx_fou_refused", "rx_joined", "rx_unjoined", *_SAMPLES),
+    "rx_fou_unseen",
+)
 """Of the counters that it judges by."""
 
 
@@ -28,6 +33,8 @@ class Verdict(Enum):
     KEEP = "keep"
     TAKE_BACK = "take back"
     """What is left to FOU does not come out of it: something between takes it, as a firewall does."""
+    UNSEEN = "unseen"
+    """The same, for packets from peers come to it without having met our program, and it lets none of them in."""
     ALL_TCP = "all TCP"
     """Neither the underlay nor the GRO pair joins anything on this machine; FOU's device does."""
     JOINED = "joined"
@@ -43,6 +50,8 @@ class Watch:
         self._since = 0.0
         self._before: Mapping[str, int] | None = None
         self._refused: tuple[float, int] | None = None  # when one was first seen, and what had come out by then
+        self._unseen = 0  # by the last look
+        self._unseen_since: float | None = None
 
     def judge(self, counters: Mapping[str, int], now: float) -> Verdict:
         """What the counters say at ``now``, seconds of any clock that does not jump; to be asked often."""
@@ -50,7 +59,9 @@ class Watch:
         if before is None or any(counters[name] < before[name] for name in NAMES):
             self._begin(counters, now)
             return Verdict.KEEP
-        left, trains, came, refused, joined, unjoined, _, marked = (counters[name] - before[name] for name in NAMES)
+        left, trains, came, refused, joined, unjoined, _, marked, _ = (counters[n] - before[n] for n in NAMES)
+        if self._passed_by(counters["rx_fou_unseen"], now):
+            return Verdict.UNSEEN
         lost = left >= _ENOUGH and came < left // 2
         if refused and (lost or self._again(now, counters["rx_fou"])):
             return Verdict.TAKE_BACK  # the programs have waited for long enough
@@ -75,5 +86,15 @@ class Watch:
         self._refused = first, came_by_then
         return now - first > _EPISODE
 
+    def _passed_by(self, unseen: int, now: float) -> bool:
+        """Whether packets have passed by our program for more than a moment."""
+        grown, self._unseen = unseen > self._unseen, unseen
+        if not grown:
+            return False
+        if self._unseen_since is None or now - self._unseen_since > _ROW:
+            self._unseen_since = now
+        return now - self._unseen_since > _MOMENT
+
     def _begin(self, counters: Mapping[str, int], now: float) -> None:
         self._since, self._before = now, {name: counters[name] for name in NAMES}
+        self._unseen = counters["rx_fou_unseen"]

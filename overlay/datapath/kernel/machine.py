@@ -228,7 +228,7 @@ class Machine:
     def _other_underlays(self, tc: TrafficControl, devices: Iterable[Link], known: set[int]) -> list[Link]:
         """Interfaces by which packets from peers may come as well, judged by addresses and the routes to some peers.
 
-        One that is missed costs speed only: what comes in there reaches the socket.
+        One that is missed costs speed only: what comes in there reaches the socket, if need be once FOU is taken away.
         """
         addresses = sorted({peer.public_ip for peer in self._peers()})
         sample = addresses[:: max(1, len(addresses) // _SAMPLE)][:_SAMPLE]
@@ -304,7 +304,7 @@ def cleanup(device: str) -> list[str]:
         # The pair last: what others have sent into it still comes out where it should.
         for link in sorted(tc.links(), key=lambda link: link.name in pair):
             if link.name == attach.fou_device(device):
-                continue  # no moment without the program on it: it goes as a whole, and what still comes is judged
+                continue  # no moment without the program on it: it goes as a whole
             if number := attach.detach(tc, device, link):
                 removed.append(f"{number} eBPF filter{'s' * (number > 1)} on {link.name}")
         removed += fou_stage.remove(

@@ -41,8 +41,12 @@ class ToFou(IntEnum):
     JOINED = 2 | 8
     """Trains that the underlay has joined, and those that the GRO stage has, these as IP in IP."""
 
+    @classmethod
+    def of(cls, flags: int) -> ToFou:
+        """What ``flags`` of ``struct config`` say; of what another version writes, as much as is known here."""
+        known = flags & (cls.ALL_TCP | cls.ALL_IN_IP | cls.JOINED)
+        return max((each for each in cls if each & known == each), default=cls.NOTHING)
 
-_TO_FOU = ToFou.ALL_TCP | ToFou.ALL_IN_IP | ToFou.JOINED
 
 COUNTERS = (
     "tx_packets",
@@ -79,6 +83,7 @@ COUNTERS = (
     "rx_fou_trains",
     "rx_sampled",
     "rx_sampled_marked",
+    "rx_fou_unseen",
 )
 """Names in the order of ``enum counter``; what each says is in :mod:`overlay.datapath.counters`."""
 _PLACE_OF = {name: at for at, name in enumerate(COUNTERS)}
@@ -144,7 +149,7 @@ class Endpoint:
             second=second,
             secret=secret,
             socket=int.from_bytes(socket, "big"),
-            to_fou=ToFou(flags & _TO_FOU),
+            to_fou=ToFou.of(flags),
         )
 
 

@@ -194,6 +194,8 @@ enum counter {
 	/* Trains behind the GRO stage that were tried for the mark of a tunnel, and those that have it (see is_marked). */
 	RX_SAMPLED,
 	RX_SAMPLED_MARKED,
+	/* Of DROP_OUTER_SOURCE, what came to FOU's device, as if from a peer and for us, and had not met overlay_decap. */
+	RX_FOU_UNSEEN,
 	COUNTERS,
 };
 
@@ -613,10 +615,12 @@ static __always_inline enum counter judge(const struct config *own, __be32 sourc
 }
 
 /* Behind FOU nobody can tell who sent a packet, and plain IP in IP comes out there too. So what overlay_decap has judged, and
- * leaves to the stack, has a pass: its hash, which the stack keeps for the packet's flow and nothing on the wire can set.
- * As all packets of a flow have the same, GRO behind FOU joins them, and with nothing else. Which kind it is stands in the
- * middle: GRO takes the lowest bits of a hash to tell flows apart, queues and processors the highest. */
+ * leaves to the stack, has a pass: its hash, which the stack keeps for the packet's flow. Who does not know the secret has it
+ * once in 2^31 by chance, and gains what a forged outer source gains. As all packets of a flow have the same, GRO behind FOU
+ * joins them, and with nothing else. Which kind it is stands in the middle: GRO takes the lowest bits of a hash to tell flows
+ * apart, queues and processors the highest. */
 enum pass {
+	STRAY = 0,	  /* none, but it was seen */
 	JUDGED = 1 << 12, /* it may come in */
 	DONE = 1 << 13,	  /* and is counted, with one hop less */
 };
@@ -662,6 +666,17 @@ static __always_inline void give_pass(struct __sk_buff *skb, __u32 at, const str
 		bpf_set_hash(skb, pass_of(own, &copy, JUDGED));
 }
 
+/* IP in IP for this node: what left_joined_to_fou sends, or what has no business behind FOU. That is known there as having been
+ * seen, for what comes there unseen is a peer's that has not met our program. Somebody else's keeps a hash for each flow. */
+static __always_inline int see(struct __sk_buff *skb, __u32 at, const struct config *own)
+{
+	struct inner inner;
+
+	if (own->socket && read_inner(skb, at, &inner) && skb->hash != pass_of(own, &inner, DONE))
+		bpf_set_hash(skb, pass_of(own, &inner, STRAY));
+	return NEXT_FILTER;
+}
+
 /* Where GRO has joined a train of TCP, the kernel unwraps it at less cost than we do: by FOU, its own socket for just this
  * format, behind which overlay_fou takes the packet. The socket is asked by GRO as well, which looks into datagrams for it
  * alone. On some links the GRO stage joins nothing, and all TCP is left to FOU, which joins it behind the socket.
@@ -687,7 +702,8 @@ static __always_inline int left_to_fou(const struct config *own, struct peer *pe
 
 /* Makes IP in IP of a datagram without options, in place, and so without what a socket costs each packet: the UDP header
  * becomes an IP option. The IP header's sum changes by what is known; where a NIC has summed up all of the packet
- * (CHECKSUM_COMPLETE), the UDP header is in it no more, for an IP header's own sum is nothing. */
+ * (CHECKSUM_COMPLETE), the UDP header is in it no more, for an IP header's own sum is nothing; and what it, or GRO, says of the
+ * UDP checksum (CHECKSUM_UNNECESSARY) must not be taken for the inner one's, as a UDP socket sees to. */
 static __always_inline void to_ip_in_ip(struct __sk_buff *skb, struct outer *outer)
 {
 	const __u64 option = (__u64)IP_EXPERIMENT << 56 | (__u64)sizeof(struct udphdr) << 48;
@@ -701,6 +717,7 @@ static __always_inline void to_ip_in_ip(struct __sk_buff *skb, struct outer *out
 	outer->ip.protocol = IPPROTO_IPIP;
 	*(__be64 *)&outer->udp = bpf_cpu_to_be64(option);
 	bpf_csum_update(skb, (__u32)(sum + (sum >> 32)));
+	bpf_csum_level(skb, BPF_CSUM_LEVEL_DEC);
 }
 
 /* A router on the way says "too big" (RFC 1191) and quotes our datagram, whose source port is a flow's hash that no
@@ -863,6 +880,8 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const __u32 at, co
 		return NEXT_FILTER; /* damaged on the way: the stack drops it, and counts that where people look for it */
 	if (outer->ip.protocol == IPPROTO_ICMP)
 		return path_mtu(skb, at, own);
+	if (outer->ip.protocol == IPPROTO_IPIP)
+		return see(skb, at + outer->ip.ihl * 4, own);
 	if (outer->ip.protocol != IPPROTO_UDP)
 		return NEXT_FILTER;
 	if (outer->ip.ihl != 5 || (outer->ip.frag_off & bpf_htons(IP_MORE_OR_OFFSET)))
@@ -1131,7 +1150,7 @@ static __always_inline int is_at(struct __sk_buff *skb, __u32 at, const struct i
 SEC("tc")
 int overlay_fou(struct __sk_buff *skb)
 {
-	__u32 zero = 0, segments, at, is_counted;
+	__u32 zero = 0, segments, at, is_counted, is_ours;
 	const struct config *own = bpf_map_lookup_elem(&endpoint, &zero);
 	struct inner inner = {};
 	struct peer *peer;
@@ -1143,14 +1162,19 @@ int overlay_fou(struct __sk_buff *skb)
 	inner.ip = ip;
 	if (has_ports(&ip))
 		bpf_skb_load_bytes_relative(skb, sizeof(ip), &inner.ports, sizeof(inner.ports), BPF_HDR_START_NET);
+	peer = peer_of(ip.saddr);
+	is_ours = peer && (ip.saddr & own->netmask) != own->subnet && (ip.daddr & own->netmask) == own->subnet;
 	is_counted = skb->hash == pass_of(own, &inner, DONE);
-	if (!is_counted && skb->hash != pass_of(own, &inner, JUDGED))
+	if (!is_counted && skb->hash != pass_of(own, &inner, JUDGED)) {
+		count(RX_FOU_UNSEEN, is_ours && skb->hash != pass_of(own, &inner, STRAY));
 		return drop(DROP_OUTER_SOURCE);
+	}
+	if (!is_ours) /* any more, or the pass is a guess */
+		return drop(DROP_INNER_SOURCE);
+	bpf_set_hash_invalid(skb); /* a pod may see it */
 	if (bpf_ntohs(ip.tot_len) > skb->len) /* of fragments, nobody has known how much they come to */
 		return drop(DROP_MALFORMED);
-	peer = peer_of(ip.saddr);
-	if (peer)
-		peer->left = 0;
+	peer->left = 0;
 	if (is_counted) {
 		count(RX_FOU, 1);
 		return bpf_redirect(own->tun, BPF_F_INGRESS);

@@ -9,7 +9,7 @@ from overlay.datapath.kernel.fou_watch import WINDOW, Verdict, Watch
 
 NAMES = (
     *("rx_fou_left", "rx_fou", "rx_fou_refused", "rx_joined", "rx_unjoined", "rx_fou_trains"),
-    *("rx_sampled", "rx_sampled_marked"),
+    *("rx_sampled", "rx_sampled_marked", "rx_fou_unseen"),
 )
 
 
@@ -99,6 +99,20 @@ def test_windows_follow_each_other() -> None:
     """What is lost over two of them, too little in the first, is judged at the end of the second."""
     looks = [(WINDOW * n / 4, (max(0, n - 3) * 20, 0, 0, 0, 0)) for n in range(9)]
     assert verdicts(*looks) == [Verdict.KEEP] * 8 + [Verdict.TAKE_BACK]
+
+
+def unseen(*looks: tuple[float, int]) -> list[Verdict]:
+    return verdicts(*((now, (*NOTHING, 0, 0, 0, number)) for now, number in looks))
+
+
+def test_packets_that_pass_by_our_program_take_it_away() -> None:
+    assert unseen((0.0, 5), (0.25, 6), (0.5, 6), (1.5, 7)) == [Verdict.KEEP] * 3 + [Verdict.UNSEEN], "a ping a second"
+    assert unseen((0.0, 5), (0.25, 600), (0.5, 900)) == [Verdict.KEEP] * 2 + [Verdict.UNSEEN]
+
+
+def test_a_moment_in_which_packets_pass_by_our_program_does_not() -> None:
+    """A new interface, before ours is attached there; and another in the next hour."""
+    assert set(unseen((0.0, 5), (0.25, 90), (0.26, 95), (1.5, 95), (2.0, 95), (90.0, 99))) == {Verdict.KEEP}
 
 
 def test_new_maps_begin_anew() -> None:

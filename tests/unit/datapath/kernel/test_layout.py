@@ -15,6 +15,14 @@ SOURCE = OBJECT.with_suffix(".c").read_text()
 
 
 @pytest.mark.parametrize(
+    ("flags", "known"),
+    [(0, ToFou.NOTHING), (4, ToFou.NOTHING), (18, ToFou.TRAINS), (2 | 8 | 4, ToFou.JOINED), (2 | 64, ToFou.TRAINS)],
+)
+def test_flags_of_another_version_are_as_much_as_is_known(flags: int, known: ToFou) -> None:
+    assert ToFou.of(flags) is known
+
+
+@pytest.mark.parametrize(
     ("to_fou", "flags"),
     [(ToFou.NOTHING, 1), (ToFou.TRAINS, 3), (ToFou.ALL_TCP, 7), (ToFou.JOINED, 11), (ToFou.ALL_IN_IP, 23)],
 )
