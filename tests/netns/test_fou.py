@@ -308,7 +308,8 @@ def test_what_passes_by_our_program_comes_by_the_socket_soon(pair: Pair, sender:
         before = second.counters()
         until(lambda: lost(ping(first, second, "-c 1 -W 1")) == 0, "packets come again")
         assert gained(second, before, "rx_fou_unseen") > [0]
-        assert "no FOU (packets from peers came to it without having met our program" in second.status()["detail"]
+        why = "no FOU (packets from peers came to it without having met our program"
+        until(lambda: why in second.status()["detail"], "and it is said")
         transfer(first, second)
     finally:
         node(f"tc filter del dev eth0 {hook} pref 1")
