@@ -317,6 +317,13 @@ class Fault:
     what: Any
 
 
+_PACE_SECONDS = 0.01
+"""From one answer to the next question. A host has 28,232 ports to ask from, and what is masqueraded leaves from one
+at random: beyond some 200 a second, many are still kept by the server as connections that have ended (TIME-WAIT, a
+minute), and it answers a new one's SYN as if it were theirs (RFC 9293, 3.10.7.4). Three such attempts are two seconds
+long."""
+
+
 class Steadily:
     """Asks one address again and again, from its beginning to its end; keeps what was no answer."""
 
@@ -336,6 +343,7 @@ class Steadily:
             self.asked += 1
             if not isinstance(answer, dict):
                 self.faults.append(Fault(begun, answer))
+            self._ends.wait(_PACE_SECONDS)
 
     def later_than(self, moment: float) -> list[Fault]:
         """Of connections that began only then."""
