@@ -133,6 +133,17 @@ def mean_packet(source: Node, target: Node, megabytes: int = 4) -> float:
     return octets / packets
 
 
+def send_damaged(source: Node, target: Node, count: int) -> None:
+    """Segments of TCP in datagrams of a node's own, whose inner IP headers' checksums are wrong."""
+    send = (
+        "import socket, sys\nfrom tests.support.admission import ipv4\n"
+        "s = socket.socket(type=socket.SOCK_DGRAM); packet = ipv4(*sys.argv[2:4], protocol=6, checksum=1)\n"
+        "for _ in range(int(sys.argv[4])): s.sendto(packet, (sys.argv[1], 8285))\n"
+    )
+    words = [sys.executable, "-c", send, target.address, source.pod_address, target.pod_address, str(count)]
+    subprocess.run([*entering(source.namespace), *words], cwd=ROOT, check=True, timeout=60)
+
+
 def port_is_fous(node: Node) -> bool:
     return "port 8285 ipproto 4" in node("ip fou show")
 
@@ -228,6 +239,10 @@ def test_a_pod_gets_tcp_joined_whoever_joins_it(pair: Pair) -> None:
                 break
         else:
             raise AssertionError(f"packets of {mean_packet(first, second)} bytes: {second.status()}")
+        before = second.counters()
+        send_damaged(first, second, 3)
+        until(lambda: gained(second, before, "drop_checksum") == [3], "they are counted, wherever they come out")
+        assert gained(second, before, "rx_packets") == [0]
         if in_ip():
             before = second.counters()
             transfer(first, second)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
@@ -11,6 +12,7 @@ import pytest
 
 from overlay.datapath.kernel.maps import Endpoint, ToFou, read_counters, write_endpoint
 from overlay.datapath.kernel.programs import OBJECT, Loaded, load
+from overlay.datapath.kernel.proof import ticks_per_second
 from overlay.datapath.userspace.worker.admission import Verdict, admit
 from overlay.datapath.userspace.worker.routes import Routes
 from overlay.linux.libbpf import dry_run
@@ -268,6 +270,46 @@ def test_what_is_left_to_fou(with_fou: Loaded, to_fou: ToFou, frame: bytes, verd
         assert not left or ran.packet == frame
     assert read_counters(with_fou.counters)["rx_fou_left"] == left
     assert read_counters(with_fou.counters)["rx_packets"] == (verdict == REDIRECT)
+
+
+@pytest.mark.parametrize("to_fou", [ToFou.ALL_TCP, ToFou.ALL_IN_IP])
+def test_fou_gets_what_may_enter_and_nothing_else(loaded: Loaded, with_fou: Loaded, to_fou: ToFou) -> None:
+    """All else is as without FOU. A damaged header may go there, and is found behind it."""
+    write_endpoint(with_fou.endpoint, Endpoint(OUR_ADDRESS, PORT, OWN, TUN, GRO, second=1000, to_fou=to_fou))
+    left = 0
+    for source, mutated in mutations(seed=7, count=6000):
+        datagram = mutated[:9] + b"\x06" + mutated[10:]  # which damages the header, but for each second one
+        if len(datagram) >= 20 and len(datagram) % 2 == 0:
+            datagram = mended(datagram)
+        frame = Outer(source).around(datagram)
+        ran, without = dry_run(with_fou.decap, frame), dry_run(loaded.decap, frame)
+        if read_counters(with_fou.counters)["rx_fou_left"] == left:
+            assert ran == replace(without, nanoseconds=ran.nanoseconds)
+            assert ran.verdict != REDIRECT
+        else:
+            left += 1
+            assert ran.verdict == NEXT_FILTER
+            assert oracle(source, mended(datagram), OWN, PEERS) is Outcome.ENTERS
+            assert not unusual(datagram)
+    assert left > 300
+
+
+def mended(datagram: bytes) -> bytes:
+    """With the right checksum for its header."""
+    header = datagram[: max(20, 4 * (datagram[0] & 15))]
+    checksum = plain_checksum(header[:10] + bytes(2) + header[12:])
+    return datagram[:10] + checksum.to_bytes(2, "big") + datagram[12:]
+
+
+@pytest.mark.parametrize("checksum", [None, 1], ids=["intact", "damaged"])
+def test_what_was_damaged_on_the_way_is_not_missed_behind_fou(with_fou: Loaded, checksum: int | None) -> None:
+    second = ticks_per_second()
+    write_endpoint(with_fou.endpoint, Endpoint(OUR_ADDRESS, PORT, OWN, TUN, GRO, second=second, to_fou=ToFou.ALL_TCP))
+    datagram = ipv4(payload=bytes(1200), protocol=6)
+    frame = Outer(IPv4Address("172.31.0.2"), checksum=checksum).around(datagram)
+    assert dry_run(with_fou.decap, frame).verdict == NEXT_FILTER
+    time.sleep(0.7)  # they miss it after half a second, and for eight
+    assert dry_run(with_fou.decap, TCP_SEGMENT).verdict == (NEXT_FILTER if checksum else REDIRECT)
 
 
 def test_what_fou_swallows_is_carried_soon_and_tried_again_later(with_fou: Loaded) -> None:

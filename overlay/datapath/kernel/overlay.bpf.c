@@ -59,6 +59,7 @@
 #define FOU_TCP 4     /* and all TCP */
 #define FOU_JOINED 8  /* and what the GRO stage has joined, as IP in IP */
 #define FOU_IN_IP 16  /* all TCP, single packets as IP in IP */
+#define PLAIN_IPV4 0x45  /* the first byte of a header without options */
 #define IP_EXPERIMENT 30 /* an option that means nothing (RFC 4727, 3.2) */
 #define PROOF_HOLDS 3 /* seconds */
 #define LARGE 1000    /* bytes: of a packet that is one of many */
@@ -257,6 +258,33 @@ static __always_inline void *header(struct __sk_buff *skb, __u32 offset, __u32 l
 		if (bpf_skb_pull_data(skb, offset + length))
 			return NULL;
 		start = (void *)(long)skb->data + offset;
+		if (start + length > (void *)(long)skb->data_end)
+			return NULL;
+	}
+	return start;
+}
+
+/* As header(), for a datagram's outer and inner header. Where a driver has left the packet in pages, TCP's header comes along,
+ * and no byte more: everybody behind us wants it, each at the price of one more copy, and GRO joins most cheaply what has all
+ * of its payload in pages. */
+static __always_inline struct outer *both_headers(struct __sk_buff *skb, __u32 at)
+{
+	const __u32 length = sizeof(struct outer) + sizeof(struct iphdr);
+	void *start = (void *)(long)skb->data + at;
+	__u32 tcp = 0;
+	struct {
+		struct iphdr ip;
+		struct tcphdr tcp;
+	} inner;
+
+	if (start + length > (void *)(long)skb->data_end) {
+		if (!bpf_skb_load_bytes(skb, at + sizeof(struct outer), &inner, sizeof(inner)) &&
+		    *(const __u8 *)&inner.ip == PLAIN_IPV4 && inner.ip.protocol == IPPROTO_TCP &&
+		    at + length + inner.tcp.doff * 4 <= skb->len)
+			tcp = inner.tcp.doff * 4;
+		if (bpf_skb_pull_data(skb, at + length + tcp))
+			return NULL;
+		start = (void *)(long)skb->data + at;
 		if (start + length > (void *)(long)skb->data_end)
 			return NULL;
 	}
@@ -595,6 +623,18 @@ static __always_inline enum counter blame(__be32 source, enum counter cause)
 	return bpf_map_lookup_elem(&senders, &source) ? cause : DROP_OUTER_SOURCE;
 }
 
+/* Whether a header is intact as far as its checksum tells; with options, a socket's stack looks. */
+static __always_inline int is_intact(const struct iphdr *ip)
+{
+	return ip->ihl != 5 || header_sum(ip) == 0xffff;
+}
+
+/* Whether the packet is from another subnet, for ours. */
+static __always_inline int is_inward(const struct config *own, const struct iphdr *inner)
+{
+	return (inner->saddr & own->netmask) != own->subnet && (inner->daddr & own->netmask) == own->subnet;
+}
+
 /* Why the packet that begins with `inner`, in a datagram of `payload` bytes from `source`, may not come in. NONE: it may,
  * for `peer` may send it and it is for us. */
 static __always_inline enum counter judge(const struct config *own, __be32 source, const struct iphdr *inner, __u32 payload,
@@ -604,7 +644,7 @@ static __always_inline enum counter judge(const struct config *own, __be32 sourc
 
 	if (inner->version != 4 || header_length < sizeof(*inner) || length < header_length || length > payload)
 		return blame(source, DROP_MALFORMED);
-	if (header_length == sizeof(*inner) && header_sum(inner) != 0xffff)
+	if (!is_intact(inner))
 		return blame(source, DROP_CHECKSUM);
 	*peer = peer_of(inner->saddr);
 	if (!*peer || (*peer)->address != source || (inner->saddr & own->netmask) == own->subnet)
@@ -685,13 +725,14 @@ static __always_inline int see(struct __sk_buff *skb, __u32 at, const struct con
  * for half a second, the peer's trains are carried as if there were no FOU, whether or not an agent lives. It takes
  * FOU away then; what was lost by chance is forgotten after eight seconds, and at once where the agent has since chosen
  * another way to FOU's device, which is the lowest bit. */
-static __always_inline int left_to_fou(const struct config *own, struct peer *peer, __u32 segments)
+static __always_inline int left_to_fou(const struct config *own, struct peer *peer, const struct iphdr *outer, __u32 segments)
 {
 	__u32 way = !!(own->flags & (FOU_JOINED | FOU_IN_IP));
 	__u32 now = bpf_jiffies64(), since = peer->left;
 
 	if (!since || (since & 1) != way || now - since > 8 * own->second) {
-		peer->left = (now & ~1) | way;
+		if (header_sum(outer) == 0xffff) /* what was damaged on the way does not come out */
+			peer->left = (now & ~1) | way;
 	} else if (now - since > own->second / 2) {
 		count(RX_FOU_REFUSED, 1);
 		return 0;
@@ -855,29 +896,22 @@ static __always_inline int talk(struct __sk_buff *skb, const __u32 at, const str
 	return TC_ACT_SHOT;
 }
 
-/* `at`: bytes of link layer before the outer IP header; `first`: whether nobody has had the packet before. Constants in
- * each program, so the compiler folds them in. */
-static __always_inline int decapsulate(struct __sk_buff *skb, const __u32 at, const int first)
+/* Whether it is a datagram to this node, at the tunnel's port, without options and in one piece. */
+static __always_inline int is_for_tunnel(const struct outer *outer, const struct config *own)
 {
-	__u32 zero = 0, payload, length, header_length, headers = 0, segments;
-	const struct config *own = bpf_map_lookup_elem(&endpoint, &zero);
-	const struct outer *outer;
-	struct iphdr *inner;
-	struct peer *peer = NULL;
-	enum counter refused, cause;
-	__u8 protocol;
-	int train;
+	return *(const __u8 *)outer == PLAIN_IPV4 && outer->ip.daddr == own->address && outer->ip.protocol == IPPROTO_UDP &&
+	       !(outer->ip.frag_off & bpf_htons(IP_MORE_OR_OFFSET)) && outer->udp.dest == own->port;
+}
 
-	/* As the IP stack would: not what is addressed to another machine, and not what is in a VLAN, whose own
-	 * interface sees it next. */
-	if (!own || !own->address || skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present ||
-	    skb->pkt_type != PACKET_HOST)
-		return NEXT_FILTER;
+/* What is for this node and no datagram to the tunnel's port that is as senders make them. */
+static __always_inline int other(struct __sk_buff *skb, const __u32 at, const struct config *own)
+{
+	const struct outer *outer;
+
+	asm volatile("" : "+r"(skb)); /* that it has been looked at is not known here: the verifier knows no such shortcut */
 	outer = header(skb, at, sizeof(*outer));
-	if (!outer || outer->ip.daddr != own->address || outer->ip.version != 4)
+	if (!outer || outer->ip.daddr != own->address || outer->ip.version != 4 || !is_intact(&outer->ip))
 		return NEXT_FILTER;
-	if (outer->ip.ihl == 5 && header_sum(&outer->ip) != 0xffff)
-		return NEXT_FILTER; /* damaged on the way: the stack drops it, and counts that where people look for it */
 	if (outer->ip.protocol == IPPROTO_ICMP)
 		return path_mtu(skb, at, own);
 	if (outer->ip.protocol == IPPROTO_IPIP)
@@ -890,19 +924,76 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const __u32 at, co
 		return drop(DROP_OUTER_SOURCE); /* that one only sends */
 	if (outer->udp.dest != own->port)
 		return NEXT_FILTER;
+	return drop(blame(outer->ip.saddr, DROP_MALFORMED)); /* too short for a packet */
+}
 
-	/* It is for the tunnel. Is it a packet, from the peer that may send it, for us? */
+/* Whether the datagram is one packet of TCP, or a train of them, with nothing unusual about it. */
+static __always_inline int is_plain_tcp(struct __sk_buff *skb, __u32 at, const struct outer *outer, const struct iphdr *inner)
+{
+	__u32 length = bpf_ntohs(inner->tot_len);
+
+	return *(const __u8 *)inner == PLAIN_IPV4 && inner->protocol == IPPROTO_TCP && inner->ttl > 1 &&
+	       length >= sizeof(*inner) && bpf_ntohs(outer->udp.len) == length + sizeof(outer->udp) &&
+	       bpf_ntohs(outer->ip.tot_len) == length + sizeof(*outer) && skb->len >= at + length + sizeof(*outer);
+}
+
+/* Passes a datagram on to FOU, where that takes such; whether it did. By judge's rule, with as few instructions as will do, for
+ * here are all packets of a flow: whether headers are intact, the stack asks of the outer one, and overlay_fou of the inner
+ * one, once for a train. */
+static __always_inline int pass_to_fou(struct __sk_buff *skb, __u32 at, const struct config *own, struct outer *outer,
+					const struct iphdr *inner)
+{
+	__u32 train = skb->gso_size, segments = train && skb->gso_segs > 1 ? skb->gso_segs : 1;
+	struct peer *peer;
+
+	if (!(own->flags & (train ? FOU_TRAINS : FOU_TCP)) || !is_plain_tcp(skb, at, outer, inner))
+		return 0;
+	peer = peer_of(inner->saddr);
+	if (!peer || peer->address != outer->ip.saddr || !is_inward(own, inner) || !left_to_fou(own, peer, &outer->ip, segments))
+		return 0;
+	give_pass(skb, at + sizeof(*outer), own);
+	if (train)
+		count(RX_FOU_TRAINS, segments);
+	else if (own->flags & FOU_IN_IP)
+		to_ip_in_ip(skb, outer);
+	return 1;
+}
+
+/* `at`: bytes of link layer before the outer IP header; `first`: whether nobody has had the packet before. Constants in
+ * each program, so the compiler folds them in. */
+static __always_inline int decapsulate(struct __sk_buff *skb, const __u32 at, const int first)
+{
+	__u32 zero = 0, payload, length, header_length, headers = 0, segments;
+	const struct config *own = bpf_map_lookup_elem(&endpoint, &zero);
+	struct outer *outer;
+	struct iphdr *inner;
+	struct peer *peer = NULL;
+	enum counter refused, cause;
+	__u8 protocol;
+	int train;
+
+	/* As the IP stack would: not what is addressed to another machine, and not what is in a VLAN, whose own
+	 * interface sees it next. */
+	if (!own || !own->address || skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present ||
+	    skb->pkt_type != PACKET_HOST)
+		return NEXT_FILTER;
+	outer = both_headers(skb, at);
+	if (!outer || !is_for_tunnel(outer, own))
+		return other(skb, at, own);
+
+	inner = (void *)(outer + 1);
+	if (first && pass_to_fou(skb, at, own, outer, inner))
+		return NEXT_FILTER;
+	if (header_sum(&outer->ip) != 0xffff)
+		return NEXT_FILTER; /* damaged on the way: the stack drops it, and counts that where people look for it */
+
+	/* Is it a packet, from the peer that may send it, for us? */
 	payload = bpf_ntohs(outer->udp.len) - sizeof(struct udphdr);
 	if (payload > 0xffff || payload < sizeof(*inner))
 		return drop(blame(outer->ip.saddr, DROP_MALFORMED));
-	inner = header(skb, at + sizeof(*outer), sizeof(*inner));
-	if (!inner)
-		return drop(DROP_MALFORMED); /* cut short on the way */
-	outer = (void *)inner - sizeof(*outer);
-	if ((void *)outer < (void *)(long)skb->data)
-		return drop(DROP_MALFORMED); /* cannot be; the verifier does not know */
 	header_length = inner->ihl * 4;
 	length = bpf_ntohs(inner->tot_len);
+	protocol = inner->protocol;
 	refused = judge(own, outer->ip.saddr, inner, payload, &peer);
 	if (refused != NONE)
 		return drop(refused);
@@ -910,14 +1001,14 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const __u32 at, co
 	/* It may come in. What is unusual takes the socket: IP options, bytes behind the packet. A train of the tunnel's
 	 * own datagrams (one skb, but the first inner packet ends before it does), which GRO has joined, or a virtual
 	 * wire never cut, is cut first, and then each is judged. */
-	protocol = inner->protocol;
 	train = skb->gso_size != 0;
+	segments = train && skb->gso_segs > 1 ? skb->gso_segs : 1;
 	if (train && length < payload) {
 		if (own->finish && at) {
 			count(RX_CUT, 1);
 			return bpf_redirect(own->finish, 0);
 		}
-		count(SLOW_RX_TRAIN, (skb->gso_segs > 1 ? skb->gso_segs : 1) - 1);
+		count(SLOW_RX_TRAIN, segments - 1);
 		cause = SLOW_RX_TRAIN;
 		goto slow;
 	}
@@ -936,16 +1027,6 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const __u32 at, co
 	if (train && own->finish && at && protocol != IPPROTO_TCP) {
 		count(RX_CUT, 1);
 		return bpf_redirect(own->finish, 0);
-	}
-	segments = train && skb->gso_segs > 1 ? skb->gso_segs : 1;
-	if (first && protocol == IPPROTO_TCP && (own->flags & FOU_TRAINS) && (train || (own->flags & FOU_TCP)) &&
-	    left_to_fou(own, peer, segments)) {
-		give_pass(skb, at + sizeof(*outer), own);
-		if (train)
-			count(RX_FOU_TRAINS, segments);
-		else if (own->flags & FOU_IN_IP)
-			to_ip_in_ip(skb, (void *)outer);
-		return NEXT_FILTER;
 	}
 	if (protocol == IPPROTO_ICMP && length == sizeof(struct question)) {
 		int done = talk(skb, at, own, peer);
@@ -1066,8 +1147,7 @@ static __always_inline int left_joined_to_fou(struct __sk_buff *skb, const struc
 	if (length > 0xffff || !read_inner(skb, sizeof(struct ethhdr), &inner))
 		return NEXT_FILTER;
 	peer = peer_of(inner.ip.saddr);
-	if (!peer || find_route(skb, own, peer->address, own->port, 0, 0, &route) != BPF_FIB_LKUP_RET_SUCCESS ||
-	    !left_to_fou(own, peer, 1))
+	if (!peer || find_route(skb, own, peer->address, own->port, 0, 0, &route) != BPF_FIB_LKUP_RET_SUCCESS)
 		return NEXT_FILTER;
 	outer = (struct iphdr){
 		.version = 4,
@@ -1080,6 +1160,8 @@ static __always_inline int left_joined_to_fou(struct __sk_buff *skb, const struc
 		.daddr = own->address,
 	};
 	outer.check = ~header_sum(&outer);
+	if (!left_to_fou(own, peer, &outer, 1))
+		return NEXT_FILTER;
 	if (bpf_skb_adjust_room(skb, sizeof(outer), BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO) ||
 	    bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_dest), route.smac, sizeof(route.smac), 0) ||
 	    bpf_skb_store_bytes(skb, sizeof(struct ethhdr), &outer, sizeof(outer), 0))
@@ -1150,7 +1232,7 @@ static __always_inline int is_at(struct __sk_buff *skb, __u32 at, const struct i
 SEC("tc")
 int overlay_fou(struct __sk_buff *skb)
 {
-	__u32 zero = 0, segments, at, is_counted, is_ours;
+	__u32 zero = 0, segments, at, is_ours, kind;
 	const struct config *own = bpf_map_lookup_elem(&endpoint, &zero);
 	struct inner inner = {};
 	struct peer *peer;
@@ -1163,10 +1245,10 @@ int overlay_fou(struct __sk_buff *skb)
 	if (has_ports(&ip))
 		bpf_skb_load_bytes_relative(skb, sizeof(ip), &inner.ports, sizeof(inner.ports), BPF_HDR_START_NET);
 	peer = peer_of(ip.saddr);
-	is_ours = peer && (ip.saddr & own->netmask) != own->subnet && (ip.daddr & own->netmask) == own->subnet;
-	is_counted = skb->hash == pass_of(own, &inner, DONE);
-	if (!is_counted && skb->hash != pass_of(own, &inner, JUDGED)) {
-		count(RX_FOU_UNSEEN, is_ours && skb->hash != pass_of(own, &inner, STRAY));
+	is_ours = peer && is_inward(own, &ip);
+	kind = skb->hash ^ pass_of(own, &inner, STRAY); /* of enum pass, or another packet's */
+	if (kind != JUDGED && kind != DONE) {
+		count(RX_FOU_UNSEEN, is_ours && kind != STRAY);
 		return drop(DROP_OUTER_SOURCE);
 	}
 	if (!is_ours) /* any more, or the pass is a guess */
@@ -1175,7 +1257,9 @@ int overlay_fou(struct __sk_buff *skb)
 	if (bpf_ntohs(ip.tot_len) > skb->len) /* of fragments, nobody has known how much they come to */
 		return drop(DROP_MALFORMED);
 	peer->left = 0;
-	if (is_counted) {
+	if (!is_intact(&ip))
+		return drop(DROP_CHECKSUM);
+	if (kind == DONE) {
 		count(RX_FOU, 1);
 		return bpf_redirect(own->tun, BPF_F_INGRESS);
 	}
