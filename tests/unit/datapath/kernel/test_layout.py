@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
@@ -19,7 +21,10 @@ SOURCE = OBJECT.with_suffix(".c").read_text()
     [(0, ToFou.NOTHING), (4, ToFou.NOTHING), (18, ToFou.TRAINS), (2 | 8 | 4, ToFou.JOINED), (2 | 64, ToFou.TRAINS)],
 )
 def test_flags_of_another_version_are_as_much_as_is_known(flags: int, known: ToFou) -> None:
-    assert ToFou.of(flags) is known
+    ours = Endpoint(IPv4Address("1.2.3.4"), 8285, IPv4Network("10.0.1.0/24"), tun=7)
+    packed = ours.pack()
+    theirs = packed[:14] + flags.to_bytes(2, sys.byteorder) + packed[16:]
+    assert Endpoint.unpack(theirs) == replace(ours, to_fou=known)
 
 
 @pytest.mark.parametrize(
