@@ -77,7 +77,7 @@ _TRAFFIC = (
     Counter("rx_cut", Unit.TIMES, "that a train was cut before it was unwrapped"),
     Counter("rx_fou_left", Unit.PACKETS, "left to the kernel's FOU to unwrap"),
     Counter("rx_fou_trains", Unit.PACKETS, "of rx_fou_left that the underlay had joined"),
-    Counter("rx_fou", Unit.PACKETS, "of rx_packets that FOU unwrapped"),
+    Counter("rx_fou", Unit.PACKETS, "that FOU unwrapped, of rx_packets but for damaged ones"),
     Counter("rx_fou_unseen", Unit.PACKETS, "of drop_outer_source that came to FOU without having met our program"),
     Counter("rx_joined", Unit.PACKETS, "of rx_packets that the GRO pair joined"),
     Counter("rx_unjoined", Unit.PACKETS, "of rx_packets that it could not join, though large"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import time
 from collections.abc import Iterator
@@ -299,6 +300,18 @@ def mended(datagram: bytes) -> bytes:
     header = datagram[: max(20, 4 * (datagram[0] & 15))]
     checksum = plain_checksum(header[:10] + bytes(2) + header[12:])
     return datagram[:10] + checksum.to_bytes(2, "big") + datagram[12:]
+
+
+def test_fou_gets_nothing_from_a_peer_that_has_gone(with_fou: Loaded) -> None:
+    write_endpoint(with_fou.endpoint, Endpoint(OUR_ADDRESS, PORT, OWN, TUN, GRO, second=1000, to_fou=ToFou.ALL_TCP))
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})  # each processor remembers for itself
+    try:
+        assert dry_run(with_fou.decap, TCP_SEGMENT).verdict == NEXT_FILTER
+        with_fou.peers.replace(PeerTable.of(OWN, []))
+        until(lambda: dry_run(with_fou.decap, TCP_SEGMENT).verdict == DROP, "the next tick of the clock")
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 @pytest.mark.parametrize("checksum", [None, 1], ids=["intact", "damaged"])

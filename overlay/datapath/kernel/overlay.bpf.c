@@ -147,6 +147,22 @@ struct {
 	__type(value, __u64);
 } claims SEC(".maps");
 
+/* What was passed on to FOU last, by the end of the inner source: the packets of a flow come by the dozen, and who sent one in
+ * this tick of the clock may send the next. Each processor has its own, so nobody else writes meanwhile. */
+struct passed {
+	__be32 inner, outer; /* sources */
+	__u64 tick;
+};
+
+#define PLACES 64
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, PLACES);
+	__type(key, __u32);
+	__type(value, struct passed);
+} passed SEC(".maps");
+
 /* Counters by cause. tx: flannel0 to peers; rx: peers to flannel0; bytes and packets are of inner packets as they
  * are on the wire. The order is known to maps.py; names of drops are those of the userspace datapath. */
 enum counter {
@@ -183,7 +199,7 @@ enum counter {
 	TX_FINISHED,
 	/* Trains that were cut before they were unwrapped. */
 	RX_CUT,
-	/* Left to FOU, come out of it, and not left to it because what was before has not come out. */
+	/* Left to FOU, come out of it (damaged or not), and not left to it because what was before has not come out. */
 	RX_FOU_LEFT,
 	RX_FOU,
 	RX_FOU_REFUSED,
@@ -258,33 +274,6 @@ static __always_inline void *header(struct __sk_buff *skb, __u32 offset, __u32 l
 		if (bpf_skb_pull_data(skb, offset + length))
 			return NULL;
 		start = (void *)(long)skb->data + offset;
-		if (start + length > (void *)(long)skb->data_end)
-			return NULL;
-	}
-	return start;
-}
-
-/* As header(), for a datagram's outer and inner header. Where a driver has left the packet in pages, TCP's header comes along,
- * and no byte more: everybody behind us wants it, each at the price of one more copy, and GRO joins most cheaply what has all
- * of its payload in pages. */
-static __always_inline struct outer *both_headers(struct __sk_buff *skb, __u32 at)
-{
-	const __u32 length = sizeof(struct outer) + sizeof(struct iphdr);
-	void *start = (void *)(long)skb->data + at;
-	__u32 tcp = 0;
-	struct {
-		struct iphdr ip;
-		struct tcphdr tcp;
-	} inner;
-
-	if (start + length > (void *)(long)skb->data_end) {
-		if (!bpf_skb_load_bytes(skb, at + sizeof(struct outer), &inner, sizeof(inner)) &&
-		    *(const __u8 *)&inner.ip == PLAIN_IPV4 && inner.ip.protocol == IPPROTO_TCP &&
-		    at + length + inner.tcp.doff * 4 <= skb->len)
-			tcp = inner.tcp.doff * 4;
-		if (bpf_skb_pull_data(skb, at + length + tcp))
-			return NULL;
-		start = (void *)(long)skb->data + at;
 		if (start + length > (void *)(long)skb->data_end)
 			return NULL;
 	}
@@ -661,7 +650,7 @@ static __always_inline enum counter judge(const struct config *own, __be32 sourc
  * apart, queues and processors the highest. */
 enum pass {
 	STRAY = 0,	  /* none, but it was seen */
-	JUDGED = 1 << 12, /* it may come in */
+	JUDGED = 1 << 12, /* it may come in, if its header is intact */
 	DONE = 1 << 13,	  /* and is counted, with one hop less */
 };
 
@@ -725,7 +714,7 @@ static __always_inline int see(struct __sk_buff *skb, __u32 at, const struct con
  * for half a second, the peer's trains are carried as if there were no FOU, whether or not an agent lives. It takes
  * FOU away then; what was lost by chance is forgotten after eight seconds, and at once where the agent has since chosen
  * another way to FOU's device, which is the lowest bit. */
-static __always_inline int left_to_fou(const struct config *own, struct peer *peer, const struct iphdr *outer, __u32 segments)
+static __always_inline int left_to_fou(const struct config *own, struct peer *peer, const struct iphdr *outer)
 {
 	__u32 way = !!(own->flags & (FOU_JOINED | FOU_IN_IP));
 	__u32 now = bpf_jiffies64(), since = peer->left;
@@ -737,7 +726,6 @@ static __always_inline int left_to_fou(const struct config *own, struct peer *pe
 		count(RX_FOU_REFUSED, 1);
 		return 0;
 	}
-	count(RX_FOU_LEFT, segments);
 	return 1;
 }
 
@@ -903,7 +891,43 @@ static __always_inline int is_for_tunnel(const struct outer *outer, const struct
 	       !(outer->ip.frag_off & bpf_htons(IP_MORE_OR_OFFSET)) && outer->udp.dest == own->port;
 }
 
-/* What is for this node and no datagram to the tunnel's port that is as senders make them. */
+/* Bytes of the TCP header behind the IP header at `at`; 0: there is none, or it is not needed. */
+static __always_inline __u32 tcp_header(struct __sk_buff *skb, __u32 at)
+{
+	struct {
+		struct iphdr ip;
+		struct tcphdr tcp;
+	} inner;
+	__u32 length;
+
+	if (skb->gso_size || bpf_skb_load_bytes(skb, at, &inner, sizeof(inner)) ||
+	    *(const __u8 *)&inner.ip != PLAIN_IPV4 || inner.ip.protocol != IPPROTO_TCP)
+		return 0;
+	length = inner.tcp.doff * 4;
+	return at + sizeof(inner.ip) + length <= skb->len ? length : 0;
+}
+
+/* The headers of a datagram for the tunnel, outer and inner; NULL: it is none, or too short. Where a driver has left it in
+ * pages, TCP's header comes along, and no byte more: everybody behind us wants it, each at the price of one more copy, and GRO
+ * joins most cheaply what has all of its payload in pages. */
+static __always_inline struct outer *datagram(struct __sk_buff *skb, const __u32 at, const struct config *own)
+{
+	const __u32 length = sizeof(struct outer) + sizeof(struct iphdr);
+	struct outer *outer = (void *)(long)skb->data + at;
+
+	if ((void *)outer + length > (void *)(long)skb->data_end) {
+		outer = header(skb, at, sizeof(*outer));
+		if (!outer || !is_for_tunnel(outer, own) ||
+		    bpf_skb_pull_data(skb, at + length + tcp_header(skb, at + sizeof(*outer))))
+			return NULL;
+		outer = (void *)(long)skb->data + at;
+		if ((void *)outer + length > (void *)(long)skb->data_end)
+			return NULL;
+	}
+	return is_for_tunnel(outer, own) ? outer : NULL;
+}
+
+/* Whatever is no datagram for the tunnel as senders make them. */
 static __always_inline int other(struct __sk_buff *skb, const __u32 at, const struct config *own)
 {
 	const struct outer *outer;
@@ -944,13 +968,23 @@ static __always_inline int pass_to_fou(struct __sk_buff *skb, __u32 at, const st
 					const struct iphdr *inner)
 {
 	__u32 train = skb->gso_size, segments = train && skb->gso_segs > 1 ? skb->gso_segs : 1;
+	__u32 place = bpf_ntohl(inner->saddr) % PLACES;
+	__u64 tick = bpf_jiffies64();
+	struct passed *last;
 	struct peer *peer;
 
-	if (!(own->flags & (train ? FOU_TRAINS : FOU_TCP)) || !is_plain_tcp(skb, at, outer, inner))
+	if (!(own->flags & (train ? FOU_TRAINS : FOU_TCP)) || !is_plain_tcp(skb, at, outer, inner) || !is_inward(own, inner))
 		return 0;
-	peer = peer_of(inner->saddr);
-	if (!peer || peer->address != outer->ip.saddr || !is_inward(own, inner) || !left_to_fou(own, peer, &outer->ip, segments))
-		return 0;
+	last = bpf_map_lookup_elem(&passed, &place);
+	if (!last)
+		return 0; /* cannot be */
+	if (last->tick != tick || last->inner != inner->saddr || last->outer != outer->ip.saddr) {
+		peer = peer_of(inner->saddr);
+		if (!peer || peer->address != outer->ip.saddr || !left_to_fou(own, peer, &outer->ip))
+			return 0;
+		*last = (struct passed){inner->saddr, outer->ip.saddr, tick};
+	}
+	count(RX_FOU_LEFT, segments);
 	give_pass(skb, at + sizeof(*outer), own);
 	if (train)
 		count(RX_FOU_TRAINS, segments);
@@ -977,8 +1011,8 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const __u32 at, co
 	if (!own || !own->address || skb->protocol != bpf_htons(ETH_P_IP) || skb->vlan_present ||
 	    skb->pkt_type != PACKET_HOST)
 		return NEXT_FILTER;
-	outer = both_headers(skb, at);
-	if (!outer || !is_for_tunnel(outer, own))
+	outer = datagram(skb, at, own);
+	if (!outer)
 		return other(skb, at, own);
 
 	inner = (void *)(outer + 1);
@@ -1160,8 +1194,9 @@ static __always_inline int left_joined_to_fou(struct __sk_buff *skb, const struc
 		.daddr = own->address,
 	};
 	outer.check = ~header_sum(&outer);
-	if (!left_to_fou(own, peer, &outer, 1))
+	if (!left_to_fou(own, peer, &outer))
 		return NEXT_FILTER;
+	count(RX_FOU_LEFT, 1);
 	if (bpf_skb_adjust_room(skb, sizeof(outer), BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO) ||
 	    bpf_skb_store_bytes(skb, offsetof(struct ethhdr, h_dest), route.smac, sizeof(route.smac), 0) ||
 	    bpf_skb_store_bytes(skb, sizeof(struct ethhdr), &outer, sizeof(outer), 0))
@@ -1257,12 +1292,12 @@ int overlay_fou(struct __sk_buff *skb)
 	if (bpf_ntohs(ip.tot_len) > skb->len) /* of fragments, nobody has known how much they come to */
 		return drop(DROP_MALFORMED);
 	peer->left = 0;
+	segments = kind == JUDGED && skb->gso_segs > 1 ? skb->gso_segs : 1;
+	count(RX_FOU, segments);
+	if (kind == DONE)
+		return bpf_redirect(own->tun, BPF_F_INGRESS);
 	if (!is_intact(&ip))
 		return drop(DROP_CHECKSUM);
-	if (kind == DONE) {
-		count(RX_FOU, 1);
-		return bpf_redirect(own->tun, BPF_F_INGRESS);
-	}
 	/* Before Linux 5.14 the packet's data begins with what was around it: the underlay's link layer, if it has one, and
 	 * the outer headers. */
 	if (is_at(skb, 0, &ip))
@@ -1273,8 +1308,6 @@ int overlay_fou(struct __sk_buff *skb)
 		at = sizeof(struct outer);
 	else
 		return drop(DROP_RX_MEMORY);
-	segments = skb->gso_segs > 1 ? skb->gso_segs : 1;
-	count(RX_FOU, segments);
 	count_carried(RX_PACKETS, segments,
 		      bpf_ntohs(ip.tot_len) + (segments - 1) * (sizeof(struct iphdr) + sizeof(struct tcphdr)));
 	if (ip.ttl > 1) {
