@@ -32,11 +32,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _signals_as_in_a_terminal() -> Iterator[None]:
-    """A script's background ignores SIGINT, nohup SIGHUP, and so would all that tests start and then interrupt."""
+    """A script's background ignores SIGINT, nohup SIGHUP, and so would all that tests start and then interrupt.
+
+    Each of them ends the tests as Ctrl-C does, so that what they have made is removed, also where a limit of time or a
+    closed terminal ends them.
+    """
     ends = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
-    ignored = [number for number in ends if signal.getsignal(number) is signal.SIG_IGN]
-    for number in ignored:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in ends}
     yield
-    for number in ignored:
-        signal.signal(number, signal.SIG_IGN)
+    for number, handler in before.items():
+        signal.signal(number, handler)
