@@ -18,7 +18,18 @@ from overlay.datapath.userspace.worker.admission import Verdict, admit
 from overlay.datapath.userspace.worker.routes import Routes
 from overlay.linux.libbpf import dry_run
 from overlay.model import Peer, PeerTable
-from tests.support.admission import OWN, PEERS, VECTORS, Outcome, Vector, ipv4, mutations, oracle, plain_checksum
+from tests.support.admission import (
+    OWN,
+    PEERS,
+    VECTORS,
+    Outcome,
+    Vector,
+    ipv4,
+    mended,
+    mutations,
+    oracle,
+    plain_checksum,
+)
 from tests.support.tunnels import until
 
 pytestmark = pytest.mark.root
@@ -293,13 +304,6 @@ def test_fou_gets_what_may_enter_and_nothing_else(loaded: Loaded, with_fou: Load
             assert oracle(source, mended(datagram), OWN, PEERS) is Outcome.ENTERS
             assert not unusual(datagram)
     assert left > 300
-
-
-def mended(datagram: bytes) -> bytes:
-    """With the right checksum for its header."""
-    header = datagram[: max(20, 4 * (datagram[0] & 15))]
-    checksum = plain_checksum(header[:10] + bytes(2) + header[12:])
-    return datagram[:10] + checksum.to_bytes(2, "big") + datagram[12:]
 
 
 def test_fou_gets_nothing_from_a_peer_that_has_gone(with_fou: Loaded) -> None:

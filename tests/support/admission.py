@@ -194,11 +194,12 @@ def mutations(seed: int, count: int) -> Iterator[tuple[IPv4Address, bytes]]:
         if chance.random() < 0.1:
             data += bytes(chance.randrange(40))
         if chance.random() < 0.7 and len(data) >= 20:
-            _mend_checksum(data)
+            data = bytearray(mended(data))
         yield (vector.outer_source if chance.random() < 0.7 else chance.choice(senders)), bytes(data)
 
 
-def _mend_checksum(data: bytearray) -> None:
-    header_length = max(20, 4 * (data[0] & 15))
-    data[10:12] = b"\0\0"
-    data[10:12] = plain_checksum(bytes(data[:header_length])).to_bytes(2, "big")
+def mended(datagram: bytes | bytearray) -> bytes:
+    """With the right checksum for its header."""
+    header = bytes(datagram[: max(20, 4 * (datagram[0] & 15))])
+    checksum = plain_checksum(header[:10] + bytes(2) + header[12:])
+    return bytes(datagram[:10]) + checksum.to_bytes(2, "big") + bytes(datagram[12:])
